@@ -1,0 +1,93 @@
+package afxdp
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"millrace/dataplane"
+	"millrace/dataplane/netnstest"
+)
+
+// holdings are what a process has of the kernel.
+type holdings struct{ fds, rings, programs int }
+
+func held(t *testing.T) (h holdings) {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		target, err := os.Readlink("/proc/self/fd/" + fd.Name())
+		if err != nil {
+			continue
+		}
+		h.fds++
+		if strings.Contains(target, "bpf-prog") || strings.Contains(target, "bpf_link") {
+			h.programs++
+		}
+	}
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.rings = strings.Count(string(maps), "socket:[")
+	return h
+}
+
+// TestLeaks has devices go and come, and links flap, many times under traffic:
+// the switch forwards each time, and holds no more in the end.
+func TestLeaks(t *testing.T) {
+	start := held(t)
+	for _, mode := range []Mode{Native, Generic} {
+		t.Run(string(mode), func(t *testing.T) {
+			r := newRig(t, dataplane.PollAdaptive)
+			r.o.Mode, r.o.Log = mode, nil
+			a, _ := r.pods(1500)
+			c := netnstest.NewPod(t, "pc", 1)
+			r.add("pc")
+			r.up("pc")
+			f := newFlood(t, c, 200) // to an address that nobody has: it is flooded
+			go f.run()
+			defer func() {
+				f.stop.Store(true)
+				<-f.done
+				_ = f.sock.close()
+			}()
+			a.Reach("10.9.0.2", 56)
+			before := held(t)
+			for i := range 12 {
+				switch i % 3 {
+				case 0:
+					netnstest.IP(t, "link del pa")
+					a.Plug(1)
+					a.Address(1)
+				case 1:
+					netnstest.IP(t, "link set pa down")
+					netnstest.IP(t, "link set pa mtu %d", 1400+100*(i%2))
+					netnstest.IP(t, "link set pa up")
+				case 2:
+					a.Run("ip link set eth0 down")
+					a.Run("ip link set eth0 up")
+				}
+				r.up("pa")
+				a.Reach("10.9.0.2", 56)
+			}
+			netnstest.Wait(t, func() string {
+				if after := held(t); after != before {
+					return fmt.Sprintf("holds %+v, held %+v before", after, before)
+				}
+				return ""
+			})
+			r.balanced()
+		})
+	}
+	netnstest.Wait(t, func() string {
+		if h := held(t); h.rings != start.rings || h.programs != start.programs {
+			return fmt.Sprintf("holds %+v after all ports are closed, held %+v before", h, start)
+		}
+		return ""
+	})
+}

@@ -1,0 +1,170 @@
+package conntrack
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+)
+
+// bucketSlots is how many slots a bucket has.
+const bucketSlots = 8
+
+// A bucket is one cache line of the index. A slot is a tag of the key's hash
+// (32..63), the record (1..31) and the direction (0); zero is free. Slots are
+// written under the shard's lock and read by anybody.
+type bucket [bucketSlots]atomic.Uint64
+
+// shards is how many locks the index has, if each has enough buckets: the two of
+// a key are of the same shard.
+const (
+	shards    = 256
+	shardSize = 16 // buckets, at least
+)
+
+// A lock is a mutex on a line of its own.
+type lock struct {
+	sync.Mutex
+	_ [56]byte
+}
+
+// An index finds records by either of their keys. A key has two buckets, both of
+// the same shard, and is in the one that was emptier. So a lookup reads two lines
+// at most, whatever the traffic. Keys never move.
+type index struct {
+	buckets []bucket
+	mask    uint64 // len(buckets)-1
+	shard   uint64 // number of shards - 1
+	locks   []lock
+	seed    seed
+}
+
+// A seed makes hashes that nobody outside can foresee.
+type seed [8]uint64
+
+// newSeed draws a seed. crypto/rand does not fail (Go 1.24).
+func newSeed() (s seed) {
+	var b [8 * len(s)]byte
+	rand.Read(b[:])
+	for i := range s {
+		s[i] = binary.LittleEndian.Uint64(b[8*i:]) | 1
+	}
+	return s
+}
+
+// fold multiplies to 128 bits and folds them.
+func fold(a, b uint64) uint64 {
+	high, low := bits.Mul64(a, b)
+	return high ^ low
+}
+
+// hash returns the hash of a key. The last word is folded twice: ports that are
+// counted up differ in its high bits only, and some secrets would put them close
+// together.
+func (s *seed) hash(k *key) uint64 {
+	h := fold(k[0]^s[0], k[1]^s[1]) ^ fold(k[2]^s[2], k[3]^s[3])
+	return fold(fold(h^k[4]^s[4], s[5])^s[6], s[7])
+}
+
+// first returns one bucket for a key of hash h.
+func (x *index) first(h uint64) uint64 { return h & x.mask }
+
+// second returns the other bucket.
+func (x *index) second(h uint64) uint64 {
+	b, low := h&x.mask, x.shard
+	alt := h>>20&x.mask&^low | b&low
+	if alt == b {
+		alt ^= low + 1
+	}
+	return alt
+}
+
+// lockOf returns the number of the lock of a key of hash h.
+func (x *index) lockOf(h uint64) uint64 { return h & x.shard }
+
+// slotOf returns the slot that leads from hash h to a direction of record i.
+func slotOf(h uint64, i uint32, dir int) uint64 {
+	return h&^0xffffffff | uint64(i)<<1 | uint64(dir)
+}
+
+// find returns the record that has key k in a direction, or 0. The record stays
+// what it is until the worker is quiet.
+func (t *Table) find(k *key, h uint64) (i uint32, dir int) {
+	for _, at := range [2]uint64{t.index.first(h), t.index.second(h)} {
+		b := &t.index.buckets[at]
+		for s := range b {
+			v := b[s].Load()
+			if v^h > 0xffffffff || v == 0 {
+				continue
+			}
+			i, dir = uint32(v)>>1, int(v&1)
+			r := &t.records[i]
+			if r.key(dir).same(k) && status(r.state.Load())&dead == 0 {
+				return i, dir
+			}
+		}
+	}
+	return 0, 0
+}
+
+// lockBoth takes the locks of two hashes, in the order of their numbers.
+func (x *index) lockBoth(a, b uint64) {
+	i, j := x.lockOf(a), x.lockOf(b)
+	if i > j {
+		i, j = j, i
+	}
+	x.locks[i].Lock()
+	if i != j {
+		x.locks[j].Lock()
+	}
+}
+
+// unlockBoth gives them back.
+func (x *index) unlockBoth(a, b uint64) {
+	i, j := x.lockOf(a), x.lockOf(b)
+	x.locks[i].Unlock()
+	if i != j {
+		x.locks[j].Unlock()
+	}
+}
+
+// put makes a slot for a key of hash h, in the emptier of its buckets. It reports
+// whether there was room: with half of all slots in use there practically is.
+// The shard's lock is held.
+func (x *index) put(h, slot uint64) bool {
+	one, two := &x.buckets[x.first(h)], &x.buckets[x.second(h)]
+	at, n := one.free()
+	if other, m := two.free(); m > n {
+		one, at, n = two, other, m
+	}
+	if n == 0 {
+		return false
+	}
+	one[at].Store(slot)
+	return true
+}
+
+// free returns a free slot, and how many there are.
+func (b *bucket) free() (at, n int) {
+	for s := range b {
+		if b[s].Load() == 0 {
+			at = s
+			n++
+		}
+	}
+	return at, n
+}
+
+// take frees a slot. The shard's lock is held.
+func (x *index) take(h, slot uint64) {
+	for _, at := range [2]uint64{x.first(h), x.second(h)} {
+		b := &x.buckets[at]
+		for s := range b {
+			if b[s].Load() == slot {
+				b[s].Store(0)
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package conntrack
+
+// Checks of TCP's windows, after Guido van Rooij, "Real Stateful TCP Packet
+// Filtering in IP Filter" (2000), with the bounds of Linux: a packet must touch
+// what its receiver may take, and may acknowledge what its receiver has sent.
+
+// ackSlack is how far behind a receiver's data an acknowledgement may be.
+const ackSlack = 66000
+
+// after reports whether sequence number a is behind b.
+func after(a, b uint32) bool { return int32(a-b) > 0 }
+
+// A segmentView is a packet as the window check sees it.
+type segmentView struct {
+	seq, end, ack, sack uint32
+	win                 uint32
+	p                   *Packet
+}
+
+// windowStep checks a packet in direction dir of a connection that was in state
+// old, and notes what it says. It returns the status with flags and scales, and
+// whether the packet is in the window.
+func windowStep(s status, old uint8, seq *[2]window, dir int, p *Packet) (status, bool) {
+	from, to := &seq[dir], &seq[1-dir]
+	v := segmentView{seq: p.Seq, ack: p.Ack, sack: p.Ack, win: p.Window, p: p}
+	v.end = p.Seq + p.Data
+	if p.Flags&FlagSYN != 0 {
+		v.end++
+	}
+	if p.Flags&FlagFIN != 0 {
+		v.end++
+	}
+	if s.of(sack0, 1-dir) && p.HasSACK && after(p.SACK, v.sack) {
+		v.sack = p.SACK
+	}
+	switch {
+	case from.maxWin == 0 && p.Flags&FlagSYN != 0:
+		s = s.opening(from, dir, &v)
+		if to.maxWin != 0 && !(s.of(scaled0, 0) && s.of(scaled0, 1)) {
+			s &^= 0xff << scaleShift
+		}
+		if p.Flags&FlagACK == 0 {
+			return s, true // both sides open at once
+		}
+	case from.maxWin == 0:
+		pickUp(s, from, to, dir, &v)
+	case old == tcpSynSent && dir == 0 || old == tcpSynRecv && dir == 1:
+		if p.Flags&FlagSYN != 0 {
+			s = s.opening(from, dir, &v) // a SYN sent again may be another one
+		}
+	}
+	if p.Flags&FlagACK == 0 || p.Flags&FlagRST != 0 && p.Ack == 0 {
+		v.ack, v.sack = to.end, to.end
+	}
+	if p.Flags&FlagRST != 0 && p.Seq == 0 && old == tcpSynSent {
+		v.seq, v.end = from.end, from.end // the answer to a SYN
+	}
+	switch {
+	case p.Flags&FlagRST != 0 && s.of(acked0, 1-dir) && p.Seq == to.maxAck:
+		// the very number that the other side waits for (RFC 5961 3.2)
+	case s&liberal != 0:
+	case !v.fits(from, to), p.Flags&FlagRST != 0 && s.of(acked0, 1-dir) && after(to.maxAck, p.Seq):
+		return s, false
+	}
+	return v.note(s, from, to, dir), true
+}
+
+// opening starts a direction with its SYN.
+func (s status) opening(from *window, dir int, v *segmentView) status {
+	*from = window{end: v.end, maxEnd: v.end, maxWin: max(v.win, 1)}
+	s &^= (sack0|scaled0|acked0)<<dir | 0xf<<(scaleShift+4*dir)
+	if v.p.SACKPermitted {
+		s |= sack0 << dir
+	}
+	if v.p.Scale >= 0 {
+		s |= scaled0<<dir | status(min(v.p.Scale, 14))<<(scaleShift+4*dir)
+	}
+	return s
+}
+
+// scale returns the shift of the windows that a side advertises.
+func (s status) scale(dir int) uint32 { return uint32(s>>(scaleShift+4*dir)) & 15 }
+
+// pickUp starts a direction in its middle.
+func pickUp(s status, from, to *window, dir int, v *segmentView) {
+	win := max(v.win<<s.scale(dir), 1)
+	*from = window{end: v.end, maxEnd: v.end + win, maxWin: win}
+	if to.maxWin == 0 {
+		to.end, to.maxEnd = v.sack, v.sack
+	} else if v.sack == to.end+1 {
+		to.end++ // it was a SYN only
+	}
+}
+
+// fits reports whether a packet is in the window, by the four bounds: upper and
+// lower for data, upper and lower for acknowledgements.
+func (v *segmentView) fits(from, to *window) bool {
+	return after(from.maxEnd+1, v.seq) &&
+		(to.maxWin == 0 || after(v.end, from.end-to.maxWin-1)) &&
+		after(to.end+1, v.sack) &&
+		after(v.sack, to.end-max(from.maxWin, ackSlack)-1)
+}
+
+// note takes down what a packet in the window says.
+func (v *segmentView) note(s status, from, to *window, dir int) status {
+	win := v.win
+	if v.p.Flags&FlagSYN == 0 {
+		win <<= s.scale(dir)
+	}
+	from.maxWin = max(from.maxWin, win+v.sack-v.ack)
+	if after(v.end, from.end) {
+		from.end = v.end
+	}
+	if v.p.Flags&FlagACK != 0 && (!s.of(acked0, dir) || after(v.ack, from.maxAck)) {
+		from.maxAck = v.ack
+		s |= acked0 << dir
+	}
+	if to.maxWin != 0 && after(v.end, from.maxEnd) {
+		to.maxWin += v.end - from.maxEnd
+	}
+	if after(v.sack+win, to.maxEnd-1) {
+		to.maxEnd = v.sack + max(win, 1)
+	}
+	return s
+}

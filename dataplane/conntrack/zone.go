@@ -1,0 +1,163 @@
+package conntrack
+
+import (
+	"fmt"
+	"sync/atomic"
+)
+
+// Zones is how many zones there are.
+const Zones = 1 << 16
+
+// A zone has its connections in a list, newest first, so that a flush costs
+// what it holds and nothing else. All but policy is written under the zone's lock.
+type zone struct {
+	head, tail uint32
+	count      atomic.Uint32
+	limit      uint32        // 0: the table's default
+	refused    atomic.Uint64 // connections beyond the limit
+	policy     atomic.Uint32 // timeout policy of new connections
+	_          uint32
+}
+
+// zoneLocks is how many locks zones share.
+const zoneLocks = 256
+
+func (t *Table) zoneLock(z uint16) *lock { return &t.zoneLocks[z%zoneLocks] }
+
+// enlist puts a record into its zone's list. It reports whether the limit
+// allows that.
+func (t *Table) enlist(i uint32) bool {
+	r := &t.records[i]
+	at := r.original.zone()
+	l, z := t.zoneLock(at), &t.zones[at]
+	l.Lock()
+	defer l.Unlock()
+	limit := z.limit
+	if limit == 0 {
+		limit = t.options.ZoneLimit
+	}
+	if limit != 0 && z.count.Load() >= limit {
+		z.refused.Add(1)
+		return false
+	}
+	r.links = uint64(z.head)
+	if z.head != 0 {
+		next := &t.records[z.head]
+		next.links = next.links&0xffffffff | uint64(i)<<32
+	} else {
+		z.tail = i
+	}
+	z.head = i
+	z.count.Add(1)
+	return true
+}
+
+// delist takes a record out of its zone's list.
+func (t *Table) delist(i uint32) {
+	r := &t.records[i]
+	at := r.original.zone()
+	l, z := t.zoneLock(at), &t.zones[at]
+	l.Lock()
+	defer l.Unlock()
+	next, previous := uint32(r.links), uint32(r.links>>32)
+	if previous != 0 {
+		p := &t.records[previous]
+		p.links = p.links&^0xffffffff | uint64(next)
+	} else {
+		z.head = next
+	}
+	if next != 0 {
+		n := &t.records[next]
+		n.links = n.links&0xffffffff | uint64(previous)<<32
+	} else {
+		z.tail = previous
+	}
+	z.count.Add(^uint32(0))
+}
+
+// SetZoneLimit allows a zone limit connections; 0 stands for Options.ZoneLimit.
+// Connections beyond it stay.
+func (t *Table) SetZoneLimit(z uint16, limit uint32) {
+	l := t.zoneLock(z)
+	l.Lock()
+	defer l.Unlock()
+	t.zones[z].limit = limit
+}
+
+// SetZonePolicy gives new connections of a zone a timeout policy, which
+// SetPolicy has made.
+func (t *Table) SetZonePolicy(z uint16, policy uint8) error {
+	if t.policies[policy].Load() == nil {
+		return fmt.Errorf("set timeout policy %d of zone %d: %w", policy, z, ErrNoPolicy)
+	}
+	t.zones[z].policy.Store(uint32(policy))
+	return nil
+}
+
+// A ZoneInfo is the state of a zone.
+type ZoneInfo struct {
+	Zone    uint16
+	Count   uint32 // connections now
+	Limit   uint32 // 0: the default
+	Policy  uint8
+	Refused uint64 // connections that were not made because of the limit
+}
+
+// Zone returns the state of a zone.
+func (t *Table) Zone(z uint16) ZoneInfo {
+	l, at := t.zoneLock(z), &t.zones[z]
+	l.Lock()
+	defer l.Unlock()
+	return ZoneInfo{Zone: z, Count: at.count.Load(), Limit: at.limit, Policy: uint8(at.policy.Load()), Refused: at.refused.Load()}
+}
+
+// flushStep is how many connections Flush takes at a time.
+const flushStep = 64
+
+// Flush removes the connections that a zone has, and returns how many. Programs
+// with one of them as guard take the long way at once. It takes time for these
+// connections only, and holds no lock for longer than one of them takes.
+func (t *Table) Flush(z uint16) (n int) {
+	left := int(t.zones[z].count.Load())
+	for left > 0 {
+		step := 0
+		t.inside(func() {
+			var refs [flushStep]Ref
+			step = t.oldest(z, refs[:min(left, flushStep)])
+			for _, ref := range refs[:step] {
+				if t.remove(ref, &t.counts.flushed) {
+					n++
+				}
+			}
+		})
+		if step == 0 {
+			return n
+		}
+		left -= step
+	}
+	return n
+}
+
+// oldest writes the oldest connections of a zone into refs, and returns how many.
+func (t *Table) oldest(z uint16, refs []Ref) (n int) {
+	l := t.zoneLock(z)
+	l.Lock()
+	defer l.Unlock()
+	for i := t.zones[z].tail; i != 0 && n < len(refs); i = uint32(t.records[i].links >> 32) {
+		refs[n] = t.ref(i)
+		n++
+	}
+	return n
+}
+
+// FlushTuple removes the connection of which tuple is a direction, and reports
+// whether there was one.
+func (t *Table) FlushTuple(z uint16, tuple Tuple) (gone bool) {
+	k := tuple.key(z)
+	t.inside(func() {
+		if i, _ := t.find(&k, t.index.seed.hash(&k)); i != 0 {
+			gone = t.remove(t.ref(i), &t.counts.flushed)
+		}
+	})
+	return gone
+}

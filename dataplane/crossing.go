@@ -1,0 +1,102 @@
+package dataplane
+
+import (
+	"cmp"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"millrace/dataplane/conntrack"
+	"millrace/dataplane/sys"
+	"millrace/flowtable"
+)
+
+// A crossing is the connections of a switch, which all workers share.
+type crossing struct {
+	table *conntrack.Table
+	first flowtable.Cell // guard cells of the table: its cell 0
+	base  uint64         // ticks at its time 0
+	swept atomic.Uint32  // second in which a worker last looked for what is over
+
+	mu   sync.Mutex
+	used []bool // numbers of workers that are taken; guarded by mu
+}
+
+// connectionOptions are the sizes of the table of connections, for so many or,
+// with 0, for as many as the machine's memory suggests.
+func connectionOptions(connections int) conntrack.Options {
+	o := conntrack.DefaultOptions(sys.Memory())
+	o.Capacity = cmp.Or(connections, min(o.Capacity, connectionsMost))
+	return o
+}
+
+// open makes the table, with guard cells from the end of the bank.
+func (x *crossing) open(o conntrack.Options, b *bank) (err error) {
+	x.first, x.base = cellsMax, sys.TSC()
+	o.Cells = b.Words(x.first, conntrack.CellsNeeded(o))
+	if x.table, err = conntrack.New(o); err != nil {
+		return fmt.Errorf("make the table of connections: %w", err)
+	}
+	return nil
+}
+
+// close gives the table's memory back. No worker is left.
+func (x *crossing) close() error {
+	if x.table == nil {
+		return nil
+	}
+	return x.table.Close()
+}
+
+// nanos is a time in ticks as the table has it: in nanoseconds, never 0.
+func (x *crossing) nanos(ticks uint64) uint64 {
+	if ticks < x.base {
+		return 1e9 // a worker's clock is a little behind
+	}
+	return 1e9 + uint64(float64(ticks-x.base)*(1e9/sys.TSCHz()))
+}
+
+// connector returns a worker's way into the table. It is given back by retire.
+func (x *crossing) connector() *connector {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	n := 0
+	for n < len(x.used) && x.used[n] {
+		n++
+	}
+	if n == len(x.used) {
+		x.used = append(x.used, false)
+	}
+	x.used[n] = true
+	c := &connector{crossing: x, number: n, worker: x.table.Worker(n)}
+	c.worker.Quiet()
+	return c
+}
+
+// forget removes the connections of a bridge's zones, which another one may be
+// given.
+func (x *crossing) forget(bridge uint32) {
+	for i := range uint32(flowtable.ZonesOfBridge) {
+		if z := bridge*flowtable.ZonesOfBridge + i; z < conntrack.Zones {
+			x.table.Flush(uint16(z))
+		}
+	}
+}
+
+// connectionBytes is what a connection takes in all, rounded up; see package conntrack.
+const connectionBytes = 240
+
+// expireBudget is how many connections are looked at in one go.
+const expireBudget = 4096
+
+// expire removes connections whose time is over, if no worker has looked for them
+// of late: all may be asleep.
+func (x *crossing) expire(second uint32) {
+	if second-x.swept.Load() < 2 {
+		return
+	}
+	now := x.nanos(sys.TSC())
+	for n := 0; n < x.table.Touched()+expireBudget; n += expireBudget {
+		x.table.Expire(now, expireBudget)
+	}
+}

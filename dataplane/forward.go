@@ -1,0 +1,283 @@
+package dataplane
+
+import (
+	"math/bits"
+
+	"millrace/dataplane/edit"
+	"millrace/dataplane/packet"
+	"millrace/dataplane/parse"
+	"millrace/flowtable"
+	"millrace/flowtable/flowcache"
+)
+
+// The way of a batch, as far as it is decided:
+//
+//	classify   all frames at once, if they all go one way (directAll); else forward
+//	decideAll  ports of learning bridges: what decisions of this second say
+//	lookup     keys of the rest, and their programs in the cache
+//	carryOut   frame by frame: the program, or the slow path (slow.go)
+//	perform    a program of more than one output (perform.go)
+
+// A direct is what becomes of all frames of a port whose program depends on
+// nothing but the port.
+type direct struct {
+	program flowcache.Handle
+	moves   uint64 // of guard cells, when the program's guards were last seen to hold
+	lost    bool   // there was one, and it is no longer good
+}
+
+// classify decides where each frame of the batch goes.
+func (w *worker) classify(p *workerPort) {
+	if p.direct.program != 0 {
+		moves := w.engine.cells.Changes()
+		if p.direct.moves == moves || w.flow.cache.Holds(p.direct.program) {
+			p.direct.moves = moves
+			w.directAll(p, w.flow.cache.Program(uint32(p.direct.program)))
+			return
+		}
+		w.undirect(p)
+		p.direct.lost = true
+	}
+	w.forward(p)
+}
+
+// undirect forgets what becomes of all frames of a port.
+func (w *worker) undirect(p *workerPort) {
+	if p.direct.program != 0 {
+		w.flow.cache.LetGo(p.direct.program)
+	}
+	p.direct = direct{}
+}
+
+// directAll does with the whole batch what program h says.
+func (w *worker) directAll(p *workerPort, h *flowcache.Program) {
+	b := w.batch
+	n := uint64(b.N)
+	if n == 0 {
+		return
+	}
+	h.Packets += n
+	h.Bytes += b.Bytes
+	if h.Code == flowcache.ProgramDrop {
+		p.rxDrops[dropReason(h.Arg)] += n
+		return
+	}
+	o := w.port(h.Arg)
+	if o == nil {
+		p.rxDrops[packet.ReasonNoPort] += n
+		return
+	}
+	p.outputs += n
+	o.list, o.n = w.all[:], b.N
+	w.fl.out = append(w.fl.out, o)
+}
+
+// port returns the port of a number, which may be gone: then nil.
+func (w *worker) port(number uint32) *workerPort {
+	if int(number) < len(w.ports) {
+		return w.ports[number]
+	}
+	return nil
+}
+
+// forward decides about each frame by its headers.
+func (w *worker) forward(p *workerPort) {
+	b := w.batch
+	w.learned = 0
+	all := ^uint64(0) >> (packet.BatchMax - b.N)
+	if b.N == 0 {
+		return
+	}
+	if p.level == parse.L2 {
+		if all = w.decideAll(p); all == 0 {
+			return
+		}
+	}
+	w.lookup(p, all)
+	w.carryOut(p, all)
+}
+
+// lookup finds the programs of the frames in set, which is not empty.
+func (w *worker) lookup(p *workerPort, set uint64) {
+	b := w.batch
+	parse.Narrow(b, p.number, p.level, &w.keys, &w.wide)
+	if p.plan == nil {
+		w.found = [packet.BatchMax]uint32{}
+		return
+	}
+	if len(p.steps) > 0 {
+		w.markLengths(p)
+	}
+	if w.wide.Frames == 0 && set == ^uint64(0)>>(packet.BatchMax-b.N) {
+		w.flow.cache.Lookup((*[packet.BatchMax]flowcache.NarrowKey)(&w.keys), b.N, p.plan, &w.found)
+		return
+	}
+	w.lookupNarrow(p, set&^w.wide.Frames)
+	w.lookupWide(p, set&w.wide.Frames)
+}
+
+// lookupNarrow is lookup for some frames with narrow keys.
+func (w *worker) lookupNarrow(p *workerPort, set uint64) {
+	n := 0
+	for rest := set; rest != 0; rest &= rest - 1 {
+		i := bits.TrailingZeros64(rest)
+		w.narrow[n&(packet.BatchMax-1)], w.at[n&(packet.BatchMax-1)] = w.keys[i], uint8(i)
+		n++
+	}
+	if n == 0 {
+		return
+	}
+	w.flow.cache.Lookup(&w.narrow, n, p.plan, &w.some)
+	w.scatter(n)
+}
+
+// lookupWide is lookup for frames with wide keys.
+func (w *worker) lookupWide(p *workerPort, set uint64) {
+	n := 0
+	for rest := set; rest != 0; rest &= rest - 1 {
+		i := bits.TrailingZeros64(rest)
+		if n != i {
+			w.wide.Keys[n&(packet.BatchMax-1)] = w.wide.Keys[i] // n < i: its frame has been here
+		}
+		w.at[n&(packet.BatchMax-1)] = uint8(i)
+		n++
+	}
+	if n == 0 {
+		return
+	}
+	w.flow.cache.LookupWide(&w.wide.Keys, n, p.plan, &w.some)
+	w.scatter(n)
+	for n--; n >= 0; n-- { // back to their places, the last first
+		w.wide.Keys[w.at[n&(packet.BatchMax-1)]&(packet.BatchMax-1)] = w.wide.Keys[n&(packet.BatchMax-1)]
+	}
+}
+
+// scatter puts results to the frames that they are about.
+func (w *worker) scatter(n int) {
+	for j, i := range w.at[:n] {
+		w.found[i&(packet.BatchMax-1)] = w.some[j]
+	}
+}
+
+// markLengths puts into the keys between which of the lengths that matter to
+// the port's programs their frames are: bits of the key that no frame sets.
+func (w *worker) markLengths(p *workerPort) {
+	for i := range w.batch.N {
+		c := p.lengthClass(w.batch.Frames[i].Len)
+		w.keys[i][flowtable.WordL4] |= c
+		w.wide.Keys[i][flowtable.WordL4] |= c
+	}
+}
+
+// lengthBits are the bits of WordL4 where the length's class is, and
+// stepsMax how many lengths they can tell apart.
+const (
+	lengthBits = 0xf
+	stepsMax   = lengthBits
+)
+
+// lengthClass is how many of the port's steps a frame of n bytes is beyond.
+func (p *workerPort) lengthClass(n uint32) (c uint64) {
+	for _, s := range p.steps {
+		if n >= s {
+			c++
+		}
+	}
+	return c
+}
+
+// carryOut does with the frames in set what their programs say.
+func (w *worker) carryOut(p *workerPort, set uint64) {
+	b, c := w.batch, w.flow.cache
+	outputs := uint64(0)
+	if p.level == parse.L2 {
+		if set &^= w.wide.Bad; w.wide.Bad != 0 {
+			p.rxDrops[packet.ReasonRxTooShort] += uint64(bits.OnesCount64(w.wide.Bad))
+		}
+	}
+	for ; set != 0; set &= set - 1 {
+		i := bits.TrailingZeros64(set)
+		off := w.found[i]
+		if off-1 >= flowcache.Stale-1 || p.direct.lost {
+			w.slow(p, i, off)
+			continue
+		}
+		h := c.Program(off)
+		h.Packets++
+		h.Bytes += uint64(b.Frames[i].Len)
+		if h.Code == flowcache.ProgramOutput {
+			if o := w.port(h.Arg); o != nil && o.tx != nil && o.n < len(o.own) {
+				if o.n == 0 {
+					w.fl.out = append(w.fl.out, o)
+				}
+				o.own[o.n] = packet.Ref{Frame: uint16(i)}
+				o.n++
+				outputs++
+				continue
+			}
+		}
+		if h.Code == flowcache.ProgramOps {
+			if e := w.patchOf(off); e.out != 0 {
+				if o := w.port(e.out); o != nil && o.tx != nil && o.n < len(o.own) {
+					e.patch.Apply(b, i)
+					if o.n == 0 {
+						w.fl.out = append(w.fl.out, o)
+					}
+					o.own[o.n] = packet.Ref{Frame: uint16(i)}
+					o.n++
+					outputs++
+					continue
+				}
+			}
+		}
+		w.execute(p, i, off)
+	}
+	p.outputs += outputs
+}
+
+// A patched is a program that changes the frame and then outputs it once, made
+// ready. It is made ready again each second, so that no program that has come to the place
+// of another is taken for it.
+type patched struct {
+	program flowcache.Handle
+	second  uint32
+	out     uint32 // port; 0: the program does something else
+	patch   edit.Patch
+}
+
+// patchOf returns program off made ready.
+func (w *worker) patchOf(off uint32) *patched {
+	e, h := &w.patches[off/2%uint32(len(w.patches))], w.flow.cache.Handle(off)
+	if e.program == h && e.second == w.now {
+		return e
+	}
+	*e = patched{program: h, second: w.now}
+	ops := w.flow.cache.Ops(off)
+	if n := len(ops) - 1; n > 0 && edits(ops) == n && ops[n].Code == flowtable.OpOutput {
+		e.out, e.patch = ops[n].Arg, edit.Compile(ops[:n])
+	}
+	return e
+}
+
+// execute carries out program off on received frame i.
+func (w *worker) execute(p *workerPort, i int, off uint32) {
+	h := w.flow.cache.Program(off)
+	w.firstRun, w.passed = w.runs, 0
+	if h.Code == flowcache.ProgramDrop {
+		p.rxDrops[dropReason(h.Arg)]++
+		return
+	}
+	t := transit{in: p, slot: i, rx: i, fdbSlot: -1}
+	w.perform(&t, w.flow.cache.Ops(off), dropArg(h))
+	if t.fdbSlot >= 0 && t.only != nil && p.level == parse.L2 {
+		w.decide(p, i, off, &t)
+	}
+}
+
+// dropArg is the reason of a program that outputs nothing.
+func dropArg(h *flowcache.Program) uint32 {
+	if h.Code == flowcache.ProgramOutput {
+		return 0
+	}
+	return h.Arg
+}

@@ -1,0 +1,5 @@
+//go:build !amd64
+
+package packet
+
+func move(c *Copy, n int) { moveGeneric(c, n) }
