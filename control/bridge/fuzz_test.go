@@ -1,0 +1,158 @@
+package bridge
+
+import (
+	"fmt"
+	"path/filepath"
+	"reflect"
+	"testing"
+	"unicode/utf8"
+
+	"millrace/control/ovsdb/model"
+)
+
+// A dice gives values that the fuzzer chooses, from few, so that they collide.
+type dice struct{ data []byte }
+
+func (d *dice) n(most int) int {
+	if len(d.data) == 0 {
+		return 0
+	}
+	v := int(d.data[0]) % most
+	d.data = d.data[1:]
+	return v
+}
+
+func pick[T any](d *dice, values ...T) T { return values[d.n(len(values))] }
+
+// text takes a string from the fuzzer.
+func (d *dice) text() string {
+	n := min(d.n(40), len(d.data))
+	s := string(d.data[:n])
+	d.data = d.data[n:]
+	return s
+}
+
+func (d *dice) name() string {
+	return pick(d, "a", "b", "c", "br0", "p1", "p2", "", "..", "x/y", d.text())
+}
+
+func (d *dice) int() *int {
+	v := pick(d, -1, 0, 1, 2, 7, 68, 1500, 4094, 4095, 65279, 65534, 1<<40)
+	return pick(d, nil, &v, &v)
+}
+
+func (d *dice) ids(prefix string) []string {
+	var ids []string
+	for range d.n(5) {
+		ids = append(ids, fmt.Sprint(prefix, d.n(5)))
+	}
+	return ids
+}
+
+// roll makes rows.
+func (d *dice) roll() Rows {
+	r := Rows{
+		Root:    &model.OpenvSwitch{Bridges: d.ids("b"), OtherConfig: map[string]string{}},
+		Bridges: map[string]*model.Bridge{}, Ports: map[string]*model.Port{}, Interfaces: map[string]*model.Interface{},
+	}
+	r.Root.OtherConfig[pick(d, "pmd-cpu-mask", "vhost-sock-dir", "stats-update-interval")] = d.text()
+	for range d.n(4) {
+		id := fmt.Sprint("b", d.n(5))
+		r.Bridges[id] = &model.Bridge{
+			UUID: id, Name: d.name(), Ports: d.ids("p"), FloodVLANs: []int{d.n(4096)}, FailMode: pick(d, nil, ptr("secure"), ptr("standalone")),
+			OtherConfig: map[string]string{pick(d, "mac-aging-time", "mac-table-size", "hwaddr", "datapath-id"): d.text()},
+		}
+	}
+	for range d.n(8) {
+		id := fmt.Sprint("p", d.n(5))
+		r.Ports[id] = &model.Port{
+			UUID: id, Name: d.name(), Interfaces: d.ids("i"), Tag: d.int(), FakeBridge: d.n(8) == 1,
+			VLANMode: pick(d, nil, ptr("access"), ptr("trunk"), ptr("native-tagged"), ptr("native-untagged"), ptr("dot1q-tunnel"), ptr("?")),
+		}
+		if v := d.int(); v != nil {
+			r.Ports[id].Trunks = []int{*v, d.n(4096), *v}
+		}
+	}
+	for range d.n(8) {
+		id := fmt.Sprint("i", d.n(5))
+		r.Interfaces[id] = &model.Interface{
+			UUID: id, Name: d.name(), Type: pick(d, "", "internal", "patch", "patch", "patch", "dpdkvhostuser", "dpdkvhostuserclient", "tap", "geneve", d.text()),
+			MTURequest: d.int(), Ofport: d.int(), OfportRequest: d.int(),
+			Options: map[string]string{
+				"peer": d.name(), pick(d, "vhost-server-path", "n_rxq", "netns", "ip", "up", "persist", "x"): pick(d, d.text(), "/run/x", "../x", "x", "true", "10.0.0.1/8"),
+			},
+		}
+		if d.n(4) == 1 {
+			r.Interfaces[id].MAC = ptr(d.text())
+		}
+	}
+	return r
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// FuzzFrom makes states of any rows: what is wanted is what a dataplane can
+// have, numbers are unique in a bridge, and the same rows want the same again.
+func FuzzFrom(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte("1234567890123456789012345678901234567890123456789012345678901234567890"))
+	seed := make([]byte, 4096)
+	for i := range seed {
+		seed[i] = byte(i * 7 >> (i % 5))
+	}
+	f.Add(seed)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		rows, again := (&dice{data}).roll(), (&dice{data}).roll()
+		policy := Policy{RunDir: "/run/m", Local: len(data)%2 == 1}
+		st := From(rows, policy)
+		if !reflect.DeepEqual(rows, again) {
+			t.Fatal("rows were changed")
+		}
+		if a, b := text(st), text(From(again, policy)); a != b {
+			t.Fatalf("equal rows:\n%s\n%s", a, b)
+		}
+		checkState(t, st, policy)
+		have := Have{Ports: st.Ports, Bridges: st.Bridges, CPUs: st.CPUs}
+		if again := Diff(have, st); len(again) > 0 {
+			t.Errorf("second pass: %v", again)
+		}
+	})
+}
+
+// text is all of a state.
+func text(st *State) string {
+	return fmt.Sprintf("%v %v %+v %v %+v %v %v %v", st.Ports, st.Bridges, st.Interfaces, st.PortErrors, st.BridgeRows, st.Stats, st.CPUs, st.Errors)
+}
+
+func checkState(t *testing.T, st *State, policy Policy) {
+	numbers := map[string]bool{}
+	for _, v := range st.Interfaces {
+		if v.Wanted && v.Ofport < 1 || v.Wanted && v.Local && !policy.Local || !v.Wanted && !v.Local && v.Error == "" {
+			t.Errorf("interface %+v", v)
+		}
+		if !v.Wanted {
+			continue
+		}
+		key := fmt.Sprint(st.Ports[v.Name].Bridge, v.Ofport)
+		if numbers[key] {
+			t.Errorf("port number twice: %+v", v)
+		}
+		numbers[key] = true
+	}
+	if len(numbers) != len(st.Ports) {
+		t.Errorf("%d ports have %d numbers", len(st.Ports), len(numbers))
+	}
+	for name, p := range st.Ports {
+		if badName(name) != nil || badName(p.Bridge) != nil || p.Name != name || !utf8.ValidString(name) {
+			t.Errorf("port %+v", p)
+		}
+		if isDevice := p.Type == TypeTAP || p.Type == TypeInternal; isDevice && (badDevice(name) != nil || p.Path != "" || p.Host.Persist && p.Host.Netns != "") {
+			t.Errorf("device %+v", p)
+		} else if !isDevice && p.Type != TypePatch && (!filepath.IsAbs(p.Path) || len(p.Path) > socketPathMax || filepath.Clean(p.Path) != p.Path) {
+			t.Errorf("path %q", p.Path)
+		}
+		if p.Mode == Trunk && p.Tag != 0 || p.Mode != Trunk && (p.Tag == 0 || p.Tag > VLANMax) || p.Mode == Access && p.Trunks != nil {
+			t.Errorf("VLANs of %v", p)
+		}
+	}
+}

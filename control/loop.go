@@ -1,0 +1,598 @@
+package control
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	libovsdb "github.com/ovn-kubernetes/libovsdb/ovsdb"
+	"go.uber.org/zap"
+
+	"millrace/control/bridge"
+	"millrace/control/ovsdb"
+	"millrace/control/ovsdb/model"
+	"millrace/dataplane/api"
+)
+
+// OVSVersion is the release of Open vSwitch whose schema and behaviour control
+// follows, and what Open_vSwitch.ovs_version says.
+const OVSVersion = "3.1.0"
+
+// A Config says what control works with.
+type Config struct {
+	RunDir     string      // of the dataplane; must exist
+	StateDir   string      // for what must outlive a boot; empty: RunDir
+	Endpoints  []string    // of the database, such as unix:/run/openvswitch/db.sock
+	TLS        *tls.Config // for ssl endpoints
+	SocketDirs []string    // where absolute vhost-user paths may be; none: anywhere
+	LocalPorts bool        // a bridge's own port is a network device, unless its row says otherwise
+	Version    string      // release of the program
+	Log        *zap.Logger
+	Ready      func() // called once, when the run directory is ours; may be nil
+}
+
+// offlineAfter is how long a start waits for the database before it takes what
+// was wanted last.
+const offlineAfter = 2 * time.Second
+
+// tidyAfter is how long files wait for more to write.
+const tidyAfter = 250 * time.Millisecond
+
+// A loop is all that control knows. One goroutine owns it.
+type loop struct {
+	cfg     Config
+	log     *zap.Logger
+	policy  bridge.Policy
+	db      *ovsdb.Client
+	session *session // nil while there is no dataplane
+	plant   *plant   // of the session
+	flow    *flowing
+
+	book    *copybook
+	seen    bool   // the database has been read
+	owner   bool   // connected, and the lock is ours
+	stale   bool   // the rows have changed since want was made
+	system  system // what this host runs
+	want    *bridge.State
+	failed  map[string]*failure // by port
+	offline bool                // want comes from a file
+
+	misplaced *failure // workers are not where they are wanted; nil: they are
+
+	said   map[string]bool // row errors that have been logged
+	status Status
+	files  *filer
+	dirty  bool        // tidy is set
+	saved  bool        // desired.json is want
+	retry  *time.Timer // next pass without a cause
+	tidy   *time.Timer // files are written
+	stats  *time.Timer // statistics are written
+}
+
+// Run holds the dataplane of a run directory to the database until ctx ends.
+// The error wraps ErrInUse if somebody else does.
+func Run(ctx context.Context, cfg Config) error {
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	dir, err := filepath.Abs(cfg.RunDir)
+	if err != nil {
+		return fmt.Errorf("run directory %q: %w", cfg.RunDir, err)
+	}
+	cfg.RunDir = dir
+	if cfg.StateDir == "" {
+		cfg.StateDir = dir
+	}
+	lock, err := takeLock(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	db, err := ovsdb.New(ovsdb.Config{
+		Endpoints: cfg.Endpoints, TLS: cfg.TLS, Schema: model.Schema(), Tables: tables(), Lock: databaseLock, Log: cfg.Log,
+	})
+	if err != nil {
+		return err
+	}
+	flow, err := newFlowing(cfg)
+	if err != nil {
+		return err
+	}
+	if cfg.Ready != nil {
+		cfg.Ready()
+	}
+	newLoop(cfg, db, flow).run(ctx)
+	return nil
+}
+
+func newLoop(cfg Config, db *ovsdb.Client, flow *flowing) *loop {
+	now := time.Now()
+	l := &loop{
+		cfg: cfg, log: cfg.Log, db: db, flow: flow, book: newCopybook(), failed: map[string]*failure{}, said: map[string]bool{},
+		policy: bridge.Policy{RunDir: cfg.RunDir, Dirs: cfg.SocketDirs, Follow: filepath.EvalSymlinks, Local: cfg.LocalPorts},
+		files:  newFiler(cfg), dirty: true, system: readSystem("/etc/os-release", "/usr/lib/os-release"),
+		status: Status{PID: os.Getpid(), Version: cfg.Version, Started: now, Database: Database{Since: now}},
+		retry:  time.NewTimer(offlineAfter), tidy: time.NewTimer(0), stats: time.NewTimer(bridge.StatsDefault),
+	}
+	return l
+}
+
+// run passes whenever there is a cause, until ctx ends.
+func (l *loop) run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	begun := make(chan *session)
+	ended := make(chan struct{}, 3)
+	db, endDB := context.WithCancel(context.WithoutCancel(ctx)) // an answer that is under way still comes
+	go func() { l.db.Run(db); ended <- struct{}{} }()
+	go func() { l.flow.db.Run(db); ended <- struct{}{} }()
+	go func() { sessions(ctx, l.cfg.RunDir, l.log, begun); ended <- struct{}{} }()
+	defer func() {
+		cancel()
+		endDB()
+		for range cap(ended) {
+			<-ended
+		}
+		l.write()
+		l.files.stop()
+	}()
+	for {
+		var ready, done <-chan struct{}
+		if l.session != nil {
+			ready, done = l.session.ready, l.session.done
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.db.Ready():
+			l.rows()
+		case l.session = <-begun:
+			l.begin()
+		case <-done:
+			l.end()
+			continue
+		case <-ready:
+			l.hear()
+		case <-l.retry.C:
+			l.fallBack()
+		case <-l.stats.C:
+			l.statistics(ctx)
+			continue
+		case <-l.flow.db.Ready():
+			l.flowRows()
+			l.flowPass(ctx)
+			continue
+		case <-l.flow.again.C:
+			l.flowPass(ctx)
+			continue
+		case <-l.flow.refused.C:
+			l.flowRetry()
+			l.flowPass(ctx)
+			continue
+		case <-l.tidy.C:
+			l.write()
+			continue
+		}
+		l.pass(ctx)
+	}
+}
+
+// rows takes what the database has to tell.
+func (l *loop) rows() {
+	b := l.db.Take()
+	if b.Reset {
+		l.book = newCopybook()
+		l.seen, l.offline = true, false
+	}
+	if b.Reset || len(b.Changes) > 0 {
+		l.book.take(b.Changes)
+		l.stale = true
+	}
+	l.owner = b.Owner && l.seen
+	d := &l.status.Database
+	if d.Connected != b.Connected {
+		d.Connected, d.Since = b.Connected, time.Now()
+	}
+	if b.Connected && d.Owner != b.Owner && !b.Owner {
+		l.log.Warn("another switch holds the database: nothing is changed until it lets go", zap.String("lock", databaseLock))
+	}
+	d.Owner, d.Endpoint, d.Error, d.Offline = b.Owner, l.db.Endpoint(), "", l.offline
+	if err := l.db.Err(); err != nil {
+		d.Error = err.Error()
+	}
+	l.soon()
+}
+
+// begin compares a new dataplane with what is wanted.
+func (l *loop) begin() {
+	l.plant = newPlant(l.session)
+	if no := l.session.client.Info.GetNoDevices(); no != l.policy.NoDevices {
+		l.policy.NoDevices, l.stale = no, true
+	}
+	clear(l.failed)
+	l.misplaced = nil
+	l.status.Dataplane = true
+	l.status.Counters.Sessions++
+	l.log.Info("dataplane connected", zap.Int("ports", len(l.plant.ports)), zap.Uint32("pid", l.session.client.Info.GetPid()))
+	l.soon()
+}
+
+// end waits for the next dataplane.
+func (l *loop) end() {
+	l.session, l.plant = nil, nil
+	l.status.Dataplane = false
+	l.log.Warn("dataplane lost: ports are set up again when it is back")
+	l.soon()
+}
+
+// hear takes what the dataplane tells of its ports.
+func (l *loop) hear() {
+	for _, e := range l.session.take() {
+		l.plant.heard(e)
+	}
+}
+
+// fallBack takes what was wanted last if the database has never been read.
+func (l *loop) fallBack() {
+	if l.seen || l.want != nil {
+		return
+	}
+	d, err := readDesired(l.cfg.StateDir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return
+	case err != nil:
+		l.log.Error("no database, and nothing to start from", zap.Error(err))
+		return
+	}
+	l.want, l.offline, l.saved = d.state(), true, true
+	l.status.Database.Offline = true
+	l.log.Warn("no database: starting with what it said last", zap.Int("ports", len(d.Ports)), zap.NamedError("database", l.db.Err()))
+	l.soon()
+}
+
+// pass brings the dataplane to what is wanted, and tells the database.
+func (l *loop) pass(ctx context.Context) {
+	began := time.Now()
+	if !l.decide() || l.session == nil {
+		return
+	}
+	l.status.Counters.Passes++
+	changes := bridge.Diff(l.plant.have(), l.want)
+	if l.offline {
+		changes = l.plant.additions(changes)
+	}
+	made, err := l.applyAround(ctx, changes)
+	if err != nil {
+		l.log.Warn("dataplane does not answer", zap.Error(err)) // its session ends, or it is tried again
+		l.retry.Reset(againMin)
+		return
+	}
+	applied := time.Now()
+	l.again()
+	if l.owner && l.book.rows.Root != nil {
+		l.report(ctx)
+	}
+	if made == 0 {
+		return
+	}
+	l.saved = l.offline
+	l.status.Counters.Last = summary(changes, applied.Sub(began))
+	l.status.Counters.LastSeconds = time.Since(began).Seconds()
+	l.log.Info("configuration applied", zap.String("changes", l.status.Counters.Last), zap.Duration("told", time.Since(applied)))
+	l.soon()
+}
+
+// applyAround makes changes, and brings the flow table to where it shall be when
+// ports are there and before bridges are left to it.
+func (l *loop) applyAround(ctx context.Context, changes []bridge.Change) (made int, err error) {
+	var late []bridge.Change
+	early := changes[:0:0]
+	for _, c := range changes {
+		if c.Kind == bridge.SetBridge && c.Bridge.RunsFlows() {
+			late = append(late, c)
+		} else {
+			early = append(early, c)
+		}
+	}
+	if made, err = l.apply(ctx, early); err != nil {
+		return made, err
+	}
+	l.flowPass(ctx)
+	more, err := l.apply(ctx, late)
+	return made + more, err
+}
+
+// decide makes want from the rows if they say something new, and reports
+// whether there is a want that may be applied.
+func (l *loop) decide() bool {
+	if l.offline {
+		return true
+	}
+	if !l.owner && l.want == nil || l.book.rows.Root == nil {
+		return false // not asked, or not initialised: what there is stays
+	}
+	if l.stale && l.owner {
+		l.want, l.stale, l.saved = bridge.From(l.book.rows, l.policy), false, false
+		l.complain()
+		if l.misplaced != nil && !slices.Equal(l.misplaced.cpus, l.want.CPUs) {
+			l.misplaced = nil
+		}
+		for name, f := range l.failed {
+			if p, ok := l.want.Ports[name]; !ok || !p.Equal(f.want) {
+				delete(l.failed, name)
+			}
+		}
+		l.soon()
+	}
+	return l.want != nil
+}
+
+// saidMax is how many rows are named in the log at once. All are in the status.
+const saidMax = 100
+
+// complain logs what is newly wrong with rows, and what no longer is.
+func (l *loop) complain() {
+	now := make(map[string]bool, len(l.want.Errors))
+	l.status.BadRows = nil
+	fresh, healed := 0, 0
+	for _, e := range l.want.Errors {
+		s := e.Error()
+		now[s] = true
+		l.status.BadRows = append(l.status.BadRows, s)
+		if l.said[s] {
+			continue
+		}
+		l.status.Counters.BadRows++
+		if fresh++; fresh <= saidMax {
+			l.log.Warn("bad row", zap.String("table", e.Table), zap.String("row", e.Row[:min(len(e.Row), 255)]), zap.String("column", e.Column), zap.Error(e.Err))
+		}
+	}
+	for s := range l.said {
+		if now[s] {
+			continue
+		}
+		if healed++; healed <= saidMax {
+			l.log.Info("row is good again", zap.String("was", s))
+		}
+	}
+	if fresh > saidMax || healed > saidMax {
+		l.log.Warn("more rows than are named here: control.json has all that are bad", zap.Int("newly_bad", fresh), zap.Int("good_again", healed))
+	}
+	l.said = now
+}
+
+// again sets the timer for what the dataplane has refused.
+func (l *loop) again() {
+	var next time.Time
+	for _, f := range l.failed {
+		if next.IsZero() || f.again.Before(next) {
+			next = f.again
+		}
+	}
+	if f := l.misplaced; f != nil && (next.IsZero() || f.again.Before(next)) {
+		next = f.again
+	}
+	if !next.IsZero() {
+		l.retry.Reset(time.Until(next))
+	}
+}
+
+// report writes into the rows what has come of them, where that is not what
+// they say already.
+func (l *loop) report(ctx context.Context) {
+	w := &writing{client: l.db}
+	b := l.book
+	for _, v := range l.want.Interfaces {
+		l.reportInterface(w, v)
+	}
+	for _, v := range l.want.BridgeRows {
+		row := bridgeRow(v, l.cfg.Version)
+		w.set(model.BridgeTable, v.UUID, row, bridgeColumns(b.bridges[v.UUID], row), func() { b.bridges[v.UUID] = row })
+	}
+	for _, uuid := range b.toldOtherwise(l.want.PortErrors) {
+		old, row := b.ports[uuid], portRow(l.want.PortErrors[uuid])
+		w.set(model.PortTable, uuid, row, portColumns(old, row), func() { b.ports[uuid] = row })
+	}
+	root := rootRow(b.rows.Root.NextCfg, OVSVersion, l.session.client.Info.GetPortTypes())
+	root.SystemType, root.SystemVersion = firstOf(b.root.SystemType, text(l.system.kind)), firstOf(b.root.SystemVersion, text(l.system.version))
+	w.set(model.OpenvSwitchTable, b.rootUUID, root, rootColumns(b.root, root), func() { b.root = root })
+	l.transact(ctx, w)
+}
+
+// reportInterface adds what has changed for an Interface row.
+func (l *loop) reportInterface(w *writing, v bridge.InterfaceView) {
+	b, d, failed := l.book, l.plant.ports[v.Name], l.failed[v.Name]
+	n := news{view: v, device: d}
+	if d != nil {
+		n.state = d.state
+	}
+	if failed != nil {
+		n.failed = failed.text
+	}
+	if b.told[v.UUID] == n {
+		return
+	}
+	old, row := b.interfaces[v.UUID], interfaceRow(v, d, failed)
+	row.Statistics = old.Statistics
+	columns := interfaceColumns(old, row)
+	if len(columns) == 0 {
+		b.told[v.UUID] = n
+		return
+	}
+	w.set(model.InterfaceTable, v.UUID, row, columns, func() {
+		b.interfaces[v.UUID], b.told[v.UUID] = row, n
+		b.number(v.UUID, b.rows.Interfaces[v.UUID])
+	})
+}
+
+// statistics writes the counters of all ports, in one transaction.
+func (l *loop) statistics(ctx context.Context) {
+	l.stats.Reset(bridge.StatsDefault)
+	if l.want == nil {
+		return
+	}
+	defer func() { l.stats.Reset(l.want.Stats) }() // from when they are written: they may be many
+	l.flowStatistics(ctx)
+	if l.session == nil || !l.owner || l.stale {
+		return
+	}
+	one, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	stats, err := l.session.client.GetStats(one, &api.GetStatsRequest{})
+	if err != nil {
+		return // its session ends, or it is asked again
+	}
+	by := make(map[string]*api.PortStats, len(stats.GetPorts()))
+	for _, p := range stats.GetPorts() {
+		by[p.GetName()] = p
+	}
+	w := &writing{client: l.db}
+	for _, v := range l.want.Interfaces {
+		p, old := by[v.Name], l.book.interfaces[v.UUID]
+		if p == nil || !v.Wanted || old == nil {
+			continue
+		}
+		row := *old
+		row.Statistics = statistics(p)
+		same := column{"statistics", maps.Equal(old.Statistics, row.Statistics)}
+		w.set(model.InterfaceTable, v.UUID, &row, differing(same), func() { l.book.interfaces[v.UUID] = &row })
+	}
+	l.transact(ctx, w)
+}
+
+// opsMax is how many operations one transaction has. Who has more rows than that
+// to tell gets them in several, cur_cfg with the last: one of 100 MB would be
+// refused, and everybody's results with it.
+const opsMax = 5000
+
+// transact makes a writing, if it says anything.
+func (l *loop) transact(ctx context.Context, w *writing) {
+	err := w.err
+	for err == nil && len(w.ops) > 0 && ctx.Err() == nil {
+		n := min(len(w.ops), opsMax)
+		if err = l.transactOne(ctx, w.ops[:n]); err == nil {
+			l.status.Counters.Transactions++
+			for _, done := range w.done[:n] {
+				done()
+			}
+			w.ops, w.done = w.ops[n:], w.done[n:]
+		}
+	}
+	// After a lost connection all rows come again, and with them a pass.
+	if err != nil && !errors.Is(err, ovsdb.ErrLost) && !errors.Is(err, ovsdb.ErrNotConnected) && ctx.Err() == nil {
+		l.log.Error("results not written to the database: tried again", zap.Error(err))
+		l.retry.Reset(againMin)
+	}
+}
+
+// transactOne makes one transaction, while the database's lock is ours.
+func (l *loop) transactOne(ctx context.Context, ops []libovsdb.Operation) error {
+	lock := databaseLock
+	one, cancel := parting(ctx)
+	defer cancel()
+	return l.db.Transact(one, append(slices.Clone(ops), libovsdb.Operation{Op: libovsdb.OperationAssert, Lock: &lock})...)
+}
+
+// partingTimeout is how long control waits for an answer of the database once
+// it has been told to end.
+const partingTimeout = time.Second
+
+// parting returns a context for a transaction. It outlives ctx for a moment: what
+// was sent is made, and others see it before we have the answer, so an end
+// in between must not have us take it for something that did not happen.
+func parting(ctx context.Context) (context.Context, context.CancelFunc) {
+	one, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(partingTimeout, cancel) })
+	return one, func() { stop(); cancel() }
+}
+
+// summary says what changes do, in few words.
+func summary(changes []bridge.Change, took time.Duration) string {
+	ports := map[string]bool{}
+	bridges, workers := 0, false
+	for _, c := range changes {
+		switch c.Kind {
+		case bridge.SetBridge:
+			bridges++
+		case bridge.SetWorkers:
+			workers = true
+		default:
+			ports[c.Port.Name] = true
+		}
+	}
+	var parts []string
+	for _, n := range []struct {
+		n    int
+		what string
+	}{{len(ports), "port"}, {bridges, "bridge"}} {
+		switch {
+		case n.n == 1:
+			parts = append(parts, "1 "+n.what)
+		case n.n > 1:
+			parts = append(parts, fmt.Sprintf("%d %ss", n.n, n.what))
+		}
+	}
+	if workers {
+		parts = append(parts, "workers")
+	}
+	return fmt.Sprintf("%s, %.1f ms", strings.Join(parts, ", "), 1000*took.Seconds())
+}
+
+// soon has the files written in a moment.
+func (l *loop) soon() {
+	if !l.dirty {
+		l.dirty = true
+		l.tidy.Reset(tidyAfter)
+	}
+}
+
+// write has the files brought up to date.
+func (l *loop) write() {
+	l.dirty = false
+	var d *desired
+	if l.want != nil && !l.saved && l.seen {
+		d, l.saved = ptr(newDesired(l.want)), true
+	}
+	s := l.status
+	s.Written, s.Problems = time.Now(), l.problems()
+	s.Flows = l.flowStatus()
+	if l.plant != nil {
+		s.Ports = len(l.plant.ports)
+	}
+	l.files.put(d, &s)
+}
+
+// problems says what is not as it should be, besides rows.
+func (l *loop) problems() []string {
+	var p []string
+	d := l.status.Database
+	switch {
+	case d.Offline:
+		p = append(p, "database not reached since the start, ports are those of the last run: "+d.Error)
+	case !d.Connected:
+		p = append(p, "database not reached, the configuration stays as it is: "+d.Error)
+	case !d.Owner:
+		p = append(p, "another switch holds the database's lock "+databaseLock+": stop it")
+	case l.book.rows.Root == nil:
+		p = append(p, "database is empty: run `ovs-vsctl init`")
+	}
+	if l.session == nil {
+		p = append(p, "no dataplane: `millrace run` restarts it, or start `millrace dataplane`")
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.failed)) {
+		p = append(p, "port "+name+": "+l.failed[name].text)
+	}
+	p = append(p, l.flowProblems()...)
+	if f := l.misplaced; f != nil && l.plant != nil {
+		p = append(p, fmt.Sprintf("workers stay on CPUs %v: other_config:pmd-cpu-mask of the Open_vSwitch row asks for CPUs %v: %s", l.plant.workers, f.cpus, f.text))
+	}
+	return p
+}

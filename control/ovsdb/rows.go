@@ -1,0 +1,156 @@
+package ovsdb
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+
+	"github.com/ovn-kubernetes/libovsdb/model"
+	"github.com/ovn-kubernetes/libovsdb/ovsdb"
+)
+
+// A Table says what to know of a table.
+type Table struct {
+	Name  string
+	Row   model.Model // pointer to the generated struct
+	Watch []string    // columns of which every change is told
+	Once  []string    // columns that are read with a new row only: nobody but us writes them
+}
+
+// A Change is a row that is new, has changed, or is gone.
+type Change struct {
+	Table string
+	UUID  string
+	Row   model.Model // of the type of Table.Row; not changed any more; nil: the row is gone
+}
+
+// A Batch is one or more whole transactions, each row at most once.
+type Batch struct {
+	Reset     bool     // forget all rows first: Changes has all that there are
+	Changes   []Change // in no order
+	Connected bool     // as of now
+	Owner     bool     // connected, and holding the lock if there is one
+}
+
+// rowKey names a row.
+type rowKey struct{ table, uuid string }
+
+// store is the rows as the server has told of them. The connection's reader
+// owns it.
+type store struct {
+	db     model.DatabaseModel // for what is written
+	shapes map[string]*shape   // by table
+	rows   map[rowKey]model.Model
+	known  *strs
+}
+
+// newStore makes a store for rows of these tables.
+func newStore(schema ovsdb.DatabaseSchema, tables []Table) (*store, error) {
+	models := make(map[string]model.Model, len(tables))
+	s := &store{rows: map[rowKey]model.Model{}, shapes: make(map[string]*shape, len(tables)), known: &strs{seed: maphash.MakeSeed()}}
+	for _, t := range tables {
+		models[t.Name] = t.Row
+		sh, err := newShape(t.Row)
+		if err != nil {
+			return nil, fmt.Errorf("model of table %s: %w", t.Name, err)
+		}
+		s.shapes[t.Name] = sh
+	}
+	client, err := model.NewClientDBModel(schema.Name, models)
+	if err != nil {
+		return nil, fmt.Errorf("model of database %s: %w", schema.Name, err)
+	}
+	db, errs := model.NewDatabaseModel(schema, client)
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("model of database %s: %w", schema.Name, err)
+	}
+	s.db = db
+	return s, nil
+}
+
+// apply takes one update2 (ovsdb-server(7)), which is one transaction, and
+// returns what it changed. Tables that are not known are not looked at.
+func (s *store) apply(updates []byte) ([]Change, error) {
+	in := &scanner{text: updates, known: s.known}
+	var changes []Change
+	in.object(func(name []byte) {
+		table := string(name)
+		sh := s.shapes[table]
+		if sh == nil {
+			in.skip()
+			return
+		}
+		in.object(func(id []byte) {
+			k := rowKey{table, string(id)}
+			row := s.row(in, sh, k)
+			if in.err != nil {
+				in.err = fmt.Errorf("row %.60s of %s: %w", id, table, in.err)
+				return
+			}
+			changes = append(changes, Change{Table: table, UUID: k.uuid, Row: row})
+		})
+	})
+	if in.err == nil && in.peek() != 0 {
+		in.fail("more than one value")
+	}
+	return changes, in.err
+}
+
+// row takes the update of one row and returns the row as it is now, nil if it
+// is gone.
+func (s *store) row(in *scanner, sh *shape, k rowKey) (row model.Model) {
+	n := 0
+	in.object(func(what []byte) {
+		if n++; n > 1 {
+			in.fail("more than one update")
+			return
+		}
+		switch string(what) {
+		case "initial", "insert":
+			row = sh.fresh(in, k.uuid)
+		case "modify":
+			old := s.rows[k]
+			if old == nil {
+				in.fail("was modified, but never there")
+				return
+			}
+			row = sh.modified(in, old)
+		default:
+			in.skip()
+		}
+	})
+	switch {
+	case in.err != nil:
+		return nil
+	case row == nil:
+		delete(s.rows, k)
+	default:
+		s.rows[k] = row
+	}
+	return row
+}
+
+// NewUpdate is the operation that gives row, a pointer to a generated struct,
+// the values that it has in columns.
+func (c *Client) NewUpdate(table, uuid string, row model.Model, columns ...string) (ovsdb.Operation, error) {
+	info, err := c.store.db.NewModelInfo(row)
+	if err != nil {
+		return ovsdb.Operation{}, err
+	}
+	values := ovsdb.NewRow()
+	for _, name := range columns {
+		native, err := info.FieldByColumn(name)
+		if err != nil {
+			return ovsdb.Operation{}, err
+		}
+		v, err := ovsdb.NativeToOvs(info.Metadata.TableSchema.Column(name), native)
+		if err != nil {
+			return ovsdb.Operation{}, fmt.Errorf("column %s of %s: %w", name, table, err)
+		}
+		values[name] = v
+	}
+	return ovsdb.Operation{
+		Op: ovsdb.OperationUpdate, Table: table, Row: values,
+		Where: []ovsdb.Condition{ovsdb.NewCondition("_uuid", ovsdb.ConditionEqual, ovsdb.UUID{GoUUID: uuid})},
+	}, nil
+}
