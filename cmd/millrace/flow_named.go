@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"millrace/control/ovsdb"
+	"millrace/control/ovsdb/flowmodel"
+)
+
+// A named is a kind of row that flows refer to by name.
+type named struct {
+	table, word string // "Address_Set", "address set"
+}
+
+// A namedRow is one of them.
+type namedRow struct {
+	uuid, name, problem string
+	cells               []string // for the table
+	json                object
+	buckets             []string // of a group
+}
+
+// find returns the row of a name, or nil.
+func (d *flowDB) find(ctx context.Context, n named, name string) (*ovsdb.Change, error) {
+	rows, err := d.Select(ctx, n.table, is("name", name))
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	return &rows[0], nil
+}
+
+// namedAction builds a transaction about the row of a name; old is nil if there is
+// none.
+type namedAction func(cmd *cobra.Command, e *flowEdit, name string, args []string, old *ovsdb.Change) error
+
+// onNamed is the RunE of a command that changes the row named by its first argument:
+// it waits, and tells what is wrong with the row then.
+func (a *app) onNamed(db *dbFlags, wait *waitFlags, n named, build namedAction) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		return a.onFlows(db, func() time.Duration { return wait.timeout }, func(ctx context.Context, d *flowDB, args []string) error {
+			old, err := d.find(ctx, n, args[0])
+			if err != nil {
+				return err
+			}
+			var e flowEdit
+			if err := build(cmd, &e, args[0], args[1:], old); err != nil || e.n == 0 {
+				return err
+			}
+			next, _, err := d.commit(ctx, &e)
+			if err == nil {
+				err = d.inForce(ctx, wait, next)
+			}
+			if err != nil {
+				return err
+			}
+			return a.namedTold(ctx, d, wait, n, args[0])
+		})(cmd, args)
+	}
+}
+
+// namedTold tells what came of a row.
+func (a *app) namedTold(ctx context.Context, d *flowDB, wait *waitFlags, n named, name string) error {
+	row, err := d.find(ctx, n, name)
+	if err != nil {
+		return err
+	}
+	if row == nil { // it was deleted
+		if a.json {
+			return a.printJSON(object{{"deleted", []string{name}}})
+		}
+		return nil
+	}
+	r := describeNamed(row)
+	if a.json {
+		if err := a.printJSON(r.json); err != nil {
+			return err
+		}
+	}
+	if r.problem != "" && !wait.noWait {
+		return fmt.Errorf("%s %s: %s (its row stays)", n.word, name, r.problem)
+	}
+	return nil
+}
+
+// describeNamed is what is shown of a row.
+func describeNamed(c *ovsdb.Change) namedRow {
+	switch r := c.Row.(type) {
+	case *flowmodel.AddressSet:
+		members := sortedOf(r.Addresses)
+		return namedRow{uuid: r.UUID, name: r.Name, problem: value(r.Error), cells: []string{r.Name, fmt.Sprint(len(members)), few(members), value(r.Error)},
+			json: object{{"uuid", r.UUID}, {"name", r.Name}, {"addresses", members}, {"error", value(r.Error)}}}
+	case *flowmodel.PortGroup:
+		members := sortedOf(r.Ports)
+		return namedRow{uuid: r.UUID, name: r.Name, cells: []string{r.Name, fmt.Sprint(len(members)), few(members)},
+			json: object{{"uuid", r.UUID}, {"name", r.Name}, {"ports", members}}}
+	case *flowmodel.Meter:
+		return namedRow{uuid: r.UUID, name: r.Name, problem: value(r.Error), cells: []string{r.Name, count(uint64(r.Rate)), count(uint64(r.Burst)), r.Unit, value(r.Error)},
+			json: object{{"uuid", r.UUID}, {"name", r.Name}, {"unit", r.Unit}, {"rate", r.Rate}, {"burst", r.Burst}, {"error", value(r.Error)}}}
+	case *flowmodel.Group:
+		fields := sortedOf(r.HashFields)
+		return namedRow{uuid: r.UUID, name: r.Name, problem: value(r.Error), buckets: r.Buckets, cells: []string{r.Name, fmt.Sprint(len(r.Buckets)), strings.Join(fields, ","), value(r.Error)},
+			json: object{{"uuid", r.UUID}, {"name", r.Name}, {"hash_fields", fields}, {"buckets", len(r.Buckets)}, {"error", value(r.Error)}}}
+	}
+	return namedRow{uuid: c.UUID}
+}
+
+// sortedOf is a set in order, never nil.
+func sortedOf(list []string) []string {
+	out := slices.Clone(list)
+	slices.Sort(out)
+	if out == nil {
+		out = []string{}
+	}
+	return out
+}
+
+// few is the first of some words.
+func few(list []string) string {
+	const most = 8
+	if len(list) > most {
+		return strings.Join(list[:most], " ") + fmt.Sprintf(" and %d more", len(list)-most)
+	}
+	return strings.Join(list, " ")
+}
+
+// namedDel is the command that deletes rows of a kind.
+func (a *app) namedDel(n named, use, example string) *cobra.Command {
+	var db dbFlags
+	var wait waitFlags
+	var ifExists bool
+	cmd := &cobra.Command{
+		Use:   "del NAME",
+		Short: "Remove a " + n.word,
+		Long: `Removes a ` + n.word + ` from the Millrace database. Flows that name it are inactive until
+there is one of that name again.`,
+		Example: "  millrace flow " + use + " del " + example,
+		Args:    exactly("NAME"),
+	}
+	db.add(cmd)
+	wait.add(cmd)
+	cmd.Flags().BoolVar(&ifExists, "if-exists", false, "it is no error if there is none")
+	cmd.RunE = a.onNamed(&db, &wait, n, func(_ *cobra.Command, e *flowEdit, name string, _ []string, old *ovsdb.Change) error {
+		switch {
+		case old == nil && ifExists:
+			return nil
+		case old == nil:
+			return fmt.Errorf("no such %s: %s: `millrace flow %s list` lists them", n.word, name, use)
+		}
+		e.remove(n.table, old.UUID)
+		return nil
+	})
+	return cmd
+}
+
+// namedList is the command that lists rows of a kind.
+func (a *app) namedList(n named, use string, heads ...string) *cobra.Command {
+	var db dbFlags
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List " + n.word + "s",
+		Long:  "Lists the " + n.word + "s of the Millrace database, by name.",
+		Example: "  millrace flow " + use + " list\n" +
+			"  millrace flow " + use + " list --json | jq -r '.[].name'",
+		Args: exactly(),
+	}
+	db.add(cmd)
+	cmd.RunE = a.onFlows(&db, func() time.Duration { return longFlows }, func(ctx context.Context, d *flowDB, _ []string) error {
+		rows, err := d.Select(ctx, n.table, []any{})
+		if err != nil {
+			return err
+		}
+		list := make([]namedRow, len(rows))
+		for i := range rows {
+			list[i] = describeNamed(&rows[i])
+		}
+		slices.SortFunc(list, func(x, y namedRow) int { return strings.Compare(x.name, y.name) })
+		all := []object{}
+		t := newTable(heads...)
+		for _, r := range list {
+			all = append(all, r.json)
+			t.add(r.cells...)
+		}
+		if a.json {
+			return a.printJSON(all)
+		}
+		t.print(a.out, "no "+n.word+"s")
+		return nil
+	})
+	return cmd
+}
+
+// mutateSet adds elements to a set of a row, or takes them away.
+func mutateSet(e *flowEdit, n named, id, column, how string, list []string) error {
+	return e.op(ovsdb.Op{"op": "mutate", "table": n.table, "where": is("_uuid", uuid(id)), "mutations": []any{[]any{column, how, stringSet(list)}}})
+}
+
+// stringSet is strings as a set of OVSDB.
+func stringSet(list []string) any {
+	out := []any{}
+	for _, s := range list {
+		out = append(out, s)
+	}
+	return []any{"set", out}
+}

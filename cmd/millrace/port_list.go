@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"millrace/dataplane/api"
+)
+
+func (a *app) portListCmd() *cobra.Command {
+	var bridge string
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List ports in a table",
+		Long: `Lists ports, one in a line, in the order in which they were added. REASON says
+what is missing where a port does not forward.`,
+		Example: `  millrace port list
+  millrace port list --bridge br0 --json | jq -r '.[].spec.name'`,
+		Args: exactly(),
+		RunE: a.call(func(ctx context.Context, c *api.Client, _ []string) error {
+			r, err := c.ListPorts(ctx, &api.ListPortsRequest{Bridge: bridge})
+			if err != nil {
+				return err
+			}
+			return a.listPorts(r.GetPorts())
+		}),
+	}
+	cmd.Flags().StringVar(&bridge, "bridge", "", "ports of this bridge only")
+	completeWith(cmd, "bridge", a.bridgeNames())
+	return cmd
+}
+
+func (a *app) listPorts(ports []*api.Port) error {
+	if a.json {
+		return a.printJSON(list(ports))
+	}
+	t := newTable("NAME", ">NO", "BRIDGE", "TYPE", "LINK", ">QUEUES", "VLAN", "REASON")
+	for _, p := range ports {
+		s := p.GetSpec()
+		t.add(s.GetName(), fmt.Sprint(p.GetNumber()), s.GetBridge(), s.GetType(), word(p.GetState().GetLink()),
+			fmt.Sprint(p.GetState().GetQueues()), vlans(s), reason(p.GetState()))
+	}
+	t.print(a.out, "no ports")
+	return nil
+}
+
+func (a *app) portShowCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show NAME",
+		Short: "Show all about one port",
+		Long: `Shows a port's settings and its state: how far it has come and why not further,
+its peer, the features that were negotiated, and the CPUs that poll its queues.`,
+		Example: `  millrace port show vm1
+  millrace port show vm1 --json | jq -r .state.link`,
+		Args:              exactly("NAME"),
+		ValidArgsFunction: byPosition(a.portNames()),
+		RunE: a.call(func(ctx context.Context, c *api.Client, args []string) error {
+			r, err := c.ListPorts(ctx, &api.ListPortsRequest{Name: args[0]})
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(toJSON(r.GetPorts()[0]))
+			}
+			a.describePort(r.GetPorts()[0])
+			return nil
+		}),
+	}
+}
+
+// describePort prints all that there is about a port, and leaves out what it
+// does not have.
+func (a *app) describePort(p *api.Port) {
+	s, st := p.GetSpec(), p.GetState()
+	for _, l := range [][2]string{
+		{"port", fmt.Sprintf("%s, number %d, of bridge %s", s.GetName(), p.GetNumber(), s.GetBridge())},
+		{"type", s.GetType() + whereTo(s)},
+		{"link", linkLine(st)},
+		{"device", deviceLine(st.GetHost())},
+		{"vlan", vlans(s)},
+		{"wire", p.GetWire()},
+		{"mtu", unlessZero(s.GetMtu(), " bytes")},
+		{"queues offered", unlessZero(s.GetQueues(), "")},
+		{"mac limit", unlessZero(s.GetMacLimit(), " addresses")},
+		{"polled by CPU", strings.Trim(fmt.Sprint(p.GetWorkers()), "[]")},
+		{"how", st.GetHow()},
+		{"features", strings.Join(st.GetFeatures(), " ")},
+		{"memory regions", unlessZero(st.GetRegions(), "")},
+		{"connects", fmt.Sprint(st.GetConnects())},
+		{"breaks", fmt.Sprint(st.GetBreaks())},
+		{"added", p.GetCreated().AsTime().Local().Format(time.DateTime)},
+	} {
+		if l[1] != "" {
+			fmt.Fprintf(a.out, "%-15s %s\n", l[0]+":", l[1])
+		}
+	}
+}
+
+// deviceLine says how the device of a tap or internal port is.
+func deviceLine(h *api.HostState) string {
+	if h == nil {
+		return ""
+	}
+	up := "down"
+	if h.GetUp() {
+		up = "up"
+	}
+	return fmt.Sprintf("%s, %s, index %d, address %s, MTU %d, network namespace net:[%d]", h.GetName(), up, h.GetIfindex(), h.GetMac(), h.GetMtu(), h.GetNetns())
+}
+
+func unlessZero(n uint32, unit string) string {
+	if n == 0 {
+		return ""
+	}
+	return count(n) + unit
+}
