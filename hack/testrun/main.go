@@ -1,0 +1,75 @@
+// Command testrun is `make test`: it installs the peers that the tests talk to
+// (as root, on Debian), checks formatting, vet and generated code, runs all
+// tests, and says in plain words what ran, what failed, and what was left out
+// and why. Its last line is `N passed, N failed, N skipped`.
+//
+// A failed check counts as one failed test. A test that has subtests counts
+// through them. The tests under the race detector run again without it; their
+// first run adds to the count only what fails.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// limit bounds the whole run; the accepted time on a fresh machine is 20 minutes.
+const limit = 19*time.Minute + 30*time.Second
+
+func main() {
+	noInstall := flag.Bool("no-install", false, "leave the machine's packages alone")
+	noRace := flag.Bool("no-race", false, "leave out the run under the race detector")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+
+	m := lookAtMachine()
+	r := &runner{out: os.Stdout, machine: m}
+	if !*noInstall {
+		r.installPeers(ctx)
+	}
+	r.checks(ctx)
+	if !*noRace {
+		r.raceTests(ctx)
+	}
+	r.allTests(ctx)
+	if err := ctx.Err(); err != nil {
+		r.fail("stopped before the end: %v", err)
+	}
+	if !r.conclude() {
+		os.Exit(1)
+	}
+}
+
+// A runner carries one run from the first check to the last line.
+type runner struct {
+	out     io.Writer
+	machine machine
+
+	passed, failed int
+	skips          []skip // of the full run
+	leftOut        []string
+}
+
+// say prints one line.
+func (r *runner) say(format string, args ...any) { fmt.Fprintf(r.out, format+"\n", args...) }
+
+// fail prints one line and counts a failure.
+func (r *runner) fail(format string, args ...any) {
+	r.failed++
+	r.say("FAIL  "+format, args...)
+}
+
+// pass prints one line and counts a success.
+func (r *runner) pass(format string, args ...any) {
+	r.passed++
+	r.say("ok    "+format, args...)
+}

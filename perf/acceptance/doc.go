@@ -1,0 +1,16 @@
+// Package acceptance holds the tests that the product is accepted by: they build
+// the program, run `millrace run` as a user does (or the dataplane alone), and put real guests on it.
+//
+//	TestTestpmd       DPDK's virtio-user in both roles, every receive path, 60 to 9000 bytes
+//	TestQEMU          Linux guests that ping each other, also across a crash of the dataplane
+//	TestIdle          100 ports and no traffic: processor time and memory
+//	TestAttach        from the call of AddPort to forwarding
+//	TestFirstFrame    a frame after idleness
+//	TestKills         both sides of a socket killed at random, under load
+//	TestDeaths        control, database, dataplane and supervisor killed at random, under traffic
+//	TestControlAway, TestDatabaseAway, TestBootWithoutDatabase  what goes on without them
+//	TestHostileGuest  all mischief that a guest can do, beside two ports that forward
+//
+// Each test ends with the same questions: do the accounts of all ports balance,
+// does the switch end cleanly, is no process, socket or hugepage left.
+package acceptance

@@ -1,0 +1,374 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"time"
+
+	"millrace/dataplane/sys"
+	"millrace/perf/pktgen"
+	"millrace/perf/ruleset"
+)
+
+const (
+	// flipsPerTurn is how often a rule is changed in a turn: enough for a 99th
+	// percentile, and a few more.
+	flipsPerTurn = 200
+	// flipPPS is the rate of the frames that a changed rule is for.
+	flipPPS = 10e6
+	// quietTime is how long the old rule's frames are waited for once the new
+	// rule's have come, and the longest that anything may take to happen.
+	quietTime = 3 * time.Millisecond
+	patience  = 20 * time.Second
+	// outPort and altPort are where rules lead to, astrayPort is where what
+	// meets rules of two generations goes: see ruleset.Gate and Generation.
+	outPort, altPort, astrayPort = 1, 3, 2
+)
+
+var errNothing = errors.New("no frame came")
+
+// A load is a generator that runs while something else happens.
+type load struct {
+	watch *pktgen.Watch
+	stop  context.CancelFunc
+	done  chan struct{}
+	res   *pktgen.Result
+	err   error
+}
+
+// startLoad has the generator send until finish. Its threads yield: whoever
+// changes the switch shares their CPU.
+func startLoad(ctx context.Context, cfg pktgen.Config) *load {
+	l := &load{watch: pktgen.NewWatch(len(cfg.Ports)), done: make(chan struct{})}
+	cfg.Watch, cfg.Duration, cfg.Warmup, cfg.Yield = l.watch, time.Hour, 0, true
+	ctx, l.stop = context.WithCancel(ctx)
+	go func() {
+		defer close(l.done)
+		l.res, l.err = pktgen.Run(ctx, cfg)
+	}()
+	return l
+}
+
+// await waits until a port has had n more frames.
+func (l *load) await(port int, n uint64) error {
+	n += l.watch.Frames(port)
+	return l.until(func() bool { return l.watch.Frames(port) >= n })
+}
+
+// until waits for what.
+func (l *load) until(what func() bool) error {
+	for end := time.Now().Add(patience); !what(); time.Sleep(100 * time.Microsecond) {
+		select {
+		case <-l.done:
+			return cmp.Or(l.err, errNothing)
+		default:
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%w within %v", errNothing, patience)
+		}
+	}
+	return nil
+}
+
+// finish ends the load.
+func (l *load) finish() (*pktgen.Result, error) {
+	l.stop()
+	<-l.done
+	return l.res, l.err
+}
+
+// A shift is one change that makes frames go to another port, as the wire shows
+// it: times since the change was asked for.
+type shift struct {
+	call     time.Duration // until the call returned
+	firstNew time.Duration // frame by the new rule
+	lastOld  time.Duration // frame by the old rule; 0 if none came after
+	overlap  time.Duration // that frames went by the old rule which were made after one that went by the new; only Verify knows
+}
+
+// shift has change make frames go from one port to the other. It runs on the
+// generator's CPU, like all that does not poll.
+func (l *load) shift(from, to int, change func() error) (shift, error) {
+	var s shift
+	l.watch.Arm(to)
+	start := sys.TSC()
+	if err := change(); err != nil {
+		return s, err
+	}
+	s.call = sys.TSCDuration(sys.TSC() - start)
+	if err := l.until(func() bool { first, _ := l.watch.Came(to); return first != 0 }); err != nil {
+		return s, err
+	}
+	time.Sleep(quietTime)
+	first, _ := l.watch.Came(to)
+	s.firstNew = sys.TSCDuration(first - start)
+	if _, last := l.watch.Came(from); last > start {
+		s.lastOld = sys.TSCDuration(last - start)
+	}
+	firstMade, _ := l.watch.Sent(to)
+	if _, lastMade := l.watch.Sent(from); lastMade > firstMade {
+		s.overlap = sys.TSCDuration(lastMade - firstMade)
+	}
+	return s, nil
+}
+
+// onCPU does something on a CPU of its own choice.
+func onCPU(cpu int, do func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread's affinity dies with it
+		if err := sys.Pin(cpu); err != nil {
+			result <- err
+			return
+		}
+		result <- do()
+	}()
+	return <-result
+}
+
+// turnFlip changes one rule again and again while frames come for it.
+func turnFlip(ctx context.Context, s settings, c scenario, who side, n int) (sample, error) {
+	ways, err := who.changers(ctx)
+	if err != nil {
+		return sample{}, err
+	}
+	defer closeAll(ways)
+	cfg := s.generator(c, who.ports(), n)
+	cfg.Ports[0].Traffic.Rate = flipPPS
+	l := startLoad(ctx, cfg)
+	a := sample{Values: map[string]float64{}}
+	err = l.await(outPort, 100_000)
+	for i, way := range ways {
+		if err != nil {
+			break
+		}
+		prefix := ""
+		if i > 0 {
+			prefix = "db_"
+		}
+		err = onCPU(s.genCPU, func() error { return flips(ctx, l, way, prefix, a.Values) })
+	}
+	r, ended := l.finish()
+	if err := errors.Join(err, ended); err != nil {
+		return a, err
+	}
+	a.Mpps = float64(r.Total.Sent) / r.Seconds / 1e6
+	a.Values["offered_mpps"] = a.Mpps
+	return a, nil
+}
+
+// flips takes the times of many changes by one way. It leaves the rule as it
+// was.
+func flips(ctx context.Context, l *load, way changer, prefix string, values map[string]float64) error {
+	var calls, news, olds []time.Duration
+	at := [2]int{outPort, altPort}
+	for i := range flipsPerTurn &^ 1 {
+		s, err := l.shift(at[i%2], at[1-i%2], func() error { return way.gate(ctx, i%2 == 0) })
+		if err != nil {
+			return fmt.Errorf("change %d by %s: %w", i, way.name(), err)
+		}
+		calls, news, olds = append(calls, s.call), append(news, s.firstNew), append(olds, s.lastOld)
+	}
+	values[prefix+"new_p50_us"], values[prefix+"new_p99_us"], values[prefix+"new_max_us"] = quantile(news, 0.5), quantile(news, 0.99), quantile(news, 1)
+	values[prefix+"old_p99_us"], values[prefix+"call_p50_us"] = quantile(olds, 0.99), quantile(calls, 0.5)
+	return nil
+}
+
+// quantile is in microseconds.
+func quantile(times []time.Duration, q float64) float64 {
+	slices.Sort(times)
+	i := max(0, min(len(times)-1, int(q*float64(len(times))+0.999999)-1))
+	return float64(times[i]) / 1e3
+}
+
+func closeAll(ways []changer) {
+	for _, w := range ways {
+		w.close()
+	}
+}
+
+// changesPerSecond is the rate of changes in change-many.
+const changesPerSecond = 1000
+
+// turnChurn floods the switch, first in peace and then while rules change that
+// no frame needs. What changes them takes time from the generator, so that what
+// the switch could do shows in the cycles that a frame takes.
+func turnChurn(ctx context.Context, s settings, c scenario, who side, n int) (sample, error) {
+	ways, err := who.changers(ctx)
+	if err != nil {
+		return sample{}, err
+	}
+	defer closeAll(ways)
+	base, err := turnRate(ctx, s, c, who, n)
+	if err != nil {
+		return base, err
+	}
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	type churned struct {
+		rate float64
+		err  error
+	}
+	changes := make(chan churned, 1)
+	go func() {
+		var rate float64
+		err := onCPU(s.genCPU, func() (err error) { rate, err = churn(running, ways[0]); return err })
+		changes <- churned{rate, err}
+	}()
+	a, err := turnRate(ctx, s, c, who, n)
+	stop()
+	done := <-changes
+	if err := errors.Join(err, done.err); err != nil {
+		return a, err
+	}
+	a.Values = map[string]float64{
+		keyBase: base.Mpps, "churned": a.Mpps, "changes": done.rate, "base_cycles": base.Cycles, "churned_cycles": a.Cycles, keyKept: over(base.Cycles, a.Cycles),
+	}
+	return a, nil
+}
+
+// churn changes rules, one after the other, until ctx is done, and returns how
+// many a second. It leaves them as they were, but for the first.
+func churn(ctx context.Context, way changer) (perSecond float64, err error) {
+	start := time.Now()
+	n := 0
+	for ; ctx.Err() == nil; n++ {
+		rule, round := 1+n%(gateRules-1), n/(gateRules-1)
+		if err := way.idle(context.WithoutCancel(ctx), rule, round%2 == 0); err != nil {
+			return 0, fmt.Errorf("change %d by %s: %w", n, way.name(), err)
+		}
+		time.Sleep(time.Until(start.Add(time.Duration(n+1) * time.Second / changesPerSecond)))
+	}
+	perSecond = float64(n) / time.Since(start).Seconds()
+	for rule := 1; rule < gateRules; rule++ {
+		if err := way.idle(context.WithoutCancel(ctx), rule, false); err != nil {
+			return 0, err
+		}
+	}
+	return perSecond, nil
+}
+
+// bulkPPS is the rate of frames that are all checked, in change-bulk.
+const bulkPPS = 1e6
+
+// turnBulk replaces all rules in one transaction, by each way there is.
+func turnBulk(ctx context.Context, s settings, c scenario, who side, n int) (sample, error) {
+	cfg := s.generator(c, who.ports(), n)
+	cfg.Mode = pktgen.Verify
+	cfg.Ports[0].Traffic = &pktgen.Traffic{Flows: bulkFlows, Shuffle: true, Rate: bulkPPS}
+	l := startLoad(ctx, cfg)
+	a := sample{Values: map[string]float64{}}
+	err := l.await(outPort, 2*bulkFlows)
+	if err == nil {
+		err = onCPU(s.genCPU, func() error { return l.bulk(ctx, who, a.Values) })
+	}
+	r, ended := l.finish()
+	if err := errors.Join(err, ended); err != nil {
+		return a, err
+	}
+	// Frames are meant for p1; those by the other generation count as led
+	// astray there, and are all that p3 may get.
+	came := r.Streams[0].Received + r.Ports[altPort].Misdelivered + r.Ports[astrayPort].Misdelivered
+	a.Mpps = r.Total.TxMpps
+	a.Values["astray"] = float64(r.Ports[astrayPort].Misdelivered)
+	lost := r.Total.Sent - min(r.Total.Sent, came)
+	if a.Values["lost"] = float64(lost); lost > 0 {
+		fmt.Fprintf(os.Stderr, "%s: %d frames lost of %d:\n%s", c.Name, lost, r.Total.Sent, who.explain(ctx))
+	}
+	return a, nil
+}
+
+// bulk goes to the other generation by the switch's tool, back and forth by its
+// API if it has one, and back by the tool.
+func (l *load) bulk(ctx context.Context, who side, values map[string]float64) error {
+	var tool, direct, overlaps []time.Duration
+	step := func(to int, times *[]time.Duration, change func() error) error {
+		at := [2]int{outPort, altPort}
+		s, err := l.shift(at[1-to], at[to], change)
+		*times, overlaps = append(*times, s.firstNew), append(overlaps, s.overlap)
+		return err
+	}
+	swaps, err := newSwaps(ctx, who)
+	if err != nil {
+		return err
+	}
+	if swaps != nil {
+		defer swaps.close()
+	}
+	if err := step(1, &tool, func() error { return who.replace(ctx, generation(1)) }); err != nil {
+		return err
+	}
+	if swaps != nil {
+		if err := swaps.learn(ctx); err != nil {
+			return err
+		}
+		for i := range 2 {
+			if err := step(i, &direct, func() error { return swaps.to[i].commit(ctx) }); err != nil {
+				return err
+			}
+		}
+		values["api_ms"] = quantile(direct, 0.5) / 1e3
+	}
+	err = step(0, &tool, func() error { return who.replace(ctx, generation(0)) })
+	values["tool_ms"], values["overlap_us"] = quantile(tool, 0.5)/1e3, quantile(overlaps, 1)
+	return err
+}
+
+// turnLoad has a switch start with 100,000 rules.
+func turnLoad(ctx context.Context, s settings, c scenario, who side, n int) (sample, error) {
+	m := mixed()
+	m.Rules = 100_000
+	rules := m.Set()
+	if err := who.replace(ctx, ruleset.Set{}); err != nil {
+		return sample{}, err
+	}
+	cfg := s.generator(c, who.ports(), n)
+	cfg.Ports[0].Traffic = &pktgen.Traffic{Headers: m.Headers()[:1000], Rate: 100_000}
+	l := startLoad(ctx, cfg)
+	a := sample{Values: map[string]float64{}}
+	// Not on a CPU of our choice, which what starts here would inherit.
+	err := l.loading(ctx, who, rules, a.Values)
+	_, ended := l.finish()
+	return a, errors.Join(err, ended)
+}
+
+// loading starts the switch with rules, and takes the times.
+func (l *load) loading(ctx context.Context, who side, rules ruleset.Set, values map[string]float64) error {
+	if err := who.prepare(ctx, rules); err != nil {
+		return err
+	}
+	l.watch.Arm(outPort)
+	start := time.Now()
+	since := func() float64 { return time.Since(start).Seconds() }
+	if err := who.launch(ctx); err != nil {
+		return err
+	}
+	values["ready_s"] = since()
+	for n := 0; n < len(rules); time.Sleep(5 * time.Millisecond) {
+		var err error
+		if n, err = who.inForce(ctx); err != nil {
+			return err
+		}
+		if _, begun := values["begin_s"]; n > 0 && !begun {
+			values["begin_s"] = since()
+		}
+		if since() > loadPatience.Seconds() {
+			return fmt.Errorf("%d of %d rules are in force after %v", n, len(rules), loadPatience)
+		}
+	}
+	values["all_s"] = since()
+	if err := l.until(func() bool { first, _ := l.watch.Came(outPort); return first != 0 }); err != nil {
+		return err
+	}
+	first, _ := l.watch.Came(outPort)
+	values["load_s"] = since() - sys.TSCDuration(sys.TSC()-first).Seconds()
+	return nil
+}
+
+// loadPatience is how long 100,000 rules may take.
+const loadPatience = 2 * time.Minute

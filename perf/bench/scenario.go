@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"millrace/perf/pktgen"
+	"millrace/perf/ruleset"
+)
+
+// A scenario is a case of the benchmark: what the switches do, and with what.
+type scenario struct {
+	Name  string         `json:"name"`
+	About string         `json:"about"`
+	Sizes []pktgen.Share `json:"sizes"`
+	Flows int            `json:"flows"`
+	// Bridge: the switches learn and look up addresses. Otherwise the input
+	// port alone decides, on both sides, unless there are rules.
+	Bridge bool   `json:"bridge"`
+	Group  string `json:"group,omitempty"` // of results: vhost or flows
+
+	ring    uint                            // descriptors of the generator's rings; 0: as the command line says
+	ports   int                             // 0: two
+	rules   func() ruleset.Set              // that both switches have; nil: see Bridge
+	traffic func(turn int) []pktgen.Traffic // by port, before the rate is limited; nil: Flows
+	warm    func() []pktgen.Traffic         // sent before all turns, so that each flow has been seen; nil: nothing
+	tunings []tuning                        // of OVS, of which the best is taken
+	turn    turnFunc                        // nil: turnRate
+	metrics []metric                        // what is measured besides packets and cycles
+	bare    bool                            // packets a second and their ratio are not the point
+}
+
+// A turnFunc is one turn of who, turn number n of it.
+type turnFunc func(ctx context.Context, s settings, c scenario, who side, n int) (sample, error)
+
+// A metric is one of a sample's values.
+type metric struct {
+	Key    string
+	Title  string // with its unit
+	Format string // of a number
+	readme bool   // it stands in the README
+	worst  bool   // the largest of all turns counts, not the median
+}
+
+// The groups of results.
+const (
+	vhostGroup = "vhost"
+	flowsGroup = "flows"
+)
+
+func small() []pktgen.Share { return []pktgen.Share{{Size: 60, Weight: 1}} }
+
+func allCases() []scenario {
+	return append([]scenario{
+		{Name: "p2p", About: "port to port, 60 bytes: the input port decides", Sizes: small(), Flows: 1, Group: vhostGroup},
+		{Name: "l2", About: "learning bridge (OVS: action NORMAL), 60 bytes", Sizes: small(), Flows: 1, Bridge: true, Group: vhostGroup},
+		{Name: "1500", About: "port to port, 1500 bytes", Sizes: []pktgen.Share{{Size: 1500, Weight: 1}}, Flows: 1, Group: vhostGroup},
+		{Name: "imix", About: "port to port, 7 x 60, 4 x 590, 1 x 1514 bytes", Sizes: pktgen.IMIX(), Flows: 1, Group: vhostGroup},
+	}, flowCases()...)
+}
+
+// findCases returns the case called name, or those of a group: vhost, flows,
+// change, or all.
+func findCases(name string) []scenario {
+	return slices.DeleteFunc(allCases(), func(c scenario) bool {
+		return name != "all" && c.Name != name && c.Group != name && !(name == changeGroup && strings.HasPrefix(c.Name, changeGroup+"-"))
+	})
+}
+
+// caseNames are what findCases knows.
+func caseNames() string {
+	var names []string
+	for _, c := range allCases() {
+		names = append(names, c.Name)
+	}
+	return strings.Join(append(names, changeGroup, vhostGroup, flowsGroup, "all"), ", ")
+}
+
+// generatorPorts is how many ports the generator has.
+func (c scenario) generatorPorts() int { return max(c.ports, 2) }
+
+// streams is what each port sends in a turn.
+func (c scenario) streams(turn int) []pktgen.Traffic {
+	ts := make([]pktgen.Traffic, c.generatorPorts())
+	if c.traffic != nil {
+		copy(ts, c.traffic(turn))
+		return ts
+	}
+	for i := range ts {
+		ts[i] = pktgen.Traffic{Flows: c.Flows}
+	}
+	return ts
+}
