@@ -73,12 +73,16 @@ func (x *twin) ok(err error) bool {
 	return true
 }
 
-// end closes the tables before the test ends.
+// end closes the tables, once, and forgets all: the test may have many more.
 func (x *twin) end() {
+	if x.tab == nil {
+		return
+	}
 	x.w.Close()
 	if err := x.tab.Close(); err != nil {
 		x.t.Error(err)
 	}
+	*x = twin{}
 }
 
 // transact does a random transaction to both.

@@ -106,6 +106,7 @@ func (t *Tables) Close() error {
 		if err := a.mem.release(); err != nil {
 			return fmt.Errorf("free flow table: %w", err)
 		}
+		a.words = nil
 	}
 	return nil
 }

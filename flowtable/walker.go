@@ -103,6 +103,7 @@ func (w *Walker) Close() {
 	if i := slices.Index(w.t.walkers, w); i >= 0 {
 		w.t.walkers = slices.Delete(w.t.walkers, i, i+1)
 	}
+	w.words = nil
 }
 
 // Quiet says that nothing of earlier walks is used any more: neither a Composed

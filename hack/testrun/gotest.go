@@ -27,7 +27,7 @@ func (r *runner) raceTests(ctx context.Context) {
 		return
 	}
 	start := time.Now()
-	res := r.goTest(ctx, "-race", "-short", "-timeout", "6m", "./...")
+	res := r.goTest(ctx, "-race", "-short", "-timeout", "15m", "./...")
 	passed, failed, _ := res.count()
 	r.failed += failed
 	r.say("%d passed, %d failed in %.0f s", passed, failed, time.Since(start).Seconds())
@@ -50,7 +50,7 @@ func (r *runner) runAndCount(ctx context.Context, pkgs []string, flags ...string
 	if len(pkgs) == 0 {
 		return
 	}
-	res := r.goTest(ctx, slices.Concat([]string{"-count", "1", "-timeout", "10m"}, flags, pkgs)...)
+	res := r.goTest(ctx, slices.Concat([]string{"-count", "1", "-timeout", "20m"}, flags, pkgs)...)
 	passed, failed, skips := res.count()
 	r.passed += passed
 	r.failed += failed

@@ -19,8 +19,12 @@ import (
 	"time"
 )
 
-// limit bounds the whole run; the accepted time on a fresh machine is 20 minutes.
-const limit = 19*time.Minute + 30*time.Second
+// limit bounds the whole run. The accepted time is accepted, without what
+// installing takes: a run that is longer says so, but its checks are worth the same.
+const (
+	limit    = 75 * time.Minute
+	accepted = 20 * time.Minute
+)
 
 func main() {
 	noInstall := flag.Bool("no-install", false, "leave the machine's packages alone")
@@ -36,11 +40,15 @@ func main() {
 	if !*noInstall {
 		r.installPeers(ctx)
 	}
+	start := time.Now()
 	r.checks(ctx)
 	if !*noRace {
 		r.raceTests(ctx)
 	}
 	r.allTests(ctx)
+	if took := time.Since(start); took > accepted {
+		r.say("\nSlow: checks and tests took %.0f minutes; %.0f are accepted on a machine that does nothing else.", took.Minutes(), accepted.Minutes())
+	}
 	if err := ctx.Err(); err != nil {
 		r.fail("stopped before the end: %v", err)
 	}
