@@ -8,29 +8,29 @@ func TestAffinity(t *testing.T) {
 	table, w := newTable(t, small(64))
 	c := Client{Datapath: 7, IP: addr("10.0.0.1"), VIP: addr("10.96.0.1"), Port: 80, Proto: ProtoTCP}
 	one, two := Backend{addr("10.0.0.9"), 8080}, Backend{addr("10.0.0.8"), 8080}
-	_, cell, want, ok := w.Affinity(&c, start)
+	_, m, ok := w.Affinity(&c, start)
 	if ok {
 		t.Fatal("remembered before it was told")
 	}
 	w.SetAffinity(&c, one, 10, start)
-	if table.cell(cell) == want {
+	if table.cell(m.Cell) == m.Want {
 		t.Error("the cell did not move")
 	}
 	for i := range uint64(5) { // each question makes it last
-		if b, _, _, ok := w.Affinity(&c, start+i*9*second); !ok || b != one {
+		if b, _, ok := w.Affinity(&c, start+i*9*second); !ok || b != one {
 			t.Fatalf("question %d: %v, %v", i, b, ok)
 		}
 	}
 	w.SetAffinity(&c, two, 10, start+40*second)
-	if b, _, _, ok := w.Affinity(&c, start+41*second); !ok || b != two {
+	if b, _, ok := w.Affinity(&c, start+41*second); !ok || b != two {
 		t.Errorf("got %v, %v", b, ok)
 	}
 	for _, other := range []Client{{8, c.IP, c.VIP, 80, ProtoTCP, false}, {7, c.IP, c.VIP, 81, ProtoTCP, false}, {7, c.IP, c.VIP, 80, ProtoUDP, false}, {7, c.VIP, c.VIP, 80, ProtoTCP, false}} {
-		if _, _, _, ok := w.Affinity(&other, start+41*second); ok {
+		if _, _, ok := w.Affinity(&other, start+41*second); ok {
 			t.Errorf("%+v is remembered", other)
 		}
 	}
-	if _, _, _, ok := w.Affinity(&c, start+52*second); ok {
+	if _, _, ok := w.Affinity(&c, start+52*second); ok {
 		t.Error("remembered beyond its time")
 	}
 	w.SetAffinity(&c, two, 10, start)
@@ -40,13 +40,13 @@ func TestAffinity(t *testing.T) {
 	for i := range 500 { // more than there is room for: the stalest goes
 		c.IP = Addr{1: uint64(i)}
 		w.SetAffinity(&c, one, 10, start+uint64(i)*second/100)
-		if _, _, _, ok := w.Affinity(&c, start+uint64(i)*second/100); !ok {
+		if _, _, ok := w.Affinity(&c, start+uint64(i)*second/100); !ok {
 			t.Fatalf("client %d is not remembered", i)
 		}
 	}
-	_, cell, want, _ = w.Affinity(&c, start+5*second)
+	_, m, _ = w.Affinity(&c, start+5*second)
 	sweep(table, start+60*second)
-	if table.cell(cell) == want || table.DropAffinity(func(Client, Backend) bool { return true }) != 0 {
+	if table.cell(m.Cell) == m.Want || table.DropAffinity(func(Client, Backend) bool { return true }) != 0 {
 		t.Error("what is over was not forgotten")
 	}
 }
