@@ -165,6 +165,12 @@ func (w *Walker) answerable(kind uint8, turned bool) bool {
 		w.consult(WordSrc, groupBit)
 		group |= w.ctx[WordSrc] & groupBit
 	}
+	if w.pushed {
+		w.out.Mask[WordIn] |= TagPresent << 16
+		if w.below {
+			return false // headers behind a tag that rules do not see are not found
+		}
+	}
 	fragment := w.ctx[WordL4] >> 16 & 3
 	if kind < ReplyTCP {
 		fragment &= 2

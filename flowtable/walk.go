@@ -172,12 +172,12 @@ func (w *Walker) nested(f func()) {
 func (w *Walker) copied(f func()) {
 	w.nested(func() {
 		s := &w.saves[w.depth-1]
-		s.ctx, s.touched, s.done, s.frame, s.dp, s.made = w.ctx, w.touched, w.done, w.frame, w.dp, w.made
+		s.ctx, s.touched, s.done, s.frame, s.dp, s.made, s.pushed, s.below = w.ctx, w.touched, w.done, w.frame, w.dp, w.made, w.pushed, w.below
 		w.clones++
 		w.emit(Op{Code: OpSave})
 		f()
 		w.emit(Op{Code: OpRestore})
-		w.ctx, w.touched, w.done, w.frame, w.dp, w.made = s.ctx, s.touched, s.done, s.frame, s.dp, s.made
+		w.ctx, w.touched, w.done, w.frame, w.dp, w.made, w.pushed, w.below = s.ctx, s.touched, s.done, s.frame, s.dp, s.made, s.pushed, s.below
 		w.ended = w.failed
 	})
 }
@@ -278,6 +278,10 @@ const tagBits = 0xffff << 16
 // goes into the frame before.
 func (w *Walker) pushVLAN(ethType uint32) {
 	w.flushWord(WordIn, tagBits)
+	w.pushed = true
+	if w.ctx[WordIn]&(TagPresent<<16) != 0 {
+		w.below = true
+	}
 	w.emit(Op{Code: OpPushVLAN, Arg: ethType})
 	w.retag(TagPresent << 16)
 }

@@ -67,6 +67,8 @@ type Walker struct {
 	failed   bool   // the whole walk is given up
 	passing  bool   // what was found is for this packet only
 	made     bool   // the packet is a reply, not what came
+	pushed   bool   // tags have been put on
+	below    bool   // also on others, of which rules do not see
 	client   Client
 	replying reply
 	ask      Connect
@@ -89,7 +91,7 @@ type saved struct {
 	ctx                  Context
 	touched, done, frame Key
 	dp                   uint32
-	made                 bool
+	made, pushed, below  bool
 }
 
 // pathSlots is how many paths a walker remembers by their hash.
@@ -154,7 +156,7 @@ func (w *Walker) begin(key *Key, length uint32, now uint64) {
 	*(*Key)(w.ctx[:KeyWords]) = *key
 	w.frame = *key
 	w.touched, w.done = Key{}, Key{}
-	w.ended, w.failed, w.passing, w.made = false, false, false, false
+	w.ended, w.failed, w.passing, w.made, w.pushed, w.below = false, false, false, false, false, false
 	w.depth, w.visited, w.outputs, w.clones, w.last = 0, 0, 0, 0, DropNoOutput
 	w.edges = w.edges[:0]
 	o := &w.out
