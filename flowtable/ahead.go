@@ -19,6 +19,7 @@ const AheadMax = prefetch.Max
 const (
 	aheadProbes = 8   // subtables that are remembered of a walk
 	aheadLines  = 3   // of a rule
+	aheadSteps  = 8   // slots that are searched, which may lead into the filter behind the last
 	aheadSlots  = 256 // of a subtable whose index does not stay near the core
 )
 
@@ -29,6 +30,8 @@ type ahead struct {
 	probes [aheadProbes]uint32
 	at     [aheadProbes][AheadMax]uint64 // slots, then rules, then handles' counters
 	tags   [aheadProbes][AheadMax]uint32
+
+	filters [AheadMax]uint64
 }
 
 // An aheadWord is a word of a key and the bits of it that count.
@@ -91,7 +94,12 @@ func (w *Walker) aheadSlots(i int, keys *[AheadMax]Key, n int) {
 		tags[j] = seed.sumTag(sum, 0)
 		at[j] = uint64(block + 1 + tags[j]&mask)
 	}
-	prefetch.Lines(w.t.mem.base(), at, n, 1<<32-1, 3)
+	base := w.t.mem.base()
+	prefetch.Lines(base, at, n, 1<<32-1, 3)
+	for j := range tags[:n] {
+		a.filters[j] = uint64(filterAt(block, mask, tags[j]))
+	}
+	prefetch.Lines(base, &a.filters, n, 1<<32-1, 3)
 }
 
 // aheadRules asks for the rules that the slots name.
@@ -99,11 +107,18 @@ func (w *Walker) aheadRules(i, n int) {
 	a := &w.ahead
 	at, tags := &a.at[i&(aheadProbes-1)], &a.tags[i&(aheadProbes-1)]
 	for j := 0; j < n && j < AheadMax; j++ {
-		s := atomic.LoadUint64(&w.words[at[j]])
-		if uint32(s>>32) != tags[j] || uint32(s) == grave {
-			s = 0
+		slots, ref := w.words[at[j]:], uint64(0)
+		for k := range slots[:aheadSteps] {
+			s := atomic.LoadUint64(&slots[k])
+			if s == 0 {
+				break
+			}
+			if uint32(s>>32) == tags[j] && uint32(s) != grave {
+				ref = uint64(uint32(s))
+				break
+			}
 		}
-		at[j] = uint64(uint32(s))
+		at[j] = ref
 	}
 	base := w.t.mem.base()
 	for line := range uintptr(aheadLines) {
