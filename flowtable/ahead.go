@@ -11,7 +11,8 @@ import (
 // of its time: for a slot of an index, for the rule, for the rule's counter. So
 // the memory that the walks of a batch will read is asked for ahead, all at
 // once, as if they went through the subtables that the last walk found something in.
-// If they do not, nothing but time is lost.
+// If they do not, nothing but time is lost: addresses may be wrong, and where that does
+// harm, nothing is remembered.
 
 // AheadMax is how many keys Ahead takes at once.
 const AheadMax = prefetch.Max
@@ -42,7 +43,7 @@ type aheadWord struct {
 
 // remember notes a subtable in which the walk has found something.
 func (a *ahead) remember(st, mask uint32) {
-	if mask >= aheadSlots-1 && a.n < aheadProbes {
+	if prefetch.Harmless && mask >= aheadSlots-1 && a.n < aheadProbes {
 		a.probes[a.n&(aheadProbes-1)] = st
 		a.n++
 	}
