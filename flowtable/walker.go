@@ -61,29 +61,31 @@ type Walker struct {
 	done    Key // bits of the frame that ops wrote
 	frame   Key // words of the frame after the ops so far
 
-	first    firstStage
-	dp       uint32 // block of the datapath that it is in, or 0
-	ended    bool   // this copy of the packet goes no further
-	failed   bool   // the whole walk is given up
-	passing  bool   // what was found is for this packet only
-	made     bool   // the packet is a reply, not what came
-	pushed   bool   // tags have been put on
-	below    bool   // also on others, of which rules do not see
+	first   firstStage
+	dp      uint32 // block of the datapath that it is in, or 0
+	ended   bool   // this copy of the packet goes no further
+	failed  bool   // the whole walk is given up
+	passing bool   // what was found is for this packet only
+	made    bool   // the packet is a reply, not what came
+	pushed  bool   // tags have been put on
+	below   bool   // also on others, of which rules do not see
+	ask     Connect
+	got     Connected
+	depth   int
+	visited int // tables
+	outputs int
+	clones  int // OpSave so far
+	last    uint32
+	edges   []uint64 // steps, for the path
+	out     Composed
+	saves   [DepthMax]saved
+	marks   []mark
+	known   [pathSlots]atomic.Pointer[path]
+	ahead   ahead
+	trace   *Trace
+
 	client   Client
 	replying reply
-	ask      Connect
-	got      Connected
-	depth    int
-	visited  int // tables
-	outputs  int
-	clones   int // OpSave so far
-	last     uint32
-	edges    []uint64 // steps, for the path
-	out      Composed
-	saves    [DepthMax]saved
-	marks    []mark
-	known    [pathSlots]atomic.Pointer[path]
-	trace    *Trace
 }
 
 // saved is what a copy of a packet changes.
@@ -104,6 +106,7 @@ func (t *Tables) NewWalker(side SideTables) *Walker {
 	w.out.Guards = make([]Guard, 0, 16)
 	w.out.Rules = make([]uint32, 0, 128)
 	w.edges = make([]uint64, 0, 256)
+	w.ahead.words = make([]aheadWord, 0, 2*KeyWords)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	w.epoch.Store(t.epoch.Load())
@@ -126,6 +129,7 @@ func (w *Walker) Close() {
 // when a transaction has passed. It also ends Offline.
 func (w *Walker) Quiet() {
 	if e := w.t.epoch.Load(); e != w.epoch.Load() {
+		w.ahead.n = 0 // they may be freed now
 		w.epoch.Store(e)
 	}
 }
@@ -159,6 +163,7 @@ func (w *Walker) begin(key *Key, length uint32, now uint64) {
 	w.ended, w.failed, w.passing, w.made, w.pushed, w.below = false, false, false, false, false, false
 	w.depth, w.visited, w.outputs, w.clones, w.last = 0, 0, 0, 0, DropNoOutput
 	w.edges = w.edges[:0]
+	w.ahead.n = 0
 	o := &w.out
 	o.Mask = Key{WordIn: 0xffffffff << 32} // the entry depends on the port
 	o.Ops, o.Rules, o.Guards = o.Ops[:0], o.Rules[:0], append(o.Guards[:0], Guard{}, Guard{})
