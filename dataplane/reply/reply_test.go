@@ -125,7 +125,7 @@ func TestMake(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 3))
 	done := map[uint8]int{}
-	for range 20000 {
+	for range 8000 {
 		frame := parsetest.Frame(r)
 		o := Order{Kind: kinds[r.IntN(len(kinds))], Turned: r.IntN(2) == 0}
 		if o.Kind < flowtable.ReplyTCP {
