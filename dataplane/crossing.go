@@ -73,12 +73,12 @@ func (x *crossing) connector() *connector {
 	return c
 }
 
-// forget removes the connections of a bridge's zones, which another one may be
-// given.
+// forget removes the connections of a bridge's zones, and what the zones were told:
+// another bridge may be given them.
 func (x *crossing) forget(bridge uint32) {
 	for i := range uint32(flowtable.ZonesOfBridge) {
 		if z := bridge*flowtable.ZonesOfBridge + i; z < conntrack.Zones {
-			x.table.Flush(uint16(z))
+			x.table.Reset(uint16(z))
 		}
 	}
 }
