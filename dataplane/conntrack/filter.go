@@ -92,9 +92,16 @@ func (f *Filter) mayHave(k *key) bool {
 	return f.Zones.Has(k.zone()) && f.Protos.Has(uint16(k.proto()))
 }
 
+// IsZero reports whether all connections are chosen, for nothing is set.
+func (f *Filter) IsZero() bool {
+	return !f.Zones.Set && !f.Protos.Set && f.Original == Ends{} && f.Reply == Ends{} && f.Any == End{} && len(f.States) == 0 && f.MarkMask == 0
+}
+
 // onlyZones reports whether the filter asks for zones, and for nothing else.
 func (f *Filter) onlyZones() bool {
-	return f.Zones.Set && !f.Protos.Set && f.Original == Ends{} && f.Reply == Ends{} && f.Any == End{} && len(f.States) == 0 && f.MarkMask == 0
+	rest := *f
+	rest.Zones = Span{}
+	return f.Zones.Set && rest.IsZero()
 }
 
 // StateNames are all states that a Connection may have, each once.
