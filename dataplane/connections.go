@@ -45,8 +45,8 @@ func (s *Switch) ConnectionsOf(refs []conntrack.Ref) []conntrack.Connection {
 // stands still for some ten microseconds, of which most are misses of its cache. And
 // how many such goes others wait for who want to change the switch.
 const (
-	connectionsPart = 128
-	tellRun         = 16
+	connectionsPart = 64
+	tellRun         = 32
 )
 
 // tellConnections has programs tell connections what they have counted. It reports
