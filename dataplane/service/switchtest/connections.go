@@ -2,6 +2,7 @@ package switchtest
 
 import (
 	"iter"
+	"maps"
 	"slices"
 	"sync"
 
@@ -108,8 +109,11 @@ func (s *Switch) ConnectionZone(n uint16) conntrack.ZoneInfo {
 
 // ConnectionZones describes the zones that were told something, or have had connections.
 func (s *Switch) ConnectionZones() (zones []conntrack.ZoneInfo) {
-	for n := range conntrack.Zones {
-		if z := s.ConnectionZone(uint16(n)); z.Created > 0 || z.Limit > 0 {
+	s.connections.mu.Lock()
+	told := slices.Sorted(maps.Keys(s.connections.zones))
+	s.connections.mu.Unlock()
+	for _, n := range told {
+		if z := s.ConnectionZone(n); z.Created > 0 || z.Limit > 0 {
 			zones = append(zones, z)
 		}
 	}
