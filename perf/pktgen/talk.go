@@ -49,7 +49,8 @@ type Talked struct {
 	Seconds     float64 `json:"seconds"`
 	PerSecond   float64 `json:"per_second"` // connections that came to their end
 
-	Seen []Header `json:"-"` // by number of the client without First: what the server has seen of it
+	Lost []uint32 `json:"lost,omitempty"` // numbers of the first clients that were given up
+	Seen []Header `json:"-"`              // by number of the client without First: what the server has seen of it
 }
 
 // numbersMax is how many clients have numbers of their own.

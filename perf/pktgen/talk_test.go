@@ -184,6 +184,15 @@ func TestTalkLoss(t *testing.T) {
 	}
 }
 
+// TestTalkHasty: answers to a connection that is about to begin again are taken, and
+// none is counted twice.
+func TestTalkHasty(t *testing.T) {
+	r := talkThrough(t, Talk{Proto: ProtoTCP, Count: 3000, See: true, Patience: time.Nanosecond}, nil)
+	if r.Connections != 3000 || r.Failed+r.Wrong != 0 {
+		t.Errorf("%+v", *r)
+	}
+}
+
 // TestTalkRefuses what cannot be.
 func TestTalkRefuses(t *testing.T) {
 	for name, k := range map[string]Talk{

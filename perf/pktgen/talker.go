@@ -43,7 +43,8 @@ type talkEnd struct {
 // talkSlot is a connection that is under way.
 type talkSlot struct {
 	number uint32
-	live   bool
+	live   bool // it was begun
+	queued bool // in talker.starts
 	seen   bool // server has the SYN or request
 	tries  uint8
 	moved  uint64 // ticks when it got on
@@ -60,6 +61,9 @@ const shape = 0x25a5a5a8
 
 // triesMost is how often a connection that is not to end is begun again.
 const triesMost = 20
+
+// lostShown is how many clients that were given up are named.
+const lostShown = 16
 
 func newTalker(t *Talk, g *generator) *talker {
 	k := &talker{
@@ -80,9 +84,7 @@ func newTalker(t *Talk, g *generator) *talker {
 	}
 	for i := range k.slots {
 		k.slots[i].number = t.First + uint32(i)
-		if k.slots[i].number < k.limit {
-			k.starts = append(k.starts, uint32(i))
-		}
+		k.queue(&k.slots[i])
 	}
 	k.begin(g.cfg.Warmup.Seconds(), g.cfg.Duration.Seconds())
 	return k
@@ -293,10 +295,15 @@ func (k *talker) done(s *talkSlot) {
 // next has the slot begin another connection.
 func (k *talker) next(s *talkSlot) {
 	k.left--
-	slot := (s.number - k.first) & uint32(len(k.slots)-1)
-	*s = talkSlot{number: s.number + uint32(len(k.slots))}
-	if s.number < k.limit {
-		k.starts = append(k.starts, slot)
+	*s = talkSlot{number: s.number + uint32(len(k.slots)), queued: s.queued}
+	k.queue(s)
+}
+
+// queue has a slot's connection be begun, once.
+func (k *talker) queue(s *talkSlot) {
+	if !s.queued && s.number < k.limit {
+		s.queued = true
+		k.starts = append(k.starts, (s.number-k.first)&uint32(len(k.slots)-1))
 	}
 }
 
@@ -305,6 +312,9 @@ func (k *talker) start() {
 	n := min(len(k.starts), k.ends[clients].room(judgeMost), judgeMost)
 	for _, slot := range k.starts[:max(n, 0)] {
 		s := &k.slots[slot]
+		if s.queued = false; s.number >= k.limit {
+			continue
+		}
 		s.live, s.moved = true, k.now
 		k.put(clients, &segment{k.talk.Client(s.number), flagSYN, s.number << 3, 0})
 	}
@@ -315,17 +325,18 @@ func (k *talker) start() {
 func (k *talker) overdue() {
 	for i := range k.slots {
 		s := &k.slots[i]
-		if !s.live || k.now-s.moved < k.patience {
+		if !s.live || s.queued || k.now-s.moved < k.patience {
 			continue
 		}
 		if k.talk.End || s.tries == triesMost {
-			k.result.Failed++
+			if k.result.Failed++; len(k.result.Lost) < lostShown {
+				k.result.Lost = append(k.result.Lost, s.number)
+			}
 			k.next(s)
 			continue
 		}
 		k.result.Repeated++
-		s.live = false // until it is sent again
 		s.tries++
-		k.starts = append(k.starts, uint32(i))
+		k.queue(s)
 	}
 }

@@ -272,26 +272,33 @@ func accessList(proto uint8) Set {
 		s = append(s, Rule{Table: stageACL, Priority: 2000, Match: m.in(StateNew)})
 	}
 	m := Match{IPv4: true, Src: clientNet, SrcMask: clientMask, Dst: virtualNet, DstMask: virtualMask, Proto: proto, DstPort: servicePort, DstBits: 0xffff}
-	return append(s, Rule{Table: stageACL, Priority: 1000, Match: m.in(StateNew), Next: stageBalance})
+	return append(s,
+		Rule{Table: stageACL, Priority: 1000, Match: m.in(StateNew), Next: stageBalance},
+		Rule{Table: stageACL, Priority: 1000, Match: toBackends(proto).in(StateNew), Next: stageBalance}, // repeated before there was an answer
+	)
+}
+
+// toBackends matches what clients send when it has a backend as destination.
+func toBackends(proto uint8) Match {
+	return Match{IPv4: true, Src: clientNet, SrcMask: clientMask, Dst: serverNet, DstMask: serverMask, Proto: proto, DstPort: backendPort, DstBits: 0xffff}
 }
 
 // balancedRest is Balanced from behind its load balancers.
 func balancedRest(proto uint8, in, out string) Set {
-	toBackend := Match{IPv4: true, Src: clientNet, SrcMask: clientMask, Dst: serverNet, DstMask: serverMask, Proto: proto, DstPort: backendPort, DstBits: 0xffff}
 	known := func(table, next int) Rule {
 		return Rule{Table: table, Priority: 65, Match: Match{IPv4: true}.in(StateEstablished), Next: next}
 	}
 	second := way(toServers)
 	second.Reg, second.RegValue = 3, 1
 	return Set{
-		known(stageBalance, stageStateful),
+		{Table: stageBalance, Priority: 10, Match: Match{IPv4: true}, Next: stageStateful},
 		{Table: stageStateful, Priority: 10, Match: Match{IPv4: true}, Next: stageLookup},
 		{Table: stageLookup, Priority: 50, Match: Match{IPv4: true, Dst: serverNet, DstMask: serverMask, Reg: 2, RegValue: toServers, RegMask: full}, Next: stageOutPreStateful},
 		{Table: stageLookup, Priority: 50, Match: way(toClients), Next: stageOutPreStateful},
 		{Table: stageOutPreStateful, Priority: 10, Match: way(toServers), Connect: &Connect{Zone: ZoneDNAT}, Next: stageOutACL},
 		{Table: stageOutPreStateful, Priority: 10, Match: way(toClients), Connect: &Connect{NAT: true}, Next: stageOutACL},
 		known(stageOutACL, stageOutStateful),
-		{Table: stageOutACL, Priority: 1000, Match: toBackend.in(StateNew), Set: []Assign{{3, 1}}, Next: stageOutStateful},
+		{Table: stageOutACL, Priority: 1000, Match: toBackends(proto).in(StateNew), Set: []Assign{{3, 1}}, Next: stageOutStateful},
 		{Table: stageOutStateful, Priority: 100, Match: second, Connect: &Connect{Zone: ZoneDNAT, Commit: true}, Next: stageOutput},
 		{Table: stageOutStateful, Priority: 10, Match: Match{IPv4: true}, Next: stageOutput},
 		{Table: stageOutput, Priority: 50, Match: way(toServers), Output: out},

@@ -137,7 +137,8 @@ func TestBalanced(t *testing.T) {
 		"later":          {"p0", h, []Answer{{tracked | StateEstablished, inside}, {tracked | StateEstablished, inside}}, "p1", 12},
 		"reply":          {"p1", reply, []Answer{{tracked | StateEstablished, reply}, {tracked | StateEstablished, outside}}, "p0", 12},
 		"from a server":  {"p1", reply, []Answer{{tracked | StateNew, reply}}, "", 5},
-		"not a service":  {"p0", inside, []Answer{{tracked | StateNew, inside}}, "", 5},
+		"repeated":       {"p0", h, []Answer{{tracked | StateNew, inside}, {tracked | StateNew, inside}, {tracked | StateNew, inside}}, "p1", 12},
+		"not a service":  {"p0", Client(3), []Answer{{tracked | StateNew, Client(3)}}, "", 5},
 		"second zone":    {"p0", h, []Answer{{tracked | StateEstablished, inside}, {tracked | StateNew, reply}}, "", 10},
 		"foreign sender": {"p0", reply, nil, "", 1},
 	} {
