@@ -124,9 +124,23 @@ func turnEstablished(ctx context.Context, s settings, c scenario, who side, n in
 	if made := after.Total - before.Total; made >= c.Flows && f.perConnection == 0 {
 		f.perConnection = (full - empty) / float64(made)
 	}
-	a.Values[keyConnections], a.Values[keyTable], a.Values[keyGrowth] = float64(after.Total), after.Table, f.perConnection
+	a.Values[keyConnections] = float64(after.Total)
+	note(a.Values, keyTable, after.Table)
+	if c.Flows >= growthLeast {
+		note(a.Values, keyGrowth, f.perConnection)
+	}
 	a.Values[keyDelivered] = over(float64(r.Total.Received), float64(r.Total.Sent))
 	return a, deliveredEnough(a.Values[keyDelivered])
+}
+
+// growthLeast is how many connections it takes for their memory to stand out.
+const growthLeast = 50_000
+
+// note keeps a value that is known.
+func note(values map[string]float64, key string, v float64) {
+	if v != 0 {
+		values[key] = v
+	}
 }
 
 // deliveredLeast is the least share of frames that must arrive: a switch that drops
