@@ -225,8 +225,9 @@ func turnNew(ctx context.Context, s settings, c scenario, who side, n int) (samp
 		return sample{}, err
 	}
 	count, err := who.connections(ctx)
-	if err == nil && (r.Wrong > 0 || uint64(count.Total) < r.Connections*9/10) {
-		err = fmt.Errorf("%w: %d made, %d in the table, %d frames wrong", errNotAll, r.Connections, count.Total, r.Wrong)
+	if err == nil && (r.Wrong > 0 || r.Connections == 0 || uint64(count.Total) < r.Connections*9/10) {
+		err = fmt.Errorf("%w: %d made, %d failed, %d in the table; %d frames sent, %d received, %d wrong, %d late\n%s",
+			errNotAll, r.Connections, r.Failed, count.Total, r.Sent, r.Received, r.Wrong, r.Late, who.explain(ctx))
 	}
 	return sample{Mpps: r.PerSecond / 1e6, Cycles: u.Cycles * over(u.Packets, float64(r.Connections)), Values: map[string]float64{
 		keyFrames: r.PerSecond * over(float64(r.Sent), float64(r.Connections)) / 1e6, keyFailed: over(float64(r.Failed), float64(r.Connections+r.Failed)),

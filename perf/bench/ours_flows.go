@@ -49,8 +49,11 @@ func (o *ours) connections(ctx context.Context) (connectionCount, error) {
 	return connectionCount{}, errors.Join(err, fmt.Errorf("count connections: %w", errNotReady))
 }
 
-// forget makes the bridge anew: its connections go with it.
+// forget makes the bridge anew, if it has connections: they go with it.
 func (o *ours) forget(ctx context.Context) error {
+	if n, err := o.connections(ctx); err != nil || n.Total == 0 {
+		return err
+	}
 	if _, err := o.tool(ctx, "bridge", "del", "br0"); err != nil {
 		return err
 	}
