@@ -140,7 +140,7 @@ var unlikeOVS = []known{
 	meant(`^tcp gone |^tcp: connections \[\] \| \[zone[^\[]*TIME_WAIT/TIME_WAIT|^tcp \w+ unreplied <RA?: est\|rpl \| est\|rpl, mark$`, "a connection that was refused is over at once, as in Linux; OVS keeps it for a while"),
 	meant(`^tcp \w+( unreplied)? <S: (inv|nothing) \| (est\|rpl|new|nothing|)$`, "a SYN against the direction of an old connection is invalid, as in Linux"),
 	meant(`^tcp \w+ >SA: inv \| est$`, "a SYN with ACK from the side that has begun is invalid, as in Linux"),
-	meant(`^tcp (CLOSE|TIME_WAIT) >S: new \| est$`, "a SYN after the end begins another connection; in OVS only if it has seen the last acknowledgements"),
+	meant(`^tcp (CLOSE|TIME_WAIT|LAST_ACK|CLOSE_WAIT|FIN_WAIT) >S: (new \| est|est \| new)$`, "a SYN after the end begins another connection; OVS sees the end when both ends have acknowledged anything behind a FIN"),
 	meant(`^tcp (CLOSE|TIME_WAIT) >S: new \| new, contents$|^tcp: connection of class [56], replies`, otherPort),
 	meant(`^tcp: state (CLOSE_WAIT|LAST_ACK|TIME_WAIT) \| (\w+/(CLOSING|FIN_WAIT_2)|(CLOSING|FIN_WAIT_2)/\w+)$`, "FINs and their acknowledgements count without regard to their direction, as in Linux; OVS has states for each end"),
 	meant(`^tcp: state (ESTABLISHED|SYN_SENT) \| (SYN_SENT/CLOSED|ESTABLISHED/SYN_SENT)$|^tcp: state SYN_RECV \| ESTABLISHED/ESTABLISHED$`,
