@@ -25,6 +25,7 @@ type flight struct {
 // begin notes a batch from q.
 func (w *worker) begin(q *rxQueue) {
 	w.fl = flight{busy: true, src: q, out: w.fl.out[:0]}
+	w.popped, w.pops = w.popped[:0], 0
 }
 
 // carry brings the batch to its end.
@@ -108,10 +109,14 @@ type fault interface {
 // away is broken, frames that cannot be finished are counted, and the flight
 // can go on. Any other panic is a fault of ours and goes on too, as a panic.
 func (w *worker) survive() {
-	r := recover()
-	if r == nil {
-		return
+	if r := recover(); r != nil {
+		w.abandon(w.blame(r))
 	}
+}
+
+// blame breaks the port whose peer has caused a panic by a memory fault, and returns
+// it. Any other panic goes on.
+func (w *worker) blame(r any) *workerPort {
 	err, _ := r.(error)
 	var f fault
 	if !errors.As(err, &f) {
@@ -123,7 +128,7 @@ func (w *worker) survive() {
 	}
 	w.stats.Faults++
 	culprit.dev.Break("memory was taken away while it was in use")
-	w.abandon(culprit)
+	return culprit
 }
 
 // owner returns the port whose peer's memory a is in.

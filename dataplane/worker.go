@@ -42,13 +42,14 @@ type worker struct {
 	decided decisions
 	sweep   uint32 // the decision that was last looked over
 	patches [64]patched
-	meters  localMeters
-	trace   *tracer // nil: it is a worker that runs
-	fair    fairness
-	now     uint32 // seconds, for ageing; coarse
-	clock   clock
-	stats   WorkerStats
-	quit    bool
+	tunnelDesk
+	meters localMeters
+	trace  *tracer // nil: it is a worker that runs
+	fair   fairness
+	now    uint32 // seconds, for ageing; coarse
+	clock  clock
+	stats  WorkerStats
+	quit   bool
 
 	poller  *sys.Poller
 	stale   bool // poller does not know what live has now
@@ -145,6 +146,7 @@ func (w *worker) letGo() {
 	w.endDecisions()
 	for _, p := range w.order {
 		w.undirect(p)
+		w.forgetOuter(p)
 	}
 }
 
