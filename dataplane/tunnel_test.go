@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -480,5 +481,35 @@ func TestTunnelAllocs(t *testing.T) {
 		if n := testing.AllocsPerRun(100, run); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)
 		}
+	}
+}
+
+// TestTunnelTooBig: the sender of what does not fit is told, by a message that comes by
+// the tunnel and goes through the bridge; not more often than is good.
+func TestTunnelTooBig(t *testing.T) {
+	a := newNode(t, 1, false)
+	w := a.underlay.ways[address(false, 2)]
+	w.Path.MTU = 1500
+	a.underlay.ways[address(false, 2)] = w
+	a.mustTunnel("tun", TypeGeneve, "remote_ip=10.0.0.2")
+	a.devs["pod"].in = [][]byte{inner(1464, 1), inner(1465, 1)}
+	a.turn()
+	if n := len(a.devs["wire"].out); n != 1 || len(a.devs["wire"].out[0]) != 1514 {
+		t.Fatalf("%d frames on the wire, want one of 1514 bytes", n)
+	}
+	out := a.devs["pod"].out
+	if len(out) != 1 || out[0][23] != 1 || out[0][34] != 3 || binary.BigEndian.Uint16(out[0][40:]) != 1450 {
+		t.Fatalf("%d frames to the pod, want ICMP: %x", len(out), out)
+	}
+	for range 5 {
+		a.devs["pod"].in = slices.Repeat([][]byte{inner(1465, 1)}, 64)
+		a.turn()
+	}
+	if n := len(a.devs["pod"].out); n > tooBigsMax*2 || n < 64 {
+		t.Errorf("%d messages", n)
+	}
+	st := a.accounts()["tun"]
+	if st.TxDrops[packet.ReasonTunnelBig] != 321 || st.RxFrames != uint64(len(a.devs["pod"].out)) {
+		t.Errorf("%+v", st)
 	}
 }

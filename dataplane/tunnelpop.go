@@ -24,7 +24,7 @@ type tunnelDesk struct {
 	popped []popped
 	pops   int                     // tunnels that the frames in hand have come out of
 	tuns   [packet.BatchMax]uint64 // tunnel words of received frames
-	errors tooBigs
+	told   tooBigs
 }
 
 // popped are received frames that have come out of one tunnel and are not

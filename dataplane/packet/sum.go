@@ -64,9 +64,12 @@ func fold16(sum uint64) uint16 {
 // Pull moves private bytes of frame i, whose head may begin anywhere in its slot, to
 // where a received frame's are, and makes as much of the frame private as of a
 // received one. Segments that lose bytes are written anew, since others may use those
-// that there are: it reports whether there was room for them. It reads borrowed memory.
+// that there are: it reports whether there was room for them, and for what is private already. It reads borrowed memory.
 func (b *Batch) Pull(i int) bool {
 	f := &b.Frames[i]
+	if f.HeadLen > HeadMax {
+		return false
+	}
 	slot := &b.heads[i]
 	copy(slot[HeadRoom:], slot[f.Off:f.Off+f.HeadLen])
 	f.Off = HeadRoom

@@ -143,16 +143,16 @@ func (h *Header) putTunnel(t []byte) {
 // Config is what the header was made for.
 func (h *Header) Config() Config { return h.c }
 
-// Most is the longest inner frame in bytes that the path carries. A tunnel word
-// with data takes 8 of them.
-func (h *Header) Most() uint32 { return h.most }
+// Most is the longest inner frame in bytes that the path carries with a tunnel
+// word.
+func (h *Header) Most(word uint64) uint32 { return h.most - min(uint32(h.option(word)), h.most) }
 
 // Room reports whether there is room before frame i for the headers.
 func (h *Header) Room(b *packet.Batch, i int) bool { return b.Frames[i].Off >= HeaderMax }
 
 // Fits reports whether frame i fits into the path with a tunnel word.
 func (h *Header) Fits(b *packet.Batch, i int, word uint64) bool {
-	return b.Frames[i].Len+uint32(h.option(word)) <= h.most
+	return b.Frames[i].Len <= h.Most(word)
 }
 
 // option is the length of the option that a tunnel word asks for.

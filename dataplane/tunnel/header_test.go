@@ -279,7 +279,7 @@ func TestMost(t *testing.T) {
 		c := config(t, Geneve, "remote_ip="+remote)
 		h := NewHeader(c, pathTo(c))
 		for _, word := range []uint64{0, HasData << flagsShift} {
-			n := int(h.Most()) - h.option(word)
+			n := int(h.Most(word))
 			b := batchOf(t, make([]byte, n))
 			if !h.Fits(b, 0, word) {
 				t.Fatal("does not fit")
