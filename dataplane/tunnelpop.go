@@ -103,15 +103,8 @@ func (w *worker) arrive(p *workerPort) {
 			w.emerge(&t, q, slot, out.Word)
 		}
 	}
-	w.decideSome(p, all)
-}
-
-// decideSome decides about the frames in set, which came in by p.
-func (w *worker) decideSome(p *workerPort, set uint64) {
-	if set != 0 {
-		w.lookup(p, set)
-		w.wide.Bad &= set
-		w.carryOut(p, set)
+	if all != 0 {
+		w.decideSome(p, all)
 	}
 }
 
@@ -195,7 +188,7 @@ func (w *worker) forwardPopped() {
 		last := len(w.popped) - 1
 		c := w.popped[last]
 		w.popped = w.popped[:last]
-		w.pops = c.pops
+		w.pops, w.slowTo = c.pops, -1
 		if p := c.port; p.level == parse.L2 || bits.OnesCount64(c.set) > fewPops {
 			w.decideSome(p, c.set)
 			continue
