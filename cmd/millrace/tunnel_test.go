@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"millrace/dataplane/netnstest"
 )
@@ -84,4 +85,78 @@ func farHost(t *testing.T, dir string) *netnstest.Pod {
 	vsctl(t, dir, "add-br br0")
 	vsctl(t, dir, "add-br br1")
 	return far
+}
+
+// TestOVSTunnel has Open vSwitch's userspace datapath as the other end of a Geneve
+// tunnel, with UDP checksums, and keys that flows set here.
+func TestOVSTunnel(t *testing.T) {
+	if !netnstest.Alone(t) {
+		return
+	}
+	netnstest.Need(t, "ovs-vsctl", "ovs-vswitchd", "ovsdb-server", "ovsdb-tool")
+	dir := t.TempDir()
+	startSwitch(t, dir)
+	far := farHost(t, dir)
+	ovs := startOVS(t, far)
+	far.Run("ip addr flush dev eth0")
+	ovs("add-br", "phy", "--", "set", "Bridge", "phy", "datapath_type=netdev", "--", "add-port", "phy", "eth0")
+	ovs("add-br", "int", "--", "set", "Bridge", "int", "datapath_type=netdev",
+		"--", "add-port", "int", "gnv", "--", "set", "Interface", "gnv", "type=geneve", "options:remote_ip=172.16.0.1", "options:key=7", "options:csum=true")
+	far.Run("ip addr add 172.16.0.2/24 dev phy")
+	far.Run("ip link set phy up")
+	far.Run("ip addr add 10.9.0.2/24 dev int")
+	far.Run("ip addr add fd09::2/64 dev int nodad")
+	far.Run("ip link set int mtu 1400 up")
+
+	pod := netnstest.NewPod(t, "pod", 1)
+	pod.Address(1)
+	pod.Run("ip link set eth0 mtu 1400")
+	vsctl(t, dir, "add-port br0 pod")
+	vsctl(t, dir, "add-port br0 gnv -- set Interface gnv type=geneve options:remote_ip=172.16.0.2 options:key=7 options:csum=true")
+	for _, size := range []int{56, 1000, 1372} {
+		pod.Reach("10.9.0.2", size)
+	}
+	pod.Reach("fd09::2", 56)
+
+	vsctl(t, dir, "set Interface gnv options:key=flow")
+	vsctl(t, dir, "set Bridge br0 other_config:millrace-pipeline=flows")
+	must(t, dir, "flow", "add", "br0", `inport == "pod"`, `tun.id = 7; outport = "gnv"; output;`)
+	must(t, dir, "flow", "add", "br0", `inport == "gnv" && tun.id == 7`, `outport = "pod"; output;`)
+	pod.Reach("10.9.0.2", 1000)
+	must(t, dir, "flow", "del", "br0", "--all")
+	must(t, dir, "flow", "add", "br0", `inport == "pod"`, `tun.id = 7; outport = "gnv"; output;`)
+	must(t, dir, "flow", "add", "br0", `inport == "gnv" && tun.id == 8`, `outport = "pod"; output;`)
+	if err := pod.Ping("10.9.0.2", 56, time.Second); err == nil {
+		t.Error("frames of another key come through")
+	}
+}
+
+// startOVS starts Open vSwitch in a pod, and returns ovs-vsctl for it.
+func startOVS(t *testing.T, pod *netnstest.Pod) (vsctl func(args ...string)) {
+	t.Helper()
+	dir := t.TempDir()
+	if out, err := exec.Command("ovsdb-tool", "create", dir+"/conf.db", "/usr/share/openvswitch/vswitch.ovsschema").CombinedOutput(); err != nil {
+		t.Skipf("needs the schema of Open vSwitch: %s", out)
+	}
+	pod.Start("ovsdb-server %s/conf.db --remote=punix:%s/db.sock --unixctl=%s/db.ctl", dir, dir, dir)
+	run := func(args ...string) error {
+		out, err := exec.Command("ovs-vsctl", append([]string{"--db=unix:" + dir + "/db.sock", "--timeout=20"}, args...)...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("ovs-vsctl %s: %w: %s", strings.Join(args, " "), err, out)
+		}
+		return nil
+	}
+	netnstest.Wait(t, func() string {
+		if err := run("--no-wait", "init"); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	log := pod.Start("ovs-vswitchd unix:%s/db.sock --unixctl=%s/vswitchd.ctl", dir, dir)
+	return func(args ...string) {
+		t.Helper()
+		if err := run(args...); err != nil {
+			t.Fatalf("%v\n%s", err, log)
+		}
+	}
 }
