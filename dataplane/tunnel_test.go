@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"millrace/dataplane/packet"
 	"millrace/flowtable"
@@ -511,5 +514,52 @@ func TestTunnelTooBig(t *testing.T) {
 	st := a.accounts()["tun"]
 	if st.TxDrops[packet.ReasonTunnelBig] != 321 || st.RxFrames != uint64(len(a.devs["pod"].out)) {
 		t.Errorf("%+v", st)
+	}
+}
+
+// TestTunnelFault: a guest that takes its memory away while its frame is summed is cut
+// off; nothing else happens.
+func TestTunnelFault(t *testing.T) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	page, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := packet.Addr(page)
+	if err := unix.Mprotect(page, unix.PROT_NONE); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(page) }()
+	for _, way := range []string{"out", "in"} {
+		a := newNode(t, 1, false)
+		a.mustTunnel("tun", TypeGeneve, "remote_ip=10.0.0.2 csum=true")
+		f, port := inner(1000, 1), "pod"
+		if way == "in" {
+			b := newNode(t, 2, false)
+			b.mustTunnel("tun", TypeGeneve, "remote_ip=10.0.0.1 csum=true")
+			b.devs["pod"].in = [][]byte{f}
+			b.turn()
+			f, port = b.devs["wire"].out[0], "wire"
+		}
+		w := a.s.workers[0]
+		p := w.ports[a.s.ports[port].number]
+		a.devs[port].owned = addr
+		w.batch.Reset()
+		w.batch.Add(f[:128], packet.Seg{Addr: addr, Len: uintptr(len(f) - 128)})
+		w.begin(w.rx[0])
+		w.fl.busy = false
+		p.rxFrames++
+		w.classify(p)
+		var broken string
+		for _, q := range []string{"host", "tun"} {
+			if n := w.ports[a.s.ports[q].number].txDrops[packet.ReasonRxFault]; n == 1 {
+				broken = q
+			}
+		}
+		if a.devs[port].broken == "" || broken == "" || w.stats.Faults != 1 {
+			t.Errorf("%s: broken %q, dropped at %q, %d faults", way, a.devs[port].broken, broken, w.stats.Faults)
+		}
+		a.turn()
+		a.accounts()
 	}
 }

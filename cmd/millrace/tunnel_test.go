@@ -2,12 +2,15 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"millrace/dataplane/netnstest"
+	"millrace/dataplane/service"
 )
 
 // TestKernelTunnel has Linux's own VXLAN devices as the other end, over IPv4 and
@@ -162,4 +165,80 @@ func startOVS(t *testing.T, pod *netnstest.Pod) (vsctl func(args ...string)) {
 			t.Fatalf("%v\n%s", err, log)
 		}
 	}
+}
+
+// TestTwoSwitches has two switches, in two network namespaces, as two hosts: pods of one
+// reach those of the other by Geneve over IPv6. The second one's underlay is a device
+// whose address the host keeps: the host is reached, too.
+func TestTwoSwitches(t *testing.T) {
+	if !netnstest.Alone(t) {
+		return
+	}
+	netnstest.Need(t, "ovs-vsctl", "iperf3")
+	dir, other := t.TempDir(), t.TempDir()
+	startSwitch(t, dir)
+	far := farHost(t, dir)
+	startIn(t, far, other)
+	pods := []*netnstest.Pod{netnstest.NewPod(t, "pa", 1), netnstest.NewPod(t, "pb", 1)}
+	for i, p := range pods {
+		p.Address(i + 1)
+		p.Run("ip link set eth0 mtu 1422")
+	}
+	netnstest.IP(t, "link set pb netns %d", far.PID())
+	far.Run("ip link set pb up")
+	must(t, other, "port", "add", "phy", "eth0", "--type", "afxdp", "--option", "xdp-udp-ports=6081", "--wait=20s")
+	must(t, other, "port", "add", "br0", "pb", "--type", "afxdp", "--wait=20s")
+	must(t, other, "port", "add", "br0", "tun", "--type", "geneve", "--option", "remote_ip=fd16::1", "--option", "key=9", "--wait=20s")
+	must(t, dir, "port", "add", "br0", "pa", "--type", "afxdp", "--wait=20s")
+	must(t, dir, "port", "add", "br0", "tun", "--type", "geneve", "--option", "remote_ip=fd16::2", "--option", "key=9", "--wait=20s")
+	for _, size := range []int{56, 1000, 1394} {
+		pods[0].Reach("10.9.0.2", size)
+	}
+	pods[1].Reach("fd09::1", 1000)
+	far.Reach("172.16.0.1", 1000)
+	for i, args := range []string{"-n 20M", "-n 5M -R", "-u -b 20M -n 2M -l 1300"} {
+		pods[1].Start("iperf3 -s -1 -p %d", 5201+i)
+		netnstest.Wait(t, func() string {
+			if out, err := pods[0].Try("iperf3 -c 10.9.0.2 -p %d %s", 5201+i, args); err != nil {
+				return out
+			}
+			return ""
+		})
+	}
+	for _, p := range pods {
+		if n := p.Counter("Tcp", "InCsumErrors") + p.Counter("Udp", "InCsumErrors"); n != 0 {
+			t.Errorf("pod %s: %d wrong checksums", p.Host, n)
+		}
+	}
+	for _, d := range []string{dir, other} {
+		if out := must(t, d, "drops"); strings.Contains(out, "tunnel_bad") || strings.Contains(out, "tunnel_unknown") {
+			t.Errorf("drops:\n%s", out)
+		}
+	}
+}
+
+// startIn starts a switch in a pod.
+func startIn(t *testing.T, pod *netnstest.Pod, dir string) {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if pid, err := service.DataplaneOf(dir); err == nil && pid > 0 {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	log := pod.Start("env %s=1 GORACE=atexit_sleep_ms=0 %s run --run-dir %s", mainEnv, exe, dir)
+	netnstest.Wait(t, func() string {
+		if r := run(t, "--run-dir", dir, "status"); r.code != 0 {
+			return "the switch in the pod: " + r.out + r.err
+		}
+		return ""
+	})
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("log of the switch in the pod:\n%s", log)
+		}
+	})
 }

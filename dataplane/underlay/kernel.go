@@ -113,6 +113,8 @@ func (k *Kernel) run(stop, news chan struct{}) {
 	}()
 	use := time.NewTicker(useEvery)
 	defer use.Stop()
+	again := time.NewTimer(useEvery) // asks once more for what has not answered
+	defer again.Stop()
 	a := asker{asked: map[neighbour]time.Time{}}
 	for {
 		inUse := false
@@ -121,6 +123,7 @@ func (k *Kernel) run(stop, news chan struct{}) {
 			return
 		case <-news:
 			time.Sleep(settle)
+		case <-again.C:
 		case <-use.C:
 			inUse = true
 			if sock == nil {
@@ -129,7 +132,7 @@ func (k *Kernel) run(stop, news chan struct{}) {
 		}
 		k.look(stop, &a, inUse)
 		if a.waiting() {
-			time.AfterFunc(askEvery, func() { poke(news) })
+			again.Reset(askEvery)
 		}
 	}
 }
