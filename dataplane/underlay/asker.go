@@ -3,6 +3,7 @@ package underlay
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -39,9 +40,23 @@ func (a *asker) look(hosts []dataplane.Host, inUse bool) view {
 	a.links, a.neighbours, a.lack = map[int]netlink.Link{}, map[table]map[netip.Addr]netlink.Neigh{}, false
 	v := view{ways: make(map[dataplane.Host]dataplane.Way, len(hosts)), addresses: addressesOf()}
 	for _, h := range hosts {
+		if h.Local.IsValid() && !v.has(h.Local) {
+			v.ways[h] = dataplane.Way{Reason: fmt.Sprintf("local_ip %s is no address of this host", h.Local)}
+			continue
+		}
 		v.ways[h] = a.way(h, inUse)
 	}
 	return v
+}
+
+// has reports whether some device has an address.
+func (v view) has(a netip.Addr) bool {
+	for _, l := range v.addresses {
+		if slices.Contains(l, a) {
+			return true
+		}
+	}
+	return false
 }
 
 // way finds the way to one host.

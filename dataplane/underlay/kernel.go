@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -197,13 +198,8 @@ func addressesOf() map[int][]netip.Addr {
 
 // text is an error of the kernel about a route to a host.
 func text(h dataplane.Host, err error) string {
-	switch err {
-	case unix.ENETUNREACH, unix.EHOSTUNREACH:
+	if err == nil || errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
 		return fmt.Sprintf("no route to %s", h.Remote)
-	case unix.EINVAL:
-		if h.Local.IsValid() {
-			return fmt.Sprintf("local_ip %s is no address of this host", h.Local)
-		}
 	}
 	return fmt.Sprintf("route to %s: %v", h.Remote, err)
 }
