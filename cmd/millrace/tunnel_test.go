@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -224,11 +225,6 @@ func startIn(t *testing.T, pod *netnstest.Pod, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if pid, err := service.DataplaneOf(dir); err == nil && pid > 0 {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
-	})
 	log := pod.Start("env %s=1 GORACE=atexit_sleep_ms=0 %s run --run-dir %s", mainEnv, exe, dir)
 	netnstest.Wait(t, func() string {
 		if r := run(t, "--run-dir", dir, "status"); r.code != 0 {
@@ -240,5 +236,19 @@ func startIn(t *testing.T, pod *netnstest.Pod, dir string) {
 		if t.Failed() {
 			t.Logf("log of the switch in the pod:\n%s", log)
 		}
+		// In good order: Start waits for all that have its pipe, the dataplane among them.
+		var pid int
+		lock, err := os.ReadFile(filepath.Join(dir, service.RunLock))
+		if _, scan := fmt.Sscan(string(lock), &pid); err != nil || scan != nil || pid <= 1 {
+			t.Errorf("supervisor in the pod: %v, %v", err, scan)
+			return
+		}
+		_ = syscall.Kill(pid, syscall.SIGTERM)
+		netnstest.Wait(t, func() string {
+			if pid, err := service.DataplaneOf(dir); err != nil || pid > 0 {
+				return fmt.Sprintf("dataplane %d of the pod has not ended (%v)", pid, err)
+			}
+			return ""
+		})
 	})
 }
