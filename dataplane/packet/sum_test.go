@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// cut makes a batch with one frame, cut into pieces at random.
-func cut(r *rand.Rand, frame []byte) *Batch {
-	b := NewBatch()
+// cut puts one frame into b, cut into pieces at random.
+func cut(b *Batch, r *rand.Rand, frame []byte) *Batch {
+	b.Reset()
 	n := min(r.IntN(HeadMax)+1, len(frame))
 	head := frame[:n]
 	var tail []Seg
@@ -24,7 +24,7 @@ func cut(r *rand.Rand, frame []byte) *Batch {
 
 // TestSum compares with adding up word by word.
 func TestSum(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
+	r, b := rand.New(rand.NewPCG(1, 2)), NewBatch()
 	for range 2000 {
 		frame := make([]byte, r.IntN(600)+1)
 		for i := range frame {
@@ -38,7 +38,7 @@ func TestSum(t *testing.T) {
 		}
 		want = want>>16 + want&0xffff
 		want = want>>16 + want&0xffff
-		if got := cut(r, frame).SumTo(0, from, to); got%0xffff != uint16(want)%0xffff {
+		if got := cut(b, r, frame).SumTo(0, from, to); got%0xffff != uint16(want)%0xffff {
 			t.Fatalf("sum of bytes %d to %d of %x is %#x, want %#x", from, to, frame, got, want)
 		}
 	}
@@ -47,13 +47,13 @@ func TestSum(t *testing.T) {
 // TestPull takes bytes off both ends of frames: what is left is right, and as
 // much of it private as of a received frame.
 func TestPull(t *testing.T) {
-	r := rand.New(rand.NewPCG(3, 4))
+	r, b := rand.New(rand.NewPCG(3, 4)), NewBatch()
 	for range 2000 {
 		frame := make([]byte, r.IntN(600)+1)
 		for i := range frame {
 			frame[i] = byte(r.Uint32())
 		}
-		b := cut(r, frame)
+		cut(b, r, frame)
 		off := r.IntN(int(b.Frames[0].HeadLen) + 1)
 		end := off + r.IntN(len(frame)-off+1)
 		if !b.Trim(0, uint32(end)) {
