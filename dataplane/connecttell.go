@@ -14,8 +14,12 @@ import (
 // told tells connections what a program has counted for them.
 func (c *connector) told(ops []flowtable.Op, packets, bytes uint64) {
 	for i := range ops {
-		if op := &ops[i]; op.Code == flowtable.OpCT {
-			c.worker.Touch(conntrack.Ref(op.Value), op.Arg == 1, packets, bytes, c.nanos(sys.TSC()))
+		switch op := &ops[i]; {
+		case op.Code != flowtable.OpCT:
+		case op.Arg == flowtable.CountClient:
+			c.worker.TouchAffinity(op.Value, c.nanos(sys.TSC()))
+		default:
+			c.worker.Touch(conntrack.Ref(op.Value), op.Arg == flowtable.CountReply, packets, bytes, c.nanos(sys.TSC()))
 		}
 	}
 }
@@ -25,9 +29,13 @@ func (c *connector) told(ops []flowtable.Op, packets, bytes uint64) {
 // it is taken off.
 func (c *connector) kept(comp *flowtable.Composed, n uint32) {
 	for i := range comp.Ops {
-		if op := &comp.Ops[i]; op.Code == flowtable.OpCT {
-			c.used = true
-			c.worker.Touch(conntrack.Ref(op.Value), op.Arg == 1, ^uint64(0), -uint64(n), c.now)
+		op := &comp.Ops[i]
+		if op.Code != flowtable.OpCT {
+			continue
+		}
+		c.used = true
+		if op.Arg != flowtable.CountClient {
+			c.worker.Touch(conntrack.Ref(op.Value), op.Arg == flowtable.CountReply, ^uint64(0), -uint64(n), c.now)
 		}
 	}
 }

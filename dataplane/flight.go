@@ -110,13 +110,13 @@ type fault interface {
 // can go on. Any other panic is a fault of ours and goes on too, as a panic.
 func (w *worker) survive() {
 	if r := recover(); r != nil {
-		w.abandon(w.blame(r))
+		w.abandon(w.broken(r))
 	}
 }
 
-// blame breaks the port whose peer has caused a panic by a memory fault, and returns
-// it. Any other panic goes on.
-func (w *worker) blame(r any) *workerPort {
+// broken breaks the port whose peer has taken memory away that a panic is about, and
+// returns it. Any other panic goes on.
+func (w *worker) broken(r any) *workerPort {
 	err, _ := r.(error)
 	var f fault
 	if !errors.As(err, &f) {

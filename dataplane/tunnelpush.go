@@ -128,7 +128,7 @@ func (w *worker) finish(out *outlet, slot int) (ok bool) {
 // queue, and notes it in ok. It is deferred.
 func (w *worker) caught(ok *bool) {
 	if r := recover(); r != nil {
-		w.blame(r)
+		w.broken(r)
 		*ok = false
 	}
 }

@@ -43,13 +43,14 @@ type worker struct {
 	sweep   uint32 // the decision that was last looked over
 	patches [64]patched
 	tunnelDesk
-	meters localMeters
-	trace  *tracer // nil: it is a worker that runs
-	fair   fairness
-	now    uint32 // seconds, for ageing; coarse
-	clock  clock
-	stats  WorkerStats
-	quit   bool
+	meters  localMeters
+	replier replier
+	trace   *tracer // nil: it is a worker that runs
+	fair    fairness
+	now     uint32 // seconds, for ageing; coarse
+	clock   clock
+	stats   WorkerStats
+	quit    bool
 
 	poller  *sys.Poller
 	stale   bool // poller does not know what live has now
@@ -124,7 +125,7 @@ func newWorker(id, cpu int, mode PollMode, e *engine, n int) (*worker, error) {
 		return nil, err
 	}
 	w := &worker{id: id, cpu: cpu, mode: mode, wake: wake, stale: true, stopped: make(chan struct{}), batch: packet.NewBatch(), all: newIdentity(), engine: e}
-	if w.flow, err = e.newFlow(flowtable.SideTables{Lookup: w.lookupFDB, Learn: w.learnFDB}, n); err != nil {
+	if w.flow, err = e.newFlow(flowtable.SideTables{Lookup: w.lookupFDB, Learn: w.learnFDB, Reply: w.crossReply}, n); err != nil {
 		_ = wake.Close()
 		return nil, err
 	}
