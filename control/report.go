@@ -113,6 +113,8 @@ func deviceStatus(d *device, connected bool) map[string]string {
 		return afxdpStatus(s, d)
 	case bridge.TypeTAP, bridge.TypeInternal:
 		return s
+	case bridge.TypeGeneve, bridge.TypeVXLAN:
+		return tunnelStatus(s, d)
 	default:
 		s["peer"] = d.want.Peer
 		return s
@@ -123,6 +125,15 @@ func deviceStatus(d *device, connected bool) map[string]string {
 		s["status"] = "connected"
 		s["num_of_vrings"] = strconv.Itoa(2 * int(d.state.GetQueues()))
 		s["features"] = strings.Join(d.state.GetFeatures(), ",")
+	}
+	return s
+}
+
+// tunnelStatus is Interface.status of a tunnel.
+func tunnelStatus(s map[string]string, d *device) map[string]string {
+	if how := d.state.GetHow(); how != "" { // from ADDRESS to ADDRESS by DEVICE
+		s["tunnel"] = how
+		s["tunnel_egress_iface"] = how[strings.LastIndexByte(how, ' ')+1:]
 	}
 	return s
 }

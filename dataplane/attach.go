@@ -105,7 +105,7 @@ func (s *Switch) dealer(workers []*worker) func(i int) int {
 // that names it.
 func (s *Switch) peerOf(p *port) *port {
 	o := s.ports[p.spec.Peer]
-	if p.dev != nil || o == nil || o.dev != nil || o.spec.Peer != p.spec.Name {
+	if p.spec.Type != TypePatch || o == nil || o.spec.Type != TypePatch || o.spec.Peer != p.spec.Name {
 		return nil
 	}
 	return o
@@ -162,6 +162,7 @@ func (w *worker) detach(ports []*port, removed *PortStats) {
 		wp.addTo(removed)
 		wp.gone = true
 		w.unplan(wp)
+		w.forgetOuter(wp)
 		w.ports[p.number] = nil
 		if wp.peer != nil {
 			wp.peer.peer = nil

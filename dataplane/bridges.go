@@ -85,6 +85,7 @@ func (s *Switch) keepHouse() {
 			return
 		case <-s.watch.kick:
 			s.tellTouched()
+			s.tunnelsMoved()
 		case <-t.C:
 			s.age()
 			s.engine.keep()

@@ -34,6 +34,14 @@
 // A patch port is the one place where a program does not know the whole way: the frame
 // comes in by its other end, with a key, a lookup and an account of its own.
 //
+// # Tunnels
+//
+// A tunnel port has no device (decision 0034). What is output to it gets outer headers and
+// goes on as a frame of the underlay (tunnelpush.go); what the underlay delivers to the
+// end of a tunnel loses them and is decided about as a frame of the tunnel port, after the
+// batch that it came in and with the others of its kind (tunnelpop.go). tunnels.go keeps ports
+// in step with what an [Underlay] knows of routes and neighbours.
+//
 // # Copies of a frame
 //
 // A program may send a frame many times, changed in between. Lists of what goes

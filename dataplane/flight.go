@@ -25,6 +25,7 @@ type flight struct {
 // begin notes a batch from q.
 func (w *worker) begin(q *rxQueue) {
 	w.fl = flight{busy: true, src: q, out: w.fl.out[:0]}
+	w.popped, w.pops = w.popped[:0], 0
 }
 
 // carry brings the batch to its end.
@@ -108,11 +109,9 @@ type fault interface {
 // away is broken, frames that cannot be finished are counted, and the flight
 // can go on. Any other panic is a fault of ours and goes on too, as a panic.
 func (w *worker) survive() {
-	r := recover()
-	if r == nil {
-		return
+	if r := recover(); r != nil {
+		w.abandon(w.broken(r))
 	}
-	w.abandon(w.broken(r))
 }
 
 // broken breaks the port whose peer has taken memory away that a panic is about, and

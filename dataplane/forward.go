@@ -38,7 +38,14 @@ func (w *worker) classify(p *workerPort) {
 		w.undirect(p)
 		p.direct.lost = true
 	}
-	w.forward(p)
+	if p.ends != nil && p.ends.arriving {
+		w.arrive(p)
+	} else {
+		w.forward(p)
+	}
+	if len(w.popped) != 0 {
+		w.forwardPopped()
+	}
 }
 
 // undirect forgets what becomes of all frames of a port.
@@ -93,12 +100,18 @@ func (w *worker) forward(p *workerPort) {
 			return
 		}
 	}
+	w.decideSome(p, all)
+}
+
+// decideSome decides about the frames in set, which is not empty, by their headers.
+func (w *worker) decideSome(p *workerPort, set uint64) {
 	missed := w.flow.cache.Missed()
-	w.lookup(p, all)
+	w.lookup(p, set)
 	if w.flow.cache.Missed()-missed >= aheadFrom {
-		w.lookAhead(all)
+		w.lookAhead(set)
 	}
-	w.carryOut(p, all)
+	w.wide.Bad &= set
+	w.carryOut(p, set)
 }
 
 // aheadFrom is how many frames of a batch must miss before what their walks will
@@ -130,6 +143,9 @@ func (w *worker) lookAhead(set uint64) {
 func (w *worker) lookup(p *workerPort, set uint64) {
 	b := w.batch
 	parse.Narrow(b, p.number, p.level, &w.keys, &w.wide)
+	if p.isTunnel {
+		w.markTunnel(set)
+	}
 	if p.plan == nil {
 		w.found = [packet.BatchMax]uint32{}
 		return
@@ -235,7 +251,7 @@ func (w *worker) carryOut(p *workerPort, set uint64) {
 		h.Packets++
 		h.Bytes += uint64(b.Frames[i].Len)
 		if h.Code == flowcache.ProgramOutput {
-			if o := w.port(h.Arg); o != nil && o.tx != nil && o.n < len(o.own) {
+			if o := w.port(h.Arg); o != nil && o.plain && o.n < len(o.own) {
 				if o.n == 0 {
 					w.fl.out = append(w.fl.out, o)
 				}
@@ -247,7 +263,7 @@ func (w *worker) carryOut(p *workerPort, set uint64) {
 		}
 		if h.Code == flowcache.ProgramOps {
 			if e := w.patchOf(off); e.out != 0 {
-				if o := w.port(e.out); o != nil && o.tx != nil && o.n < len(o.own) {
+				if o := w.port(e.out); o != nil && o.plain && o.n < len(o.own) {
 					e.patch.Apply(b, i)
 					if o.n == 0 {
 						w.fl.out = append(w.fl.out, o)
@@ -296,9 +312,9 @@ func (w *worker) execute(p *workerPort, i int, off uint32) {
 		p.rxDrops[dropReason(h.Arg)]++
 		return
 	}
-	t := transit{in: p, slot: i, rx: i, fdbSlot: -1}
+	t := transit{in: p, slot: i, rx: i, fdbSlot: -1, tun: w.tunnelWord(p, i)}
 	w.perform(&t, w.flow.cache.Ops(off), dropArg(h))
-	if t.fdbSlot >= 0 && t.only != nil && p.level == parse.L2 {
+	if t.fdbSlot >= 0 && t.only != nil && p.level == parse.L2 && p.dev != nil {
 		w.decide(p, i, off, &t)
 	}
 }

@@ -20,11 +20,14 @@ import (
 // leaves once is changed where it lies.
 type transit struct {
 	in     *workerPort
-	slot   int  // of the frame as it is now
-	shared bool // somebody else counts on the slot
-	lost   bool // there was no slot for a copy: it goes nowhere
-	rx     int  // received frame that it is a version of
-	hops   int  // patch ports passed
+	slot   int    // of the frame as it is now
+	shared bool   // somebody else counts on the slot
+	lost   bool   // there was no slot for a copy: it goes nowhere
+	rx     int    // received frame that it is a version of
+	hops   int    // patch ports passed
+	last   bool   // the output in hand is the last thing that its program does
+	pushed bool   // it has outer headers of ours
+	tun    uint64 // what is known of its tunnel, or set for one; as in flowtable.WordTunnel
 
 	edit edit.Editor
 	outs uint64        // outputs, also those that failed at once
@@ -44,6 +47,7 @@ type saved struct {
 	slot         int
 	shared, lost bool
 	outs         uint64
+	tun          uint64
 	edit         edit.Editor
 }
 
@@ -60,7 +64,9 @@ func (w *worker) perform(t *transit, ops []flowtable.Op, drop uint32) {
 	for i := 0; i < len(ops); i++ {
 		switch op := &ops[i]; op.Code {
 		case flowtable.OpOutput:
+			t.last = i == len(ops)-1
 			w.output(t, op.Arg, id)
+			t.last = false
 		case flowtable.OpSet, flowtable.OpPushVLAN, flowtable.OpPopVLAN, flowtable.OpDecTTL, flowtable.OpInner:
 			n := edits(ops[i:])
 			w.change(t, ops[i:i+n], ops)
@@ -70,13 +76,13 @@ func (w *worker) perform(t *transit, ops []flowtable.Op, drop uint32) {
 		case flowtable.OpLearn:
 			w.learnOp(t, op)
 		case flowtable.OpSave:
-			save = append(save, saved{t.slot, t.shared, t.lost, t.outs, t.edit})
+			save = append(save, saved{t.slot, t.shared, t.lost, t.outs, t.tun, t.edit})
 			t.shared = true
 		case flowtable.OpRestore:
 			if n := len(save) - 1; n >= 0 {
 				s := &save[n]
 				t.shared = s.shared || t.outs != s.outs // it may be on a list by now
-				t.slot, t.lost, t.edit = s.slot, s.lost, s.edit
+				t.slot, t.lost, t.tun, t.edit = s.slot, s.lost, s.tun, s.edit
 				save = save[:n]
 			}
 		case flowtable.OpMeter:
@@ -157,6 +163,11 @@ func (w *worker) own(t *transit) bool {
 
 // change carries out some ops that change the frame, of a program.
 func (w *worker) change(t *transit, ops, program []flowtable.Op) {
+	for i := range ops {
+		if op := &ops[i]; op.Code == flowtable.OpSet && op.Word == flowtable.WordTunnel {
+			t.tun = t.tun&^op.Mask | op.Value&op.Mask
+		}
+	}
 	if w.own(t) {
 		t.edit.Do(w.batch, t.slot, ops, program)
 	}
@@ -169,7 +180,7 @@ func (w *worker) output(t *transit, number uint32, run uint64) {
 		w.lose(t, packet.ReasonNoPort)
 		return
 	}
-	if t.outs == 0 && !t.edit.Begun() {
+	if t.outs == 0 && !t.edit.Begun() && o.plain {
 		t.only = o
 	} else {
 		t.only = nil
@@ -214,8 +225,15 @@ func (w *worker) give(t *transit, o *workerPort, run uint64) {
 		w.lose(t, packet.ReasonCopies)
 	case o.tx == nil:
 		t.outs++
+		if o.isTunnel {
+			w.encapsulate(t, o)
+		} else {
+			w.cross(t, o)
+		}
 		t.shared, t.only = true, nil
-		w.cross(t, o)
+	case o.ends != nil && !o.ends.arriving && w.depart(t, o):
+		t.outs++
+		t.shared, t.only = true, nil
 	case !w.put(o, t.slot, t.rx, run):
 		w.lose(t, packet.ReasonCopies)
 	default:

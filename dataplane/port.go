@@ -168,6 +168,8 @@ const (
 	TypeAFXDP       = "afxdp"               // a network device of the kernel, by AF_XDP
 	TypeTAP         = "tap"                 // a network device of the kernel, for a pod or the host
 	TypeInternal    = "internal"            // the same; what Open vSwitch calls the host's ports, and a bridge's own
+	TypeGeneve      = "geneve"              // a tunnel to another host (RFC 8926)
+	TypeVXLAN       = "vxlan"               // a tunnel to another host (RFC 7348)
 )
 
 // IsHost reports whether the ports of a type are network devices that the switch

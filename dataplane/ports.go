@@ -48,6 +48,9 @@ func (s *Switch) AddPorts(specs []PortSpec) []Added {
 		fresh = nil
 	}
 	s.attach(fresh)
+	if len(fresh) > 0 {
+		s.followTunnels()
+	}
 	for _, p := range fresh {
 		s.watch.send(Event{EventAdded, s.info(p)})
 	}
@@ -149,7 +152,14 @@ func (s *Switch) add(spec PortSpec) (*port, error) {
 // open makes the port's device and its place in a bridge.
 func (s *Switch) open(spec PortSpec) (*port, error) {
 	p := &port{spec: spec, created: time.Now()}
-	if spec.Type != TypePatch {
+	switch {
+	case IsTunnel(spec.Type):
+		t, err := s.newTunnel(spec)
+		if err != nil {
+			return nil, err
+		}
+		p.tunnel = t
+	case spec.Type != TypePatch:
 		open := s.opts.Openers[spec.Type]
 		if open == nil {
 			return nil, fmt.Errorf("%w %q", ErrBadType, spec.Type)
@@ -213,6 +223,9 @@ func (s *Switch) DelPorts(names []string) []error {
 	}
 	s.detach(gone)
 	s.forget(gone)
+	if len(gone) > 0 {
+		s.followTunnels()
+	}
 	for _, p := range gone {
 		if p.dev != nil {
 			s.close(p)

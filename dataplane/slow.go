@@ -40,14 +40,15 @@ func (w *worker) slow(p *workerPort, i int, found uint32) {
 		copy(key[:], w.keys[i][:])
 	}
 	key[flowtable.WordL4] = key[flowtable.WordL4]&^lengthBits | p.lengthClass(w.batch.Frames[i].Len)
-	t := transit{in: p, slot: i, rx: i, fdbSlot: -1}
+	t := transit{in: p, slot: i, rx: i, fdbSlot: -1, tun: w.tunnelWord(p, i)}
 	w.decideSlowly(&t, key, wide, found)
 	w.slowEnd, w.slowTo = sys.TSC(), i+1
 	w.spent = spent + w.slowEnd - began
 	w.missed++
 }
 
-// again decides about a frame that comes in by p, the other end of a patch port.
+// again decides about a frame that comes in by p: the other end of a patch port, a
+// tunnel, or the port by which the host would have sent what a tunnel sends.
 func (w *worker) again(p *workerPort, t transit) {
 	t.in = p
 	f := &w.batch.Frames[t.slot]
@@ -63,6 +64,7 @@ func (w *worker) again(p *workerPort, t transit) {
 		return
 	}
 	key[flowtable.WordL4] |= p.lengthClass(f.Len)
+	key[flowtable.WordTunnel] = t.tun
 	found := w.lookupOne(p, key, wide)
 	if found-1 < flowcache.Stale-1 {
 		w.count(found, f.Len)
@@ -315,7 +317,7 @@ func (w *worker) noteDirect(p *workerPort, comp *flowtable.Composed, program uin
 	}
 	h := w.flow.cache.Program(program)
 	o := w.port(h.Arg)
-	if h.Code == flowcache.ProgramDrop || h.Code == flowcache.ProgramOutput && o != nil && o.tx != nil {
+	if h.Code == flowcache.ProgramDrop || h.Code == flowcache.ProgramOutput && o != nil && o.plain {
 		w.undirect(p)
 		p.direct.program = w.flow.cache.Retain(program)
 	}

@@ -34,6 +34,9 @@ func (s *PortSpec) check() error {
 	case s.MACLimit < 0:
 		return fmt.Errorf("%w: MAC limit %d is negative", ErrBadSpec, s.MACLimit)
 	}
+	if err := s.checkTunnel(); err != nil {
+		return err
+	}
 	return s.checkVLANs()
 }
 

@@ -28,6 +28,7 @@ type Options struct {
 	Cache       *flowcache.CacheOptions // sizes of a worker's flow cache; nil: by the machine's memory
 	RulesMax    int                     // rules that there can be; 0: 16 million
 	Connections int                     // that are tracked; 0: by the machine's memory
+	Underlay    Underlay                // how tunnels reach other hosts; nil: there are no tunnels
 	RuleMemory  uint64                  // bytes that rules may take; 0: 32 GiB of addresses, of which is used what is needed
 
 	// Allowed are the CPUs that workers may be given. None: those on which the
@@ -68,6 +69,8 @@ type Switch struct {
 	removed  PortStats // sum of ports that are gone
 	closed   bool
 
+	tunnelled bool // there are tunnel ports
+
 	watch watchers
 	stop  chan struct{} // ends the housekeeper
 	done  chan struct{} // it has ended
@@ -78,7 +81,9 @@ type port struct {
 	spec    PortSpec
 	number  uint32
 	created time.Time
-	dev     Device // nil for a patch port
+	dev     Device     // nil for a patch port or a tunnel
+	tunnel  *tunnelEnd // nil: it is none
+	ends    *ending    // tunnels that end at its device; nil: none
 	bridge  *bridge
 	dealt   []int // worker of each receive queue, by its place in Switch.workers
 	cpus    []int // and its CPU
@@ -233,6 +238,8 @@ func (s *Switch) info(p *port) PortInfo {
 	switch {
 	case p.dev != nil:
 		i.State = p.dev.State()
+	case p.tunnel != nil:
+		i.State = p.tunnel.state()
 	case s.peerOf(p) != nil:
 		i.State = DeviceState{Link: LinkUp, Since: p.created}
 	default:
@@ -254,7 +261,7 @@ func (s *Switch) Wire(in, out string) error {
 	case a == b:
 		return fmt.Errorf("wire %s to %s: %w: a port cannot be wired to itself", in, out, ErrBadSpec)
 	case a.dev == nil || b.dev == nil:
-		return fmt.Errorf("wire %s to %s: %w: a patch port cannot be wired", in, out, ErrBadSpec)
+		return fmt.Errorf("wire %s to %s: %w: a patch port or a tunnel cannot be wired", in, out, ErrBadSpec)
 	}
 	if err := s.rewire(a, out); err != nil {
 		return fmt.Errorf("wire %s to %s: %w", in, out, err)

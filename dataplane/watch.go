@@ -16,7 +16,7 @@ type watchers struct {
 	mu      sync.Mutex
 	chans   map[chan Event]struct{}
 	touched map[string]struct{}
-	kick    chan struct{} // has room for one: something is in touched
+	kick    chan struct{} // has room for one: something is in touched, or the underlay has moved
 }
 
 // send gives every watcher e. One that is too slow is let go.
@@ -41,6 +41,11 @@ func (w *watchers) touch(name string) {
 	}
 	w.touched[name] = struct{}{}
 	w.mu.Unlock()
+	w.stir()
+}
+
+// stir has the housekeeper look.
+func (w *watchers) stir() {
 	select {
 	case w.kick <- struct{}{}:
 	default:

@@ -42,6 +42,7 @@ type worker struct {
 	decided decisions
 	sweep   uint32 // the decision that was last looked over
 	patches [64]patched
+	tunnelDesk
 	meters  localMeters
 	replier replier
 	trace   *tracer // nil: it is a worker that runs
@@ -149,6 +150,7 @@ func (w *worker) letGo() {
 	w.endDecisions()
 	for _, p := range w.order {
 		w.undirect(p)
+		w.forgetOuter(p)
 	}
 }
 

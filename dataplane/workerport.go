@@ -12,8 +12,9 @@ import (
 type workerPort struct {
 	name   string
 	number uint32
-	dev    Device  // nil for a patch port
-	tx     TxQueue // nil for a patch port
+	plain  bool    // what is output to it goes to its device and nowhere else
+	dev    Device  // nil for a patch port or a tunnel
+	tx     TxQueue // nil for a patch port or a tunnel
 	vlan   vlanPolicy
 	bridge *workerBridge
 	peer   *workerPort // the other end of a patch port; nil while it is missing
@@ -33,6 +34,11 @@ type workerPort struct {
 	last   uint64 // program run that put the last of own there; see worker.put
 	lastRx int    // and the received frame of which it is a version
 
+	isTunnel bool
+	out      *outlet // how frames leave by a tunnel; nil: not now
+	ends     *ending // tunnels that end at the port's device; nil: none
+	outer    outer   // what the underlay does with all frames of the tunnel
+
 	counters
 }
 
@@ -46,6 +52,7 @@ const (
 func newWorkerPort(p *port) *workerPort {
 	wp := &workerPort{name: p.spec.Name, number: p.number, dev: p.dev, vlan: newVLANPolicy(p.spec), own: make([]packet.Ref, listMin)}
 	wp.list = wp.own
+	wp.retunnel(p)
 	if p.bridge.settings.Pipeline == PipelineFlows {
 		wp.level = parse.Full
 	}

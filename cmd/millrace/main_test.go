@@ -289,7 +289,7 @@ func TestExitCodes(t *testing.T) {
 		{"there already", "port add br0 vm1 --type dpdkvhostuser", 1, "port vm1 exists on bridge br0: with --may-exist"},
 		{"there already on another bridge", "port add br1 vm1 --type dpdkvhostuser --may-exist", 1, "port vm1 exists on bridge br0: delete it there"},
 		{"name of a bridge", "port add br0 br1 --type dpdkvhostuser", 1, "it is the name of a bridge"},
-		{"kind that comes later", "port add br0 gnv --type geneve", 1, "port gnv: type: not supported yet: type geneve (its row stays and control tries again; `millrace port del gnv` deletes it)"},
+		{"kind that comes later", "port add br0 gnv --type gre", 1, "port gnv: type: not supported yet: type gre (its row stays and control tries again; `millrace port del gnv` deletes it)"},
 		{"set with a bad value", "port set vm1 --mtu 5", 2, "--mtu: 5 is not in"},
 		{"set of what there is not", "port set nope --mtu 1500", 1, "no such port: nope"},
 		{"set and clear", "port set vm1 --tag 5 --clear tag", 2, "--clear: tag contradicts --tag"},

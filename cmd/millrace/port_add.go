@@ -37,6 +37,8 @@ database, as ovs-vsctl writes them. The types are those of Open vSwitch:
   patch                the other end is the patch port --peer of another bridge
   tap, internal        a network device NAME of the kernel, for a pod or the host:
                        in the network namespace --netns, with the addresses --ip
+  geneve, vxlan        a tunnel to another host: --option remote_ip=ADDRESS, and as they are needed
+                       key, local_ip, csum, tos, ttl, df_default and dst_port
 
 The command returns when the port is in force. What is wrong with it then is an
 error with exit code 1; its row stays, and control tries again. Its peer may
@@ -51,6 +53,7 @@ of all VLANs.`,
   millrace port add br0 eth1 --type afxdp --option xdp-vlans=10,20-29
   millrace port add br0 to-br1 --type patch --peer to-br0
   millrace port add br0 eth1 --type tap --netns pod1 --ip 10.0.0.5/24
+  millrace port add br0 node2 --type geneve --option remote_ip=192.0.2.2 --option key=flow
   millrace port add br0 vm1 --may-exist --type dpdkvhostuser --db unix:/run/openvswitch/db.sock`,
 		Args: exactly("BRIDGE", "NAME"),
 	}
@@ -78,7 +81,7 @@ of all VLANs.`,
 // rows are the rows that the command line describes.
 func (f *portAddFlags) rows(cmd *cobra.Command, a *app, args []string) (*model.Port, *model.Interface, error) {
 	if f.port.kind == "" {
-		return nil, nil, usage(cmd, "--type: say which type of port: dpdkvhostuser, dpdkvhostuserclient, afxdp, tap, internal or patch")
+		return nil, nil, usage(cmd, "--type: say which type of port: dpdkvhostuser, dpdkvhostuserclient, afxdp, tap, internal, patch, geneve or vxlan")
 	}
 	if f.wait.noWait && f.up > 0 {
 		return nil, nil, usage(cmd, "--no-wait: contradicts --wait")

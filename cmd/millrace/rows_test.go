@@ -265,7 +265,7 @@ func TestStatus(t *testing.T) {
 		}
 	}
 	checkJSON(t, must(t, dir, "status", "--json"))
-	run(t, "--run-dir", dir, "port", "add", "br0", "bad", "--type", "geneve")
+	run(t, "--run-dir", dir, "port", "add", "br0", "bad", "--type", "gre")
 	sw.SetState("up", dataplane.DeviceState{Link: dataplane.LinkBroken, Reason: "nonsense"})
 	await(t, "two problems", func() bool {
 		r = run(t, "--run-dir", dir, "status")
@@ -418,7 +418,7 @@ func TestStockRows(t *testing.T) {
 	if got := described(sw); got != "br0/a dpdkvhostuser tag=5 wire=b, br0/b dpdkvhostuser" {
 		t.Errorf("the switch has %s", got)
 	}
-	if r := run(t, "--run-dir", dir, "port", "add", "br0", "c", "--type", "geneve"); r.code != 1 || !strings.Contains(r.err, "not supported yet") {
+	if r := run(t, "--run-dir", dir, "port", "add", "br0", "c", "--type", "gre"); r.code != 1 || !strings.Contains(r.err, "not supported yet") {
 		t.Errorf("exit code %d: %s", r.code, r.err)
 	}
 	must(t, dir, "port", "del", "a", "b", "c")

@@ -59,7 +59,7 @@ func TestFlagsComplete(t *testing.T) {
 	must(t, dir, "port", "add", "br0", "vm1", "--type", "dpdkvhostuser")
 	for _, tt := range []struct{ args, want string }{
 		{"run --poll", "adaptive busy"}, {"dataplane --poll", "adaptive busy"},
-		{"port add br0 x --type", "dpdkvhostuser dpdkvhostuserclient afxdp tap internal patch"},
+		{"port add br0 x --type", "dpdkvhostuser dpdkvhostuserclient afxdp tap internal patch geneve vxlan"},
 		{"port add br0 x --vlan-mode", "access trunk native-tagged native-untagged"},
 		{"port add br0 x --peer", "vm1"}, {"port list --bridge", "br0"}, {"mac flush --port", "vm1"},
 		{"port add", "br0"}, {"port add br0", ""}, {"port del", "vm1"}, {"port show", "vm1"}, {"port wire vm1", "vm1"}, {"port unwire", "vm1"}, {"port set", "vm1"},

@@ -6,6 +6,7 @@ import (
 	"millrace/dataplane"
 	"millrace/dataplane/afxdp"
 	"millrace/dataplane/tap"
+	"millrace/dataplane/underlay"
 	"millrace/vhost"
 )
 
@@ -19,6 +20,7 @@ func newSwitch(o switchOptions) (closingSwitch, error) {
 		dataplane.TypeTAP:         tapOpener(kernel, o.Log),
 		dataplane.TypeInternal:    tapOpener(kernel, o.Log),
 	}
+	o.Underlay = &underlay.Kernel{}
 	return dataplane.New(o)
 }
 
@@ -26,6 +28,7 @@ func newSwitch(o switchOptions) (closingSwitch, error) {
 func portTypes() []string {
 	return []string{
 		dataplane.TypeVhostServer, dataplane.TypeVhostClient, dataplane.TypeAFXDP, dataplane.TypeTAP, dataplane.TypeInternal, dataplane.TypePatch,
+		dataplane.TypeGeneve, dataplane.TypeVXLAN,
 	}
 }
 

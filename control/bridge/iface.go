@@ -30,6 +30,8 @@ func (r *reader) iface(f *found) {
 		r.host(f)
 	case f.row.Type == TypeAFXDP || f.row.Type == TypeSystem || f.row.Type == "":
 		r.afxdp(f)
+	case IsTunnel(f.row.Type):
+		r.tunnel(f)
 	default:
 		r.refuse(f, "type", r.otherType(f.row))
 	}
@@ -41,10 +43,10 @@ func (r *reader) iface(f *found) {
 // otherType says why there is no port of that type.
 func (r *reader) otherType(row *model.Interface) error {
 	switch row.Type {
-	case "afxdp-nonpmd", "dpdk", "dpdkr", "geneve", "vxlan", "gre", "ip6gre", "erspan", "ip6erspan", "lisp", "stt", "gtpu", "bareudp", "srv6":
+	case "afxdp-nonpmd", "dpdk", "dpdkr", "gre", "ip6gre", "erspan", "ip6erspan", "lisp", "stt", "gtpu", "bareudp", "srv6":
 		return notYet("type %s", row.Type)
 	}
-	return unknown("type %q: choose one of %s", short(row.Type), strings.Join([]string{TypeVhostServer, TypeVhostClient, TypeAFXDP, TypeTAP, TypeInternal, TypePatch}, ", "))
+	return unknown("type %q: choose one of %s", short(row.Type), strings.Join([]string{TypeVhostServer, TypeVhostClient, TypeAFXDP, TypeTAP, TypeInternal, TypePatch, TypeGeneve, TypeVXLAN}, ", "))
 }
 
 // mac reads the address that the row asks for.

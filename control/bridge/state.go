@@ -17,6 +17,8 @@ const (
 	TypeSystem      = "system" // or empty: a network device, which becomes an afxdp port
 	TypeInternal    = "internal"
 	TypeTAP         = "tap"
+	TypeGeneve      = "geneve"
+	TypeVXLAN       = "vxlan"
 )
 
 // Limits and defaults of settings, as in the Open_vSwitch schema where it has

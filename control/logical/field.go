@@ -54,6 +54,9 @@ const (
 	FieldUDPDst                     // udp.dst
 	FieldSCTPSrc                    // sctp.src
 	FieldSCTPDst                    // sctp.dst
+	FieldTunID                      // network identifier of the tunnel by which the packet came or goes
+	FieldTunFlags                   // bit 0: there is FieldTunData
+	FieldTunData                    // data of the Geneve option of OVN
 	FieldICMP4FragMTU               // write-only, in icmp4 blocks
 	FieldICMP6FragMTU               // write-only, in icmp6 blocks
 	FieldICMP4InnerSrc              // write-only, in icmp4 blocks
@@ -71,6 +74,7 @@ func fieldWidths() [NumFields]uint8 {
 		FieldICMP6Type: 8, FieldICMP6Code: 8, FieldARPOp: 16, FieldARPSPA: 32, FieldARPTPA: 32, FieldARPSHA: 48,
 		FieldARPTHA: 48, FieldNDTarget: 128, FieldNDSLL: 48, FieldNDTLL: 48, FieldTCPSrc: 16, FieldTCPDst: 16,
 		FieldTCPFlags: 12, FieldUDPSrc: 16, FieldUDPDst: 16, FieldSCTPSrc: 16, FieldSCTPDst: 16,
+		FieldTunID: 24, FieldTunFlags: 8, FieldTunData: 32,
 		FieldICMP4FragMTU: 16, FieldICMP6FragMTU: 32, FieldICMP4InnerSrc: 32,
 	}
 }
@@ -92,6 +96,7 @@ func (f Field) String() string {
 		FieldARPTPA: "arp.tpa", FieldARPSHA: "arp.sha", FieldARPTHA: "arp.tha", FieldNDTarget: "nd.target",
 		FieldNDSLL: "nd.sll", FieldNDTLL: "nd.tll", FieldTCPSrc: "tcp.src", FieldTCPDst: "tcp.dst",
 		FieldTCPFlags: "tcp.flags", FieldUDPSrc: "udp.src", FieldUDPDst: "udp.dst", FieldSCTPSrc: "sctp.src",
+		FieldTunID: "tun.id", FieldTunFlags: "tun.flags", FieldTunData: "tun.data",
 		FieldSCTPDst: "sctp.dst", FieldICMP4FragMTU: "icmp4.frag_mtu", FieldICMP6FragMTU: "icmp6.frag_mtu",
 		FieldICMP4InnerSrc: "icmp4.inner_ip4.src",
 	}

@@ -123,6 +123,9 @@ func ctRows() []Symbol {
 func linkRows() []Symbol {
 	return []Symbol{
 		ordinal("pkt.mark", FieldPktMark, ""),
+		ordinal("tun.id", FieldTunID, ""),
+		ordinal("tun.flags", FieldTunFlags, ""),
+		ordinal("tun.data", FieldTunData, ""),
 		ordinal("eth.src", FieldEthSrc, ""),
 		ordinal("eth.dst", FieldEthDst, ""),
 		ro(nominal("eth.type", FieldEthType, "")),

@@ -38,9 +38,15 @@ type l4 struct {
 }
 
 // completeChecksum finishes the checksum of frame i, if its sender has not.
-func completeChecksum(b *packet.Batch, i int) {
+func completeChecksum(b *packet.Batch, i int) { complete(b, i, 0) }
+
+// complete is completeChecksum for a frame that begins at byte from of frame i: frame
+// i itself, or what is in a tunnel. The sender's device would finish the inner one, and the
+// outer one is right when it is.
+func complete(b *packet.Batch, i, from int) {
 	head := b.Head(i)
-	p, ok := payload(head)
+	p, ok := payload(head[from:])
+	p.at += from
 	if !ok || p.at+p.len > int(b.Frames[i].Len) {
 		return
 	}
@@ -50,6 +56,9 @@ func completeChecksum(b *packet.Batch, i int) {
 		field, least = tcpSum, tcpLeast
 	case protoUDP:
 		field, least = udpSum, udpLeast
+		if at := inside(head, p); from == 0 && at != 0 {
+			complete(b, i, at)
+		}
 	case protoSCTP:
 		if p.len >= sctpLeast && p.at+sctpSum+4 <= len(head) {
 			completeSCTP(b, i, p, head[p.at+sctpSum:])
@@ -72,6 +81,28 @@ func completeChecksum(b *packet.Batch, i int) {
 		v = 0xffff
 	}
 	binary.BigEndian.PutUint16(sum, v)
+}
+
+// UDP ports of tunnels (RFC 8926, RFC 7348, Linux's own for VXLAN).
+const geneve, vxlan, vxlanLinux = 6081, 4789, 8472
+
+// inside returns where the frame in a tunnel begins, or 0.
+func inside(head []byte, udp l4) int {
+	at := udp.at + udpLeast
+	if udp.len < udpLeast+8 || len(head) < at+8 {
+		return 0
+	}
+	switch binary.BigEndian.Uint16(head[udp.at+2:]) {
+	case geneve:
+		at += int(head[at]&0x3f) * 4
+	case vxlan, vxlanLinux:
+	default:
+		return 0
+	}
+	if at += 8; at > len(head) {
+		return 0
+	}
+	return at
 }
 
 // payload finds the payload of a frame's IP packet, unless that is a fragment:

@@ -205,3 +205,43 @@ func BenchmarkCompleteChecksum(b *testing.B) {
 		})
 	}
 }
+
+// TestTunnelChecksum finishes what is in a tunnel, and with it the outer checksum,
+// which was made for the finished one.
+func TestTunnelChecksum(t *testing.T) {
+	for _, port := range []layers.UDPPort{4789, 6081, 8472, 5000} {
+		for _, kind := range []string{"tcp4", "tcp6", "udp4", "udp6"} {
+			inner := built(t, kind, false, 100)
+			eth := &layers.Ethernet{SrcMAC: net.HardwareAddr{2, 0, 0, 0, 0, 3}, DstMAC: net.HardwareAddr{2, 0, 0, 0, 0, 4}, EthernetType: layers.EthernetTypeIPv4}
+			ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: net.IP{10, 1, 2, 3}, DstIP: net.IP{10, 9, 8, 7}}
+			udp := &layers.UDP{SrcPort: 40000, DstPort: port}
+			if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
+				t.Fatal(err)
+			}
+			header := []byte{8, 0, 0, 0, 0, 0, 7, 0}
+			if port == 6081 {
+				header = []byte{1, 0, 0x65, 0x58, 0, 0, 7, 0, 0, 0, 0, 0}
+			}
+			out := gopacket.NewSerializeBuffer()
+			if err := gopacket.SerializeLayers(out, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, udp, gopacket.Payload(append(header, inner...))); err != nil {
+				t.Fatal(err)
+			}
+			want := out.Bytes()
+			got := bytes.Clone(want)
+			copy(got[len(got)-len(inner):], undo(inner))
+			if bytes.Equal(got, want) {
+				t.Fatal("nothing is unfinished")
+			}
+			b := packet.NewBatch()
+			head := got[:min(len(got), packet.HeadMax)]
+			b.Add(head, packet.Seg{Addr: packet.Addr(got[len(head):]), Len: uintptr(len(got) - len(head))})
+			completeChecksum(b, 0)
+			if port == 5000 {
+				want = got
+			}
+			if got := b.AppendTo(nil, 0); !bytes.Equal(got, want) {
+				t.Errorf("%s by port %d:\n%x\nwant\n%x", kind, port, got, want)
+			}
+		}
+	}
+}

@@ -221,45 +221,53 @@ type Reason uint8
 
 // The reasons. A frame is counted under exactly one.
 const (
-	ReasonNone         Reason = iota
-	ReasonRxTooLong           // longer than FrameMax
-	ReasonRxTooShort          // shorter than an Ethernet header
-	ReasonRxHeader            // virtio-net header asks for what was not negotiated
-	ReasonNoBridgePort        // nowhere to send: no other port is a member
-	ReasonVLANIngress         // VLAN not accepted by the input port
-	ReasonVLANEgress          // VLAN not carried by the output port
-	ReasonSourceMAC           // source address is multicast or zero
-	ReasonReservedMAC         // link-local multicast that bridges do not forward
-	ReasonSamePort            // destination is behind the input port
-	ReasonPatchLoop           // too many patch ports in a row
-	ReasonTxDown              // output port has no ready peer
-	ReasonTxFull              // output ring has no room
-	ReasonTxTooLong           // longer than the output port's MTU or buffers
-	ReasonTxBusy              // output queue held by another worker
-	ReasonTxFault             // output port's memory is gone
-	ReasonRxFault             // input port's memory is gone
-	ReasonRule                // a rule says drop
-	ReasonNoRule              // no rule matches
-	ReasonNoEntry             // no pipeline for the input port
-	ReasonTTL                 // TTL is used up
-	ReasonSteps               // too many tables
-	ReasonDepth               // too many copies and lists in each other
-	ReasonOps                 // program too long
-	ReasonNotOutput           // rules matched, and none delivered the frame
-	ReasonOutportZero         // output to port 0
-	ReasonNoBucket            // select group without a bucket
-	ReasonMeter               // beyond a meter's rate
-	ReasonNoPort              // output to a port that is not there
-	ReasonCopies              // more copies than a batch has room for
-	ReasonSlowPath            // too many new flows at once
-	ReasonRxRingFull          // kernel's receive ring was full
-	ReasonRxNoBuffer          // kernel had no buffer to receive into
-	ReasonCTFull              // no room for another connection
-	ReasonCTLimit             // a zone has as many connections as it may have
-	ReasonCTClash             // no free address and port to translate to
-	ReasonCTFragment          // a fragment whose first has not been seen
-	ReasonNoReply             // must not be answered
-	ReasonReplyRate           // beyond the rate of replies
+	ReasonNone           Reason = iota
+	ReasonRxTooLong             // longer than FrameMax
+	ReasonRxTooShort            // shorter than an Ethernet header
+	ReasonRxHeader              // virtio-net header asks for what was not negotiated
+	ReasonNoBridgePort          // nowhere to send: no other port is a member
+	ReasonVLANIngress           // VLAN not accepted by the input port
+	ReasonVLANEgress            // VLAN not carried by the output port
+	ReasonSourceMAC             // source address is multicast or zero
+	ReasonReservedMAC           // link-local multicast that bridges do not forward
+	ReasonSamePort              // destination is behind the input port
+	ReasonPatchLoop             // too many patch ports in a row
+	ReasonTxDown                // output port has no ready peer
+	ReasonTxFull                // output ring has no room
+	ReasonTxTooLong             // longer than the output port's MTU or buffers
+	ReasonTxBusy                // output queue held by another worker
+	ReasonTxFault               // output port's memory is gone
+	ReasonRxFault               // input port's memory is gone
+	ReasonRule                  // a rule says drop
+	ReasonNoRule                // no rule matches
+	ReasonNoEntry               // no pipeline for the input port
+	ReasonTTL                   // TTL is used up
+	ReasonSteps                 // too many tables
+	ReasonDepth                 // too many copies and lists in each other
+	ReasonOps                   // program too long
+	ReasonNotOutput             // rules matched, and none delivered the frame
+	ReasonOutportZero           // output to port 0
+	ReasonNoBucket              // select group without a bucket
+	ReasonMeter                 // beyond a meter's rate
+	ReasonNoPort                // output to a port that is not there
+	ReasonCopies                // more copies than a batch has room for
+	ReasonSlowPath              // too many new flows at once
+	ReasonRxRingFull            // kernel's receive ring was full
+	ReasonRxNoBuffer            // kernel had no buffer to receive into
+	ReasonCTFull                // no room for another connection
+	ReasonCTLimit               // a zone has as many connections as it may have
+	ReasonCTClash               // no free address and port to translate to
+	ReasonCTFragment            // a fragment whose first has not been seen
+	ReasonNoReply               // must not be answered
+	ReasonReplyRate             // beyond the rate of replies
+	ReasonTunnelPath            // other end of a tunnel not reached now
+	ReasonTunnelBig             // too long for the path of a tunnel
+	ReasonTunnelLoop            // tunnel in a tunnel, or too many in a row
+	ReasonTunnelHeader          // outer headers are wrong
+	ReasonTunnelSum             // outer UDP checksum is wrong
+	ReasonTunnelFragment        // outer packet is a fragment
+	ReasonTunnelUnknown         // no tunnel port for key and sender
+	ReasonTunnelECN             // congested, and the inner sender cannot be told
 	ReasonCount
 )
 
@@ -272,6 +280,7 @@ var reasonNames = [ReasonCount]string{
 	"rx_ring_full", "rx_no_buffer",
 	"ct_full", "ct_zone_limit", "ct_clash", "ct_fragment",
 	"no_reply", "reply_rate",
+	"tunnel_no_path", "tunnel_too_big", "tunnel_loop", "tunnel_bad_header", "tunnel_bad_checksum", "tunnel_fragment", "tunnel_unknown", "tunnel_congested",
 }
 
 var reasonTexts = [ReasonCount]string{
@@ -314,6 +323,14 @@ var reasonTexts = [ReasonCount]string{
 	"a fragment came without the first of its datagram, whose ports decide about it",
 	"a rule answers frames that must not be answered: errors, fragments, and what is to or from many",
 	"a rule answers more frames than the rate of replies allows",
+	"the tunnel's other end cannot be reached now: port show says what is missing",
+	"frame with outer headers is longer than the path of the tunnel carries",
+	"a tunnel in a tunnel, or too many tunnels one after the other",
+	"outer headers are wrong or ask for what is not known: lengths, checksum of IPv4, flags, version, critical option",
+	"outer UDP checksum is wrong",
+	"outer packet is a fragment: the path carries less than its sender believes",
+	"no tunnel port has this key, sender and own address",
+	"congestion on the way, and the sender of the frame inside does not understand that (RFC 6040)",
 }
 
 // String is the stable name of r.

@@ -55,6 +55,9 @@ func decoded(frame []byte) flowtable.Key {
 			continue
 		}
 		decodedLayer(&k, l)
+		if _, ok := l.(gopacket.TransportLayer); ok {
+			break // what is in it is a tunnel's business, for some ports
+		}
 	}
 	return k
 }

@@ -140,7 +140,7 @@ func (c *checker) device(spec *dataplane.PortSpec) {
 	if spec.Type == dataplane.TypeAFXDP && len(spec.Name) > deviceNameMax {
 		c.fail("spec.name", "port %q is named like its network device, whose name has at most %d bytes", spec.Name, deviceNameMax)
 	}
-	if len(spec.Options) > 0 && spec.Type != dataplane.TypeAFXDP {
+	if len(spec.Options) > 0 && spec.Type != dataplane.TypeAFXDP && !dataplane.IsTunnel(spec.Type) {
 		c.fail("spec.options", "ports of type %s have no options of their own", spec.Type)
 	}
 }
@@ -188,7 +188,7 @@ func (s *Server) checkType(c *checker, spec *dataplane.PortSpec) {
 // checkPath returns the absolute path of the port's socket.
 func (s *Server) checkPath(c *checker, spec *dataplane.PortSpec, path string) string {
 	switch {
-	case spec.Type == dataplane.TypePatch || spec.Type == dataplane.TypeAFXDP || dataplane.IsHost(spec.Type):
+	case spec.Type == dataplane.TypePatch || spec.Type == dataplane.TypeAFXDP || dataplane.IsHost(spec.Type) || dataplane.IsTunnel(spec.Type):
 		if path != "" {
 			c.fail("spec.path", "%s ports have no socket", spec.Type)
 		}

@@ -1,0 +1,113 @@
+package underlay
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"millrace/dataplane"
+	"millrace/dataplane/netnstest"
+)
+
+func TestMain(m *testing.M) { netnstest.Main(m) }
+
+// TestKernel has ways follow what becomes of routes, neighbours and devices, without
+// anybody else who asks for the neighbours.
+func TestKernel(t *testing.T) {
+	netnstest.Need(t)
+	pod := netnstest.NewPod(t, "eth1", 1)
+	pod.Address(1)
+	netnstest.IP(t, "addr add 10.9.0.9/24 dev eth1")
+	netnstest.IP(t, "addr add fd09::9/64 dev eth1 nodad")
+	host := func(remote, local string) dataplane.Host {
+		h := dataplane.Host{Remote: netip.MustParseAddr(remote)}
+		if local != "" {
+			h.Local = netip.MustParseAddr(local)
+		}
+		return h
+	}
+	near, six, behind := host("10.9.0.1", ""), host("fd09::1", "fd09::9"), host("10.77.0.5", "")
+	mine, wrong, silent := host("10.9.0.9", ""), host("10.9.0.1", "10.1.1.1"), host("10.9.0.77", "")
+	var k Kernel
+	var changes atomic.Int32
+	if w := k.Way(near); w.Device != 0 || w.Reason == "" {
+		t.Errorf("before anything is known: %+v", w)
+	}
+	k.Follow([]dataplane.Host{near, six, behind, mine, wrong, silent}, func() { changes.Add(1) })
+	t.Cleanup(func() { k.Follow(nil, func() {}) })
+	link, err := netlink.LinkByName("eth1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := mac(t, pod)
+	want := func(h dataplane.Host, mtu int) {
+		t.Helper()
+		netnstest.Wait(t, func() string {
+			w := k.Way(h)
+			src := "10.9.0.9"
+			if h.Remote.Is6() {
+				src = "fd09::9"
+			}
+			p := w.Path
+			if w.Reason != "" || w.Name != "eth1" || w.Device != link.Attrs().Index || p.MTU != mtu || p.Local.String() != src ||
+				net.HardwareAddr(p.Next[:]).String() != peer.String() || net.HardwareAddr(p.Source[:]).String() != link.Attrs().HardwareAddr.String() {
+				return fmt.Sprintf("way to %s: %+v", h.Remote, w)
+			}
+			return ""
+		})
+	}
+	reason := func(h dataplane.Host, text string) {
+		t.Helper()
+		netnstest.Wait(t, func() string {
+			if w := k.Way(h); !strings.Contains(w.Reason, text) {
+				return fmt.Sprintf("way to %s: %+v, want %q", h.Remote, w, text)
+			}
+			return ""
+		})
+	}
+	want(near, 1500)
+	want(six, 1500)
+	reason(behind, "no route to 10.77.0.5")
+	reason(mine, "is an address of this host")
+	reason(wrong, "local_ip 10.1.1.1 is no address of this host")
+	reason(silent, "10.9.0.77 does not answer on eth1")
+	if a := k.Addresses(link.Attrs().Index); len(a) < 2 || a[0].String() != "10.9.0.9" {
+		t.Errorf("addresses: %v", a)
+	}
+	netnstest.IP(t, "route add 10.77.0.0/16 via 10.9.0.1 mtu 1300")
+	want(behind, 1300)
+	netnstest.IP(t, "link set eth1 mtu 1400")
+	want(near, 1400)
+	pod.Run("ip link set eth0 address 02:00:00:00:00:77")
+	peer = net.HardwareAddr{2, 0, 0, 0, 0, 0x77}
+	netnstest.IP(t, "neigh flush dev eth1")
+	want(near, 1400)
+	want(six, 1400)
+	netnstest.IP(t, "addr del 10.9.0.9/24 dev eth1")
+	reason(near, "no route to 10.9.0.1")
+	if changes.Load() == 0 {
+		t.Error("nobody was told")
+	}
+}
+
+// mac is the address of a pod's device.
+func mac(t *testing.T, pod *netnstest.Pod) net.HardwareAddr {
+	t.Helper()
+	f := strings.Fields(pod.Run("ip -o link show eth0"))
+	for i := range f {
+		if f[i] == "link/ether" {
+			a, err := net.ParseMAC(f[i+1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return a
+		}
+	}
+	t.Fatalf("eth0 has no address: %v", f)
+	return nil
+}
