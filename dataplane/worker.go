@@ -43,7 +43,8 @@ type worker struct {
 	sweep   uint32 // the decision that was last looked over
 	patches [64]patched
 	meters  localMeters
-	trace   *tracer // nil: it is a worker that runs
+	cuts    [packet.SlotsMax]packet.Ref // list in the making, of segments
+	trace   *tracer                     // nil: it is a worker that runs
 	fair    fairness
 	now     uint32 // seconds, for ageing; coarse
 	clock   clock

@@ -12,8 +12,9 @@ import (
 type workerPort struct {
 	name   string
 	number uint32
-	dev    Device  // nil for a patch port
-	tx     TxQueue // nil for a patch port
+	dev    Device       // nil for a patch port
+	tx     TxQueue      // nil for a patch port
+	taker  OffloadTaker // tx, if it is one
 	vlan   vlanPolicy
 	bridge *workerBridge
 	peer   *workerPort // the other end of a patch port; nil while it is missing
@@ -26,6 +27,7 @@ type workerPort struct {
 
 	list   []packet.Ref // what goes out next: own, or identity
 	n      int
+	extra  uint64 // of n: segments beyond the first of their frame
 	own    []packet.Ref
 	lost   packet.Reason
 	signal bool   // is in the worker's signals
@@ -59,6 +61,7 @@ type counters struct {
 	outputs, copies   uint64
 	offered           uint64
 	rxDrops, txDrops  Drops
+	finished          Finished
 }
 
 // addTo adds the counters to s.
@@ -70,6 +73,7 @@ func (c *counters) addTo(s *PortStats) {
 	s.Outputs += c.outputs
 	s.Copies += c.copies
 	s.Offered += c.offered
+	s.Finished.add(&c.finished)
 	for i := range s.RxDrops {
 		s.RxDrops[i] += c.rxDrops[i]
 		s.TxDrops[i] += c.txDrops[i]
