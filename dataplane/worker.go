@@ -43,8 +43,7 @@ type worker struct {
 	sweep   uint32 // the decision that was last looked over
 	patches [64]patched
 	meters  localMeters
-	cuts    [packet.SlotsMax]packet.Ref // list in the making, of segments
-	trace   *tracer                     // nil: it is a worker that runs
+	trace   *tracer // nil: it is a worker that runs
 	fair    fairness
 	now     uint32 // seconds, for ageing; coarse
 	clock   clock
@@ -59,6 +58,8 @@ type worker struct {
 	inbox   atomic.Pointer[request]
 	doing   sync.Mutex // held by the one that waits for inbox
 	stopped chan struct{}
+
+	cuts [packet.SlotsMax]packet.Ref // a port's list in the making; see cut
 }
 
 // An rxQueue is one receive queue of a port, as its worker sees it.

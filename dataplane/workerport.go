@@ -12,9 +12,8 @@ import (
 type workerPort struct {
 	name   string
 	number uint32
-	dev    Device       // nil for a patch port
-	tx     TxQueue      // nil for a patch port
-	taker  OffloadTaker // tx, if it is one
+	dev    Device  // nil for a patch port
+	tx     TxQueue // nil for a patch port
 	vlan   vlanPolicy
 	bridge *workerBridge
 	peer   *workerPort // the other end of a patch port; nil while it is missing
@@ -27,7 +26,6 @@ type workerPort struct {
 
 	list   []packet.Ref // what goes out next: own, or identity
 	n      int
-	extra  uint64 // of n: segments beyond the first of their frame
 	own    []packet.Ref
 	lost   packet.Reason
 	signal bool   // is in the worker's signals
@@ -36,6 +34,9 @@ type workerPort struct {
 	lastRx int    // and the received frame of which it is a version
 
 	counters
+
+	taker OffloadTaker // tx, if it is one
+	extra uint64       // of n: segments beyond the first of their frame
 }
 
 // Sizes of lists of what goes to a port. They grow as they need.

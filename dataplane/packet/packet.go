@@ -87,11 +87,6 @@ type Batch struct {
 
 	Bytes uint64 // of all frames, summed by the receive queue
 
-	// Asking says that Judge was called for all frames of the batch, and one of them
-	// asks for something.
-	Asking bool
-	asks   [SlotsMax]ask
-
 	// Early counts, by reason, what a receive queue took from its device and
 	// dropped at once, and NEarly is their sum. The worker counts them as
 	// received and dropped.
@@ -104,9 +99,15 @@ type Batch struct {
 	Sent      int
 	SentBytes uint64
 
+	// Asking says that Judge was called for all frames of the batch, and one of them
+	// asks for something.
+	Asking bool
+
 	lasting bool   // borrowed memory stays until the batch is filled again
 	kept    []byte // what Keep has copied; nil until it needs some
 	nKept   int    // bytes of kept in use
+
+	asks [SlotsMax]ask
 }
 
 // NewBatch returns an empty batch. It lives as long as its worker.
