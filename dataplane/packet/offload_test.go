@@ -185,7 +185,7 @@ func put(t testing.TB, r *rand.Rand, b *Batch, frame []byte) int {
 func TestCut(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	b := NewBatch()
-	for range 3000 {
+	for range 800 {
 		k := randomTalk(r, 1+r.IntN(1+r.IntN(20000)))
 		size := 1 + r.IntN(len(k.payload)+100)
 		size = min(max(size, len(k.payload)/PiecesMax+1), 9000)
@@ -236,7 +236,7 @@ func TestCut(t *testing.T) {
 func TestTravel(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	b := NewBatch()
-	for range 1000 {
+	for range 200 {
 		k := randomTalk(r, 2000+r.IntN(30000))
 		k.tags, k.options = 1, 0
 		f, l4, field := k.frame(true)
