@@ -151,12 +151,23 @@ func afxdpStatus(s map[string]string, d *device) map[string]string {
 	return s
 }
 
-// statistics are Interface.statistics, with the keys of ovs-vswitchd.
+// statistics are Interface.statistics, with the keys of ovs-vswitchd, and what was
+// finished in software on the way out, if anything was.
 func statistics(p *api.PortStats) map[string]int {
-	return map[string]int{
+	s := map[string]int{
 		"rx_packets": int(p.GetRxFrames()), "rx_bytes": int(p.GetRxBytes()), "rx_dropped": drops(p.GetRxDrops()), "rx_errors": 0,
 		"tx_packets": int(p.GetTxFrames()), "tx_bytes": int(p.GetTxBytes()), "tx_dropped": drops(p.GetTxDrops()), "tx_errors": 0,
 	}
+	f := p.GetFinished()
+	for key, n := range map[string]uint64{
+		"tx_finished_checksums": f.GetChecksums(), "tx_finished_tcp": f.GetTcp(),
+		"tx_finished_udp": f.GetUdp(), "tx_finished_segments": f.GetSegments(),
+	} {
+		if n != 0 {
+			s[key] = int(n)
+		}
+	}
+	return s
 }
 
 func drops(list []*api.Drop) int {

@@ -37,6 +37,7 @@ func (s *Switch) joins(ports []*port) []join {
 		wp := newWorkerPort(p)
 		if p.dev != nil {
 			wp.tx = p.dev.Tx()
+			wp.taker, _ = wp.tx.(OffloadTaker)
 		}
 		list[i] = join{wp, p.bridge, s.peerOf(p)}
 	}

@@ -216,7 +216,7 @@ func (r *rig) stats() map[string]PortStats {
 		if !p.Balanced() {
 			r.t.Errorf("port %s does not balance: %+v", p.Name, p)
 		}
-		in += p.RxFrames + p.Copies
+		in += p.RxFrames + p.Copies + p.Finished.Segments
 		out += p.TxFrames + p.RxDrops.Total() + p.TxDrops.Total()
 		by[p.Name] = p
 	}

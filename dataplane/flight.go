@@ -17,6 +17,7 @@ type flight struct {
 	src       *rxQueue
 	out       []*workerPort // with something in list
 	sent      int           // ports of out whose Tx is done
+	finishing bool          // what is next for Tx is being finished
 	released  bool
 	showing   bool // Release is done, commits have begun
 	committed int  // ports of out that are accounted for
@@ -35,6 +36,11 @@ func (w *worker) carry() {
 		sortByNumber(f.out) // all workers lock in one order
 	}
 	for ; f.sent < len(f.out); f.sent++ {
+		if w.batch.Asking {
+			f.finishing = true
+			w.finish(f.out[f.sent])
+			f.finishing = false
+		}
 		w.send(f.out[f.sent])
 	}
 	if !f.released {
@@ -71,13 +77,13 @@ func (w *worker) commit(p *workerPort) {
 // account counts the end of p's list: b.Sent of it went out.
 func (w *worker) account(p *workerPort) {
 	b := w.batch
-	p.offered += uint64(p.n)
+	p.offered += uint64(p.n) - p.extra
 	p.txFrames += uint64(b.Sent)
 	p.txBytes += b.SentBytes
 	if b.Sent != p.n {
 		w.accountLoss(p)
 	}
-	p.list, p.n = p.own, 0
+	p.list, p.n, p.extra = p.own, 0, 0
 }
 
 // accountLoss counts what p's device did not take.
@@ -148,7 +154,10 @@ func (w *worker) abandon(culprit *workerPort) {
 	case !f.busy: // in Rx or Signal: nothing is in hand
 	case f.sent < len(f.out):
 		p := f.out[f.sent]
-		p.tx.Abort()
+		if !f.finishing {
+			p.tx.Abort()
+		}
+		f.finishing = false
 		p.lost = packet.ReasonRxFault
 		if p == culprit {
 			p.lost = packet.ReasonTxFault

@@ -208,7 +208,7 @@ func (w *worker) scatter(n int) {
 // the port's programs their frames are: bits of the key that no frame sets.
 func (w *worker) markLengths(p *workerPort) {
 	for i := range w.batch.N {
-		c := p.lengthClass(w.batch.Frames[i].Len)
+		c := p.lengthClass(w.batch.WireLen(i))
 		w.keys[i][flowtable.WordL4] |= c
 		w.wide.Keys[i][flowtable.WordL4] |= c
 	}

@@ -176,6 +176,11 @@ const (
 // makes.
 func IsHost(portType string) bool { return portType == TypeTAP || portType == TypeInternal }
 
+// OptionOffload is a key of PortSpec.Options for vhost-user and kernel ports:
+// whether the peer may leave checksums and segmentation to the switch, and has them left
+// to itself. It is "true", the default, or "false".
+const OptionOffload = "offload"
+
 // A PortSpec says what a port shall be.
 type PortSpec struct {
 	Bridge string
@@ -245,6 +250,7 @@ type PortStats struct {
 	TxDrops           Drops  // outputs to it that it could not take
 	Outputs           uint64 // outputs that frames from it caused
 	Offered           uint64 // outputs to it
+	Finished          Finished
 }
 
 // Drops counts dropped frames by reason.
@@ -260,9 +266,10 @@ func (d *Drops) Total() uint64 {
 }
 
 // Balanced reports whether every frame of the port is accounted for: what it
-// received was output or dropped, what was output to it was sent or dropped.
+// received was output or dropped, what was output to it was sent, cut into segments
+// that were sent, or dropped.
 func (s *PortStats) Balanced() bool {
-	return s.RxFrames+s.Copies == s.Outputs+s.RxDrops.Total() && s.Offered == s.TxFrames+s.TxDrops.Total()
+	return s.RxFrames+s.Copies == s.Outputs+s.RxDrops.Total() && s.Offered+s.Finished.Segments == s.TxFrames+s.TxDrops.Total()
 }
 
 // WorkerStats counts what a worker did. Times are in ticks of the time stamp

@@ -39,7 +39,7 @@ func (w *worker) slow(p *workerPort, i int, found uint32) {
 		*key = flowtable.Key{}
 		copy(key[:], w.keys[i][:])
 	}
-	key[flowtable.WordL4] = key[flowtable.WordL4]&^lengthBits | p.lengthClass(w.batch.Frames[i].Len)
+	key[flowtable.WordL4] = key[flowtable.WordL4]&^lengthBits | p.lengthClass(w.batch.WireLen(i))
 	t := transit{in: p, slot: i, rx: i, fdbSlot: -1, tun: w.tunnelWord(p, i)}
 	w.decideSlowly(&t, key, wide, found)
 	w.slowEnd, w.slowTo = sys.TSC(), i+1
@@ -63,7 +63,7 @@ func (w *worker) again(p *workerPort, t transit) {
 		}
 		return
 	}
-	key[flowtable.WordL4] |= p.lengthClass(f.Len)
+	key[flowtable.WordL4] |= p.lengthClass(w.batch.WireLen(t.slot))
 	key[flowtable.WordTunnel] = t.tun
 	found := w.lookupOne(p, key, wide)
 	if found-1 < flowcache.Stale-1 {
@@ -188,9 +188,10 @@ func (w *worker) walk(t *transit, key *flowtable.Key, wide bool, n uint32, stale
 		w.performOnce(t, comp)
 		return 0
 	}
-	comp := w.flow.walker.Walk(clean, n, uint64(w.now))
+	wire := w.batch.WireLen(t.slot)
+	comp := w.flow.walker.Walk(clean, wire, uint64(w.now))
 	w.visited += len(comp.Rules)
-	if program := w.keep(p, key, wide, n, comp, since, stale); program != 0 {
+	if program := w.keep(p, key, wide, n, wire, comp, since, stale); program != 0 {
 		return program
 	}
 	for _, h := range comp.Rules {
@@ -208,8 +209,8 @@ func (w *worker) performOnce(t *transit, comp *flowtable.Composed) {
 	w.perform(t, ops, comp.Drop)
 }
 
-// keep puts what a walk has found into the cache. It returns the program, or 0.
-func (w *worker) keep(p *workerPort, key *flowtable.Key, wide bool, n uint32, comp *flowtable.Composed, since uint64, stale bool) uint32 {
+// keep puts what a walk has found for a frame of n bytes, or wire on the wire, into the cache. It returns the program, or 0.
+func (w *worker) keep(p *workerPort, key *flowtable.Key, wide bool, n, wire uint32, comp *flowtable.Composed, since uint64, stale bool) uint32 {
 	if !comp.Cacheable || !w.plan(p) {
 		return 0
 	}
@@ -221,7 +222,7 @@ func (w *worker) keep(p *workerPort, key *flowtable.Key, wide bool, n uint32, co
 		if !w.divide(p, comp) {
 			return 0
 		}
-		key[flowtable.WordL4] = key[flowtable.WordL4]&^lengthBits | p.lengthClass(n)
+		key[flowtable.WordL4] = key[flowtable.WordL4]&^lengthBits | p.lengthClass(wire)
 		comp.Mask[flowtable.WordL4] |= lengthBits
 	}
 	if !w.widen(p, &comp.Mask) {

@@ -55,4 +55,5 @@ func (s *PortStats) add(o *PortStats) {
 		s.RxDrops[i] += o.RxDrops[i]
 		s.TxDrops[i] += o.TxDrops[i]
 	}
+	s.Finished.add(&o.Finished)
 }

@@ -115,6 +115,12 @@ func (w *worker) pop(t *transit, e *ending, o *tunnel.Outer, kind tunnel.Kind, f
 	if fragment {
 		return nil, 0, packet.ReasonTunnelFragment
 	}
+	switch {
+	case isSuper(b.Needs(t.slot), 0):
+		return nil, 0, packet.ReasonTunnelHeader // several datagrams in one
+	case !w.finishSum(t.slot, t.in):
+		return nil, 0, packet.ReasonRxFault
+	}
 	if why = o.Read(kind, b.Head(t.slot), b.Frames[t.slot].Len); why != packet.ReasonNone {
 		return nil, 0, why
 	}

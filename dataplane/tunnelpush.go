@@ -47,9 +47,30 @@ func (w *worker) retunnel(s *Switch) {
 	w.endDecisions()
 }
 
-// encapsulate gives the frame outer headers and sends it on.
+// encapsulate gives the frame outer headers and sends it on. A tunnel takes nothing that
+// is not finished: a super-frame goes in segments.
 func (w *worker) encapsulate(t *transit, o *workerPort) {
 	o.offered++
+	needs := w.batch.Needs(t.slot)
+	if !isSuper(needs, 0) {
+		w.wrap(t, o)
+		return
+	}
+	first, n := w.batch.Cut(t.slot)
+	if n == 0 {
+		o.txDrops[packet.ReasonCopies]++
+		return
+	}
+	o.finished.note(needs, n)
+	for k := range n {
+		piece := *t
+		piece.slot, piece.last = first+k, false // other ports may have the same segments
+		w.wrap(&piece, o)
+	}
+}
+
+// wrap is encapsulate for a frame that is no super-frame.
+func (w *worker) wrap(t *transit, o *workerPort) {
 	n := uint64(w.batch.Frames[t.slot].Len)
 	slot, u, why := w.push(t, o)
 	if why != packet.ReasonNone {
@@ -94,11 +115,14 @@ func (w *worker) push(t *transit, o *workerPort) (slot int, u *workerPort, why p
 	if slot, why = w.mine(t); why != packet.ReasonNone {
 		return 0, nil, why
 	}
+	if !w.finishSum(slot, o) {
+		return 0, nil, packet.ReasonRxFault
+	}
 	if !h.Room(b, slot) && !w.pull(slot) || !h.Room(b, slot) {
 		return 0, nil, packet.ReasonCopies
 	}
 	h.Push(b, slot, t.tun)
-	if h.Checksum() && !w.finish(o.out, slot) {
+	if h.Checksum() && !w.sumOuter(o.out, slot) {
 		return 0, nil, packet.ReasonRxFault
 	}
 	return slot, u, packet.ReasonNone
@@ -116,9 +140,22 @@ func (w *worker) mine(t *transit) (slot int, why packet.Reason) {
 	return slot, packet.ReasonNone
 }
 
-// finish writes the UDP checksum of a frame. It reports false if the payload was
+// finishSum finishes the checksum of a frame, if it is not, for port o. It reports false if
+// the payload was taken away.
+func (w *worker) finishSum(slot int, o *workerPort) (ok bool) {
+	if w.batch.Needs(slot) == 0 {
+		return true
+	}
+	defer w.caught(&ok)
+	if w.batch.Settle(slot, 0) {
+		o.finished.Sums++
+	}
+	return true
+}
+
+// sumOuter writes the UDP checksum of a frame. It reports false if the payload was
 // taken away.
-func (w *worker) finish(out *outlet, slot int) (ok bool) {
+func (w *worker) sumOuter(out *outlet, slot int) (ok bool) {
 	defer w.caught(&ok)
 	out.header.PutChecksum(w.batch, slot)
 	return true

@@ -60,6 +60,8 @@ type worker struct {
 	inbox   atomic.Pointer[request]
 	doing   sync.Mutex // held by the one that waits for inbox
 	stopped chan struct{}
+
+	cuts [packet.SlotsMax]packet.Ref // a port's list in the making; see cut
 }
 
 // An rxQueue is one receive queue of a port, as its worker sees it.

@@ -40,6 +40,9 @@ type workerPort struct {
 	outer    outer   // what the underlay does with all frames of the tunnel
 
 	counters
+
+	taker OffloadTaker // tx, if it is one
+	extra uint64       // of n: segments beyond the first of their frame
 }
 
 // Sizes of lists of what goes to a port. They grow as they need.
@@ -66,6 +69,7 @@ type counters struct {
 	outputs, copies   uint64
 	offered           uint64
 	rxDrops, txDrops  Drops
+	finished          Finished
 }
 
 // addTo adds the counters to s.
@@ -77,6 +81,7 @@ func (c *counters) addTo(s *PortStats) {
 	s.Outputs += c.outputs
 	s.Copies += c.copies
 	s.Offered += c.offered
+	s.Finished.add(&c.finished)
 	for i := range s.RxDrops {
 		s.RxDrops[i] += c.rxDrops[i]
 		s.TxDrops[i] += c.txDrops[i]

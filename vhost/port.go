@@ -49,6 +49,7 @@ type Options struct {
 	Queues int         // most queue pairs; 0: DefaultQueues
 	MTU    int         // longest payload of a frame to the peer in bytes; 0: no limit. SetMTU changes it
 	Mode   fs.FileMode // of a listening socket; 0: DefaultMode
+	Plain  bool        // offer the driver no checksum or segmentation offload
 
 	// Quiesce returns when every worker has ended the turn it was in and has
 	// taken note of WakeFD of all queues. It is called by goroutines of the

@@ -15,7 +15,11 @@ import (
 //     the socket; QEMU and DPDK virtio-user provide both themselves;
 //   - RING_RESET: QEMU as of 7.2 does not tell a vhost-user back-end that the
 //     driver reset a ring;
-//   - anything that leaves work to the receiver of a frame (checksums, GSO).
+//   - CTRL_GUEST_OFFLOADS, by which a driver would take back at any time what it
+//     takes, and UFO, which no driver of today has.
+//
+// What frames may ask for (offload.go) is offered unless the port says no: what the
+// driver sends is finished by the switch where it must be.
 func (p *Port) offeredFeatures() message.Features {
 	f := message.FVersion1 | message.FAnyLayout | message.RingFIndirectDesc | message.RingFEventIdx |
 		message.NetFMrgRxbuf | message.FProtocolFeatures
@@ -24,6 +28,9 @@ func (p *Port) offeredFeatures() message.Features {
 	}
 	if p.mtu() > 0 {
 		f |= message.NetFMTU
+	}
+	if !p.opts.Plain {
+		f |= offloadFeatures()
 	}
 	return f
 }

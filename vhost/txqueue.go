@@ -71,6 +71,15 @@ func (q *TxQueue) acquire() {
 
 func (q *TxQueue) release() { q.unlock() }
 
+// Takes is what the driver takes that frames may ask for. It may be another one by the
+// time of Tx: what that does not take is left then.
+func (q *TxQueue) Takes() packet.Takes {
+	if set := q.set.Load(); set != nil {
+		return set.rings[0].plan.offload // one driver has all rings
+	}
+	return 0
+}
+
 // Tx copies the frames of list to the driver's buffers. A frame that is left
 // has Why set.
 func (q *TxQueue) Tx(b *packet.Batch, list []packet.Ref) {
@@ -112,9 +121,10 @@ func (q *TxQueue) enqueue(r *ring, b *packet.Batch, list []packet.Ref) {
 	}
 }
 
-// fits reports whether frame i is not longer than the MTU allows.
+// fits reports whether frame i, or each of its segments, is not longer than the MTU
+// allows.
 func fits(b *packet.Batch, i int, mtu uint32) bool {
-	n := b.Frames[i].Len
+	n := b.WireLen(i)
 	if n <= mtu+packet.FrameMin {
 		return true
 	}

@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"millrace/dataplane/packet"
 	"millrace/dataplane/sys"
 	"millrace/vhost/guestmem"
 	"millrace/vhost/message"
@@ -43,6 +44,7 @@ type device struct {
 	desc, avail, used                     uint64 // addresses of the front-end
 	mem                                   *guestmem.Map
 	eventIdx, indirect, mergeable, legacy bool
+	offload                               packet.Takes
 }
 
 // A ring is a vring that runs, as workers see it. It is never changed; the
@@ -113,6 +115,7 @@ func (s *session) plan(v *vring) (plan, bool) {
 			indirect:  f.Has(message.RingFIndirectDesc),
 			mergeable: f.Has(message.NetFMrgRxbuf),
 			legacy:    f&(message.FVersion1|message.NetFMrgRxbuf) == 0,
+			offload:   offloadOf(f, v.isTx()),
 		},
 		kick: kick,
 		call: v.call,
@@ -153,6 +156,7 @@ func (s *session) build(v *vring, pl plan) (*ring, error) {
 		r.dev, err = virtq.NewDevice(virtq.Config{
 			Layout: l, Mem: pl.mem, Base: v.base,
 			EventIdx: pl.eventIdx, Indirect: pl.indirect, Mergeable: pl.mergeable, Legacy: pl.legacy,
+			Offload: pl.offload,
 		})
 		if err == nil {
 			r.dev.Start()

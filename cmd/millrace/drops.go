@@ -20,8 +20,9 @@ account is exact. It is kept in two sums, and both hold for every port:
   rx + copies = outputs + drops   of the frames that came from the port: each is
                                   output or dropped, and a frame that is output
                                   n times counts n-1 copies
-  offered = tx + drops            of the outputs to the port: each is sent to its
-                                  peer or dropped
+  offered + segments = tx + drops of the outputs to the port: each is sent to its
+                                  peer or dropped; a super-frame that is cut in n
+                                  for it counts n-1 segments
 
 DIRECTION tells in which of the two a line counts: in, under the port that the
 frame came from, or out, under the port that it should have left by.`,
@@ -57,12 +58,12 @@ func (a *app) printReasons(reasons []*api.Reason) error {
 }
 
 // A balance is both sums of one port, or of all.
-type balance struct{ rx, copies, outputs, rxDrops, offered, tx, txDrops uint64 }
+type balance struct{ rx, copies, outputs, rxDrops, offered, segments, tx, txDrops uint64 }
 
 func balanceOf(p *api.PortStats) balance {
 	return balance{
 		rx: p.GetRxFrames(), copies: p.GetCopies(), outputs: p.GetOutputs(), rxDrops: total(p.GetRxDrops()),
-		offered: p.GetOffered(), tx: p.GetTxFrames(), txDrops: total(p.GetTxDrops()),
+		offered: p.GetOffered(), segments: p.GetFinished().GetSegments(), tx: p.GetTxFrames(), txDrops: total(p.GetTxDrops()),
 	}
 }
 
@@ -72,13 +73,14 @@ func (b *balance) add(o balance) {
 	b.outputs += o.outputs
 	b.rxDrops += o.rxDrops
 	b.offered += o.offered
+	b.segments += o.segments
 	b.tx += o.tx
 	b.txDrops += o.txDrops
 }
 
 // missing is how many frames more went in than are accounted for, in each sum.
 func (b *balance) missing() (in, out int64) {
-	return int64(b.rx + b.copies - b.outputs - b.rxDrops), int64(b.offered - b.tx - b.txDrops)
+	return int64(b.rx + b.copies - b.outputs - b.rxDrops), int64(b.offered + b.segments - b.tx - b.txDrops)
 }
 
 func (b *balance) exact() bool {
@@ -90,7 +92,7 @@ func (b *balance) json() object {
 	in, out := b.missing()
 	return object{
 		{"rx_frames", b.rx}, {"copies", b.copies}, {"outputs", b.outputs}, {"rx_drops", b.rxDrops}, {"rx_missing", in},
-		{"offered", b.offered}, {"tx_frames", b.tx}, {"tx_drops", b.txDrops}, {"tx_missing", out},
+		{"offered", b.offered}, {"segments", b.segments}, {"tx_frames", b.tx}, {"tx_drops", b.txDrops}, {"tx_missing", out},
 		{"exact", b.exact()},
 	}
 }
@@ -125,7 +127,8 @@ func (a *app) printBalance(s *api.GetStatsResponse) {
 	in, out := sum.missing()
 	fmt.Fprintf(a.out, "\nbalance: rx + copies = outputs + drops: %s (%s + %s = %s + %s)\n", verdict(in, exact),
 		count(sum.rx), count(sum.copies), count(sum.outputs), count(sum.rxDrops))
-	fmt.Fprintf(a.out, "balance: offered = tx + drops: %s (%s = %s + %s)\n", verdict(out, exact), count(sum.offered), count(sum.tx), count(sum.txDrops))
+	fmt.Fprintf(a.out, "balance: offered + segments = tx + drops: %s (%s + %s = %s + %s)\n", verdict(out, exact),
+		count(sum.offered), count(sum.segments), count(sum.tx), count(sum.txDrops))
 	for _, p := range s.GetPorts() {
 		if b := balanceOf(p); !b.exact() {
 			in, out := b.missing()

@@ -183,6 +183,23 @@ func (a *app) printCounters(s *api.GetStatsResponse) {
 			count(p.GetTxFrames()), count(p.GetTxBytes()), count(total(p.GetTxDrops())))
 	}
 	t.print(a.out, "no ports")
+	a.printFinished(s)
+}
+
+// printFinished prints what the switch did because peers do not, if there is any.
+func (a *app) printFinished(s *api.GetStatsResponse) {
+	t := newTable("PORT", ">CHECKSUMS", ">TCP CUT", ">UDP CUT", ">SEGMENTS")
+	some := false
+	for _, p := range s.GetPorts() {
+		if f := p.GetFinished(); f.GetChecksums()+f.GetTcp()+f.GetUdp() != 0 {
+			t.add(p.GetName(), count(f.GetChecksums()), count(f.GetTcp()), count(f.GetUdp()), count(f.GetSegments()))
+			some = true
+		}
+	}
+	if some {
+		fmt.Fprintln(a.out, "\nfinished in software on the way out:")
+		t.print(a.out, "")
+	}
 }
 
 func printRates(w io.Writer, p period) {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"go.uber.org/zap"
 
 	"millrace/dataplane"
@@ -35,14 +37,30 @@ func portTypes() []string {
 // vhostOpener opens vhost-user ports of one role.
 func vhostOpener(role vhost.Role, finder *vhost.Finder, log *zap.Logger) dataplane.Opener {
 	return func(s dataplane.PortSpec, env dataplane.Env) (dataplane.Device, error) {
+		offload, err := offloads(s)
+		if err != nil {
+			return nil, err
+		}
 		p, err := vhost.Open(vhost.Options{
-			Name: s.Name, Path: s.Path, Role: role, Queues: s.Queues, MTU: s.MTU,
+			Name: s.Name, Path: s.Path, Role: role, Queues: s.Queues, MTU: s.MTU, Plain: !offload,
 			Quiesce: env.Quiesce, Changed: env.Changed, Finder: finder, Log: log,
 		})
 		if err != nil {
 			return nil, err
 		}
 		return vhostDevice{p}, nil
+	}
+}
+
+// offloads reads the option of that name.
+func offloads(s dataplane.PortSpec) (bool, error) {
+	switch v := s.Options[dataplane.OptionOffload]; v {
+	case "", "true":
+		return true, nil
+	case "false":
+		return false, nil
+	default:
+		return false, fmt.Errorf("%w: %s=%q is neither true nor false", dataplane.ErrBadSpec, dataplane.OptionOffload, v)
 	}
 }
 

@@ -10,8 +10,12 @@ import (
 // tapOpener opens ports whose peer is the kernel.
 func tapOpener(kernel *tap.Kernel, log *zap.Logger) dataplane.Opener {
 	return func(s dataplane.PortSpec, env dataplane.Env) (dataplane.Device, error) {
+		offload, err := offloads(s)
+		if err != nil {
+			return nil, err
+		}
 		p, err := tap.Open(tap.Options{
-			Name: s.Name, Netns: s.Host.Netns, Persist: s.Host.Persist, Queues: s.Queues, Settings: tapSettings(s.MTU, s.Host),
+			Name: s.Name, Netns: s.Host.Netns, Persist: s.Host.Persist, Queues: s.Queues, Plain: !offload, Settings: tapSettings(s.MTU, s.Host),
 			Quiesce: env.Quiesce, Changed: env.Changed, Kernel: kernel, Log: log,
 		})
 		if err != nil {

@@ -73,6 +73,10 @@ func (r *reader) mtu(f *found) {
 	f.want.MTU = n
 }
 
+// keyOffload is the option of vhost-user, tap and internal ports that says whether
+// checksums and segmentation may be left to the next one who has a frame.
+const keyOffload = "offload"
+
 // strangersMax is how many options that a type does not know are named: a row
 // may have any number.
 const strangersMax = 8
@@ -92,7 +96,8 @@ func (r *reader) options(f *found, known ...string) {
 // vhost reads a vhost-user port. Options that tune what this switch does not
 // have are let pass: they ask for nothing that a packet could show.
 func (r *reader) vhost(f *found) {
-	r.options(f, "vhost-server-path", "n_rxq", "n_rxq_desc", "n_txq_desc", "tx-retries-max", "tx-steering")
+	r.options(f, "vhost-server-path", "n_rxq", "n_rxq_desc", "n_txq_desc", "tx-retries-max", "tx-steering", keyOffload)
+	r.choice(f, keyOffload, "true", "false")
 	path, err := r.policy.socket(f.row, r.rows.Root.OtherConfig["vhost-sock-dir"])
 	r.refuse(f, "options", err)
 	f.want.Path = path

@@ -71,12 +71,12 @@ func complete(b *packet.Batch, i, from int) {
 		return
 	}
 	sum := head[p.at+field:]
-	pseudo := fold(p.pseudo + uint64(p.proto) + uint64(p.len))
+	pseudo := packet.Fold(p.pseudo + uint64(p.proto) + uint64(p.len))
 	if binary.BigEndian.Uint16(sum) != pseudo {
 		return
 	}
 	// The field is part of what is summed: it stands for the pseudo header.
-	v := ^fold(sumOf(b, i, p))
+	v := ^packet.Fold(sumOf(b, i, p))
 	if v == 0 {
 		v = 0xffff
 	}
@@ -163,16 +163,7 @@ func sumWords(s []byte) uint64 {
 	return sum
 }
 
-// fold makes a sum one of 16 bits, in ones' complement.
-func fold(sum uint64) uint16 {
-	sum = sum>>32 + sum&0xffffffff
-	sum = sum>>32 + sum&0xffffffff
-	sum = sum>>16 + sum&0xffff
-	sum = sum>>16 + sum&0xffff
-	return uint16(sum>>16 + sum&0xffff)
-}
-
-// each calls fn for the bytes of p in frame i, piece by piece.
+// pieces calls fn for the bytes of p in frame i, piece by piece.
 func (p l4) pieces(b *packet.Batch, i int, fn func(s []byte)) {
 	skip, left := p.at, p.len
 	piece := func(s []byte) {
@@ -200,7 +191,7 @@ func sumOf(b *packet.Batch, i int, p l4) uint64 {
 	var sum uint64
 	odd := false
 	p.pieces(b, i, func(s []byte) {
-		v := sumBytes(s)
+		v := packet.Sum16(s)
 		if odd {
 			v = bits.ReverseBytes16(v)
 		}
@@ -208,31 +199,6 @@ func sumOf(b *packet.Batch, i int, p l4) uint64 {
 		sum += uint64(v)
 	})
 	return sum
-}
-
-// sumBytes adds up s as 16-bit words in ones' complement, eight bytes at a
-// time and in the order of this machine, which the sum does not mind (RFC 1071,
-// 2). A last odd byte counts as if a zero followed.
-func sumBytes(s []byte) uint16 {
-	var sum, carry uint64
-	for ; len(s) >= 64; s = s[64:] {
-		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s), carry)
-		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s[8:]), carry)
-		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s[16:]), carry)
-		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s[24:]), carry)
-		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s[32:]), carry)
-		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s[40:]), carry)
-		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s[48:]), carry)
-		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s[56:]), carry)
-	}
-	for ; len(s) >= 8; s = s[8:] {
-		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s), carry)
-	}
-	var last [8]byte
-	copy(last[:], s)
-	sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(last[:]), carry)
-	sum, carry = bits.Add64(sum, carry, 0)
-	return bits.ReverseBytes16(fold(sum + carry))
 }
 
 // completeSCTP finishes a CRC32c that is zero. field is where it is.

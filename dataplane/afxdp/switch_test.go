@@ -38,6 +38,8 @@ type rig struct {
 	t  testing.TB
 	sw *dataplane.Switch
 	o  Options // of ports that are added from now on
+
+	taps dataplane.Opener // opens ports of type tap
 }
 
 func newRig(t testing.TB, poll dataplane.PollMode) *rig {
@@ -52,7 +54,10 @@ func newRig(t testing.TB, poll dataplane.PollMode) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.sw, err = dataplane.New(dataplane.Options{CPUs: cpus[:1], Poll: poll, Openers: map[string]dataplane.Opener{"afxdp": r.open}})
+	r.sw, err = dataplane.New(dataplane.Options{CPUs: cpus[:1], Poll: poll, Openers: map[string]dataplane.Opener{
+		"afxdp":           r.open,
+		dataplane.TypeTAP: func(s dataplane.PortSpec, e dataplane.Env) (dataplane.Device, error) { return r.taps(s, e) },
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}

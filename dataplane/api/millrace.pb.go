@@ -3228,7 +3228,7 @@ func (x *Drop) GetFrames() uint64 {
 
 // PortStats counts a port's frames since it was added. Two sums always hold:
 // rx_frames + copies = outputs + all rx_drops, and
-// offered = tx_frames + all tx_drops.
+// offered + finished.segments = tx_frames + all tx_drops.
 type PortStats struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3242,6 +3242,7 @@ type PortStats struct {
 	Offered       uint64                 `protobuf:"varint,9,opt,name=offered,proto3" json:"offered,omitempty"`                   // outputs to it, of frames that came from any port
 	RxDrops       []*Drop                `protobuf:"bytes,10,rep,name=rx_drops,json=rxDrops,proto3" json:"rx_drops,omitempty"`    // frames that came from it and went nowhere, by reason
 	TxDrops       []*Drop                `protobuf:"bytes,11,rep,name=tx_drops,json=txDrops,proto3" json:"tx_drops,omitempty"`    // outputs to it that it could not take, by reason
+	Finished      *Finished              `protobuf:"bytes,12,opt,name=finished,proto3" json:"finished,omitempty"`                 // what the switch did on the way out because its peer does not
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3353,6 +3354,83 @@ func (x *PortStats) GetTxDrops() []*Drop {
 	return nil
 }
 
+func (x *PortStats) GetFinished() *Finished {
+	if x != nil {
+		return x.Finished
+	}
+	return nil
+}
+
+// Finished counts offloads that a port's peer does not take, so that the switch
+// carried them out.
+type Finished struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checksums     uint64                 `protobuf:"varint,1,opt,name=checksums,proto3" json:"checksums,omitempty"` // checksums computed, also of segments
+	Tcp           uint64                 `protobuf:"varint,2,opt,name=tcp,proto3" json:"tcp,omitempty"`             // super-frames of TCP cut into segments
+	Udp           uint64                 `protobuf:"varint,3,opt,name=udp,proto3" json:"udp,omitempty"`             // super-frames of UDP cut into datagrams
+	Segments      uint64                 `protobuf:"varint,4,opt,name=segments,proto3" json:"segments,omitempty"`   // frames that came of both, beyond the first of each
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finished) Reset() {
+	*x = Finished{}
+	mi := &file_dataplane_api_millrace_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finished) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finished) ProtoMessage() {}
+
+func (x *Finished) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_api_millrace_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finished.ProtoReflect.Descriptor instead.
+func (*Finished) Descriptor() ([]byte, []int) {
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *Finished) GetChecksums() uint64 {
+	if x != nil {
+		return x.Checksums
+	}
+	return 0
+}
+
+func (x *Finished) GetTcp() uint64 {
+	if x != nil {
+		return x.Tcp
+	}
+	return 0
+}
+
+func (x *Finished) GetUdp() uint64 {
+	if x != nil {
+		return x.Udp
+	}
+	return 0
+}
+
+func (x *Finished) GetSegments() uint64 {
+	if x != nil {
+		return x.Segments
+	}
+	return 0
+}
+
 // Gap counts times between two turns of a worker's loop, by length.
 type Gap struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3364,7 +3442,7 @@ type Gap struct {
 
 func (x *Gap) Reset() {
 	*x = Gap{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[52]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3376,7 +3454,7 @@ func (x *Gap) String() string {
 func (*Gap) ProtoMessage() {}
 
 func (x *Gap) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[52]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3389,7 +3467,7 @@ func (x *Gap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gap.ProtoReflect.Descriptor instead.
 func (*Gap) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{52}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Gap) GetUpToTicks() uint64 {
@@ -3429,7 +3507,7 @@ type WorkerStats struct {
 
 func (x *WorkerStats) Reset() {
 	*x = WorkerStats{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[53]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +3519,7 @@ func (x *WorkerStats) String() string {
 func (*WorkerStats) ProtoMessage() {}
 
 func (x *WorkerStats) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[53]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +3532,7 @@ func (x *WorkerStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerStats.ProtoReflect.Descriptor instead.
 func (*WorkerStats) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{53}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *WorkerStats) GetCpu() uint32 {
@@ -3753,7 +3831,7 @@ const file_dataplane_api_millrace_proto_rawDesc = "" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"6\n" +
 	"\x04Drop\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x16\n" +
-	"\x06frames\x18\x02 \x01(\x04R\x06frames\"\xe3\x02\n" +
+	"\x06frames\x18\x02 \x01(\x04R\x06frames\"\xa0\x03\n" +
 	"\tPortStats\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\rR\x06number\x12\x1b\n" +
@@ -3766,7 +3844,13 @@ const file_dataplane_api_millrace_proto_rawDesc = "" +
 	"\aoffered\x18\t \x01(\x04R\aoffered\x126\n" +
 	"\brx_drops\x18\n" +
 	" \x03(\v2\x1b.millrace.dataplane.v1.DropR\arxDrops\x126\n" +
-	"\btx_drops\x18\v \x03(\v2\x1b.millrace.dataplane.v1.DropR\atxDrops\";\n" +
+	"\btx_drops\x18\v \x03(\v2\x1b.millrace.dataplane.v1.DropR\atxDrops\x12;\n" +
+	"\bfinished\x18\f \x01(\v2\x1f.millrace.dataplane.v1.FinishedR\bfinished\"h\n" +
+	"\bFinished\x12\x1c\n" +
+	"\tchecksums\x18\x01 \x01(\x04R\tchecksums\x12\x10\n" +
+	"\x03tcp\x18\x02 \x01(\x04R\x03tcp\x12\x10\n" +
+	"\x03udp\x18\x03 \x01(\x04R\x03udp\x12\x1a\n" +
+	"\bsegments\x18\x04 \x01(\x04R\bsegments\";\n" +
 	"\x03Gap\x12\x1e\n" +
 	"\vup_to_ticks\x18\x01 \x01(\x04R\tupToTicks\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\"\x8e\x03\n" +
@@ -3845,7 +3929,7 @@ func file_dataplane_api_millrace_proto_rawDescGZIP() []byte {
 }
 
 var file_dataplane_api_millrace_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_dataplane_api_millrace_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_dataplane_api_millrace_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_dataplane_api_millrace_proto_goTypes = []any{
 	(PollMode)(0),                 // 0: millrace.dataplane.v1.PollMode
 	(VlanMode)(0),                 // 1: millrace.dataplane.v1.VlanMode
@@ -3903,26 +3987,27 @@ var file_dataplane_api_millrace_proto_goTypes = []any{
 	(*Reason)(nil),                // 53: millrace.dataplane.v1.Reason
 	(*Drop)(nil),                  // 54: millrace.dataplane.v1.Drop
 	(*PortStats)(nil),             // 55: millrace.dataplane.v1.PortStats
-	(*Gap)(nil),                   // 56: millrace.dataplane.v1.Gap
-	(*WorkerStats)(nil),           // 57: millrace.dataplane.v1.WorkerStats
-	nil,                           // 58: millrace.dataplane.v1.PortSpec.OptionsEntry
-	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
-	(Pipeline)(0),                 // 60: millrace.dataplane.v1.Pipeline
+	(*Finished)(nil),              // 56: millrace.dataplane.v1.Finished
+	(*Gap)(nil),                   // 57: millrace.dataplane.v1.Gap
+	(*WorkerStats)(nil),           // 58: millrace.dataplane.v1.WorkerStats
+	nil,                           // 59: millrace.dataplane.v1.PortSpec.OptionsEntry
+	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
+	(Pipeline)(0),                 // 61: millrace.dataplane.v1.Pipeline
 }
 var file_dataplane_api_millrace_proto_depIdxs = []int32{
-	59, // 0: millrace.dataplane.v1.GetInfoResponse.started:type_name -> google.protobuf.Timestamp
+	60, // 0: millrace.dataplane.v1.GetInfoResponse.started:type_name -> google.protobuf.Timestamp
 	0,  // 1: millrace.dataplane.v1.GetInfoResponse.poll_mode:type_name -> millrace.dataplane.v1.PollMode
 	6,  // 2: millrace.dataplane.v1.GetInfoResponse.unrestored:type_name -> millrace.dataplane.v1.Unrestored
 	1,  // 3: millrace.dataplane.v1.PortSpec.vlan_mode:type_name -> millrace.dataplane.v1.VlanMode
-	58, // 4: millrace.dataplane.v1.PortSpec.options:type_name -> millrace.dataplane.v1.PortSpec.OptionsEntry
+	59, // 4: millrace.dataplane.v1.PortSpec.options:type_name -> millrace.dataplane.v1.PortSpec.OptionsEntry
 	10, // 5: millrace.dataplane.v1.PortSpec.host:type_name -> millrace.dataplane.v1.HostSpec
 	2,  // 6: millrace.dataplane.v1.PortState.link:type_name -> millrace.dataplane.v1.Link
-	59, // 7: millrace.dataplane.v1.PortState.since:type_name -> google.protobuf.Timestamp
+	60, // 7: millrace.dataplane.v1.PortState.since:type_name -> google.protobuf.Timestamp
 	13, // 8: millrace.dataplane.v1.PortState.device:type_name -> millrace.dataplane.v1.NetDevice
 	12, // 9: millrace.dataplane.v1.PortState.host:type_name -> millrace.dataplane.v1.HostState
 	9,  // 10: millrace.dataplane.v1.Port.spec:type_name -> millrace.dataplane.v1.PortSpec
 	11, // 11: millrace.dataplane.v1.Port.state:type_name -> millrace.dataplane.v1.PortState
-	59, // 12: millrace.dataplane.v1.Port.created:type_name -> google.protobuf.Timestamp
+	60, // 12: millrace.dataplane.v1.Port.created:type_name -> google.protobuf.Timestamp
 	9,  // 13: millrace.dataplane.v1.AddPortRequest.spec:type_name -> millrace.dataplane.v1.PortSpec
 	14, // 14: millrace.dataplane.v1.AddPortResponse.port:type_name -> millrace.dataplane.v1.Port
 	9,  // 15: millrace.dataplane.v1.AddPortsRequest.specs:type_name -> millrace.dataplane.v1.PortSpec
@@ -3933,63 +4018,64 @@ var file_dataplane_api_millrace_proto_depIdxs = []int32{
 	14, // 20: millrace.dataplane.v1.ListPortsResponse.ports:type_name -> millrace.dataplane.v1.Port
 	3,  // 21: millrace.dataplane.v1.WatchPortsResponse.kind:type_name -> millrace.dataplane.v1.EventKind
 	14, // 22: millrace.dataplane.v1.WatchPortsResponse.port:type_name -> millrace.dataplane.v1.Port
-	60, // 23: millrace.dataplane.v1.Bridge.pipeline:type_name -> millrace.dataplane.v1.Pipeline
-	60, // 24: millrace.dataplane.v1.SetBridgeRequest.pipeline:type_name -> millrace.dataplane.v1.Pipeline
+	61, // 23: millrace.dataplane.v1.Bridge.pipeline:type_name -> millrace.dataplane.v1.Pipeline
+	61, // 24: millrace.dataplane.v1.SetBridgeRequest.pipeline:type_name -> millrace.dataplane.v1.Pipeline
 	30, // 25: millrace.dataplane.v1.ListBridgesResponse.bridges:type_name -> millrace.dataplane.v1.Bridge
 	42, // 26: millrace.dataplane.v1.ListEntriesResponse.entries:type_name -> millrace.dataplane.v1.Entry
 	37, // 27: millrace.dataplane.v1.ListEntriesResponse.wires:type_name -> millrace.dataplane.v1.Wire
 	42, // 28: millrace.dataplane.v1.AddEntryRequest.entry:type_name -> millrace.dataplane.v1.Entry
-	59, // 29: millrace.dataplane.v1.GetStatsResponse.at:type_name -> google.protobuf.Timestamp
-	59, // 30: millrace.dataplane.v1.GetStatsResponse.started:type_name -> google.protobuf.Timestamp
+	60, // 29: millrace.dataplane.v1.GetStatsResponse.at:type_name -> google.protobuf.Timestamp
+	60, // 30: millrace.dataplane.v1.GetStatsResponse.started:type_name -> google.protobuf.Timestamp
 	55, // 31: millrace.dataplane.v1.GetStatsResponse.ports:type_name -> millrace.dataplane.v1.PortStats
-	57, // 32: millrace.dataplane.v1.GetStatsResponse.workers:type_name -> millrace.dataplane.v1.WorkerStats
+	58, // 32: millrace.dataplane.v1.GetStatsResponse.workers:type_name -> millrace.dataplane.v1.WorkerStats
 	53, // 33: millrace.dataplane.v1.GetStatsResponse.reasons:type_name -> millrace.dataplane.v1.Reason
 	54, // 34: millrace.dataplane.v1.PortStats.rx_drops:type_name -> millrace.dataplane.v1.Drop
 	54, // 35: millrace.dataplane.v1.PortStats.tx_drops:type_name -> millrace.dataplane.v1.Drop
-	56, // 36: millrace.dataplane.v1.WorkerStats.gaps:type_name -> millrace.dataplane.v1.Gap
-	4,  // 37: millrace.dataplane.v1.Dataplane.GetInfo:input_type -> millrace.dataplane.v1.GetInfoRequest
-	7,  // 38: millrace.dataplane.v1.Dataplane.Health:input_type -> millrace.dataplane.v1.HealthRequest
-	15, // 39: millrace.dataplane.v1.Dataplane.AddPort:input_type -> millrace.dataplane.v1.AddPortRequest
-	17, // 40: millrace.dataplane.v1.Dataplane.AddPorts:input_type -> millrace.dataplane.v1.AddPortsRequest
-	20, // 41: millrace.dataplane.v1.Dataplane.SetPort:input_type -> millrace.dataplane.v1.SetPortRequest
-	22, // 42: millrace.dataplane.v1.Dataplane.DelPort:input_type -> millrace.dataplane.v1.DelPortRequest
-	23, // 43: millrace.dataplane.v1.Dataplane.DelPorts:input_type -> millrace.dataplane.v1.DelPortsRequest
-	26, // 44: millrace.dataplane.v1.Dataplane.ListPorts:input_type -> millrace.dataplane.v1.ListPortsRequest
-	28, // 45: millrace.dataplane.v1.Dataplane.WatchPorts:input_type -> millrace.dataplane.v1.WatchPortsRequest
-	35, // 46: millrace.dataplane.v1.Dataplane.ListBridges:input_type -> millrace.dataplane.v1.ListBridgesRequest
-	31, // 47: millrace.dataplane.v1.Dataplane.SetBridge:input_type -> millrace.dataplane.v1.SetBridgeRequest
-	33, // 48: millrace.dataplane.v1.Dataplane.SetWorkers:input_type -> millrace.dataplane.v1.SetWorkersRequest
-	38, // 49: millrace.dataplane.v1.Dataplane.SetWire:input_type -> millrace.dataplane.v1.SetWireRequest
-	40, // 50: millrace.dataplane.v1.Dataplane.DelWire:input_type -> millrace.dataplane.v1.DelWireRequest
-	43, // 51: millrace.dataplane.v1.Dataplane.ListEntries:input_type -> millrace.dataplane.v1.ListEntriesRequest
-	45, // 52: millrace.dataplane.v1.Dataplane.AddEntry:input_type -> millrace.dataplane.v1.AddEntryRequest
-	47, // 53: millrace.dataplane.v1.Dataplane.DelEntry:input_type -> millrace.dataplane.v1.DelEntryRequest
-	49, // 54: millrace.dataplane.v1.Dataplane.FlushEntries:input_type -> millrace.dataplane.v1.FlushEntriesRequest
-	51, // 55: millrace.dataplane.v1.Dataplane.GetStats:input_type -> millrace.dataplane.v1.GetStatsRequest
-	5,  // 56: millrace.dataplane.v1.Dataplane.GetInfo:output_type -> millrace.dataplane.v1.GetInfoResponse
-	8,  // 57: millrace.dataplane.v1.Dataplane.Health:output_type -> millrace.dataplane.v1.HealthResponse
-	16, // 58: millrace.dataplane.v1.Dataplane.AddPort:output_type -> millrace.dataplane.v1.AddPortResponse
-	18, // 59: millrace.dataplane.v1.Dataplane.AddPorts:output_type -> millrace.dataplane.v1.AddPortsResponse
-	21, // 60: millrace.dataplane.v1.Dataplane.SetPort:output_type -> millrace.dataplane.v1.SetPortResponse
-	25, // 61: millrace.dataplane.v1.Dataplane.DelPort:output_type -> millrace.dataplane.v1.DelPortResponse
-	24, // 62: millrace.dataplane.v1.Dataplane.DelPorts:output_type -> millrace.dataplane.v1.DelPortsResponse
-	27, // 63: millrace.dataplane.v1.Dataplane.ListPorts:output_type -> millrace.dataplane.v1.ListPortsResponse
-	29, // 64: millrace.dataplane.v1.Dataplane.WatchPorts:output_type -> millrace.dataplane.v1.WatchPortsResponse
-	36, // 65: millrace.dataplane.v1.Dataplane.ListBridges:output_type -> millrace.dataplane.v1.ListBridgesResponse
-	32, // 66: millrace.dataplane.v1.Dataplane.SetBridge:output_type -> millrace.dataplane.v1.SetBridgeResponse
-	34, // 67: millrace.dataplane.v1.Dataplane.SetWorkers:output_type -> millrace.dataplane.v1.SetWorkersResponse
-	39, // 68: millrace.dataplane.v1.Dataplane.SetWire:output_type -> millrace.dataplane.v1.SetWireResponse
-	41, // 69: millrace.dataplane.v1.Dataplane.DelWire:output_type -> millrace.dataplane.v1.DelWireResponse
-	44, // 70: millrace.dataplane.v1.Dataplane.ListEntries:output_type -> millrace.dataplane.v1.ListEntriesResponse
-	46, // 71: millrace.dataplane.v1.Dataplane.AddEntry:output_type -> millrace.dataplane.v1.AddEntryResponse
-	48, // 72: millrace.dataplane.v1.Dataplane.DelEntry:output_type -> millrace.dataplane.v1.DelEntryResponse
-	50, // 73: millrace.dataplane.v1.Dataplane.FlushEntries:output_type -> millrace.dataplane.v1.FlushEntriesResponse
-	52, // 74: millrace.dataplane.v1.Dataplane.GetStats:output_type -> millrace.dataplane.v1.GetStatsResponse
-	56, // [56:75] is the sub-list for method output_type
-	37, // [37:56] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	56, // 36: millrace.dataplane.v1.PortStats.finished:type_name -> millrace.dataplane.v1.Finished
+	57, // 37: millrace.dataplane.v1.WorkerStats.gaps:type_name -> millrace.dataplane.v1.Gap
+	4,  // 38: millrace.dataplane.v1.Dataplane.GetInfo:input_type -> millrace.dataplane.v1.GetInfoRequest
+	7,  // 39: millrace.dataplane.v1.Dataplane.Health:input_type -> millrace.dataplane.v1.HealthRequest
+	15, // 40: millrace.dataplane.v1.Dataplane.AddPort:input_type -> millrace.dataplane.v1.AddPortRequest
+	17, // 41: millrace.dataplane.v1.Dataplane.AddPorts:input_type -> millrace.dataplane.v1.AddPortsRequest
+	20, // 42: millrace.dataplane.v1.Dataplane.SetPort:input_type -> millrace.dataplane.v1.SetPortRequest
+	22, // 43: millrace.dataplane.v1.Dataplane.DelPort:input_type -> millrace.dataplane.v1.DelPortRequest
+	23, // 44: millrace.dataplane.v1.Dataplane.DelPorts:input_type -> millrace.dataplane.v1.DelPortsRequest
+	26, // 45: millrace.dataplane.v1.Dataplane.ListPorts:input_type -> millrace.dataplane.v1.ListPortsRequest
+	28, // 46: millrace.dataplane.v1.Dataplane.WatchPorts:input_type -> millrace.dataplane.v1.WatchPortsRequest
+	35, // 47: millrace.dataplane.v1.Dataplane.ListBridges:input_type -> millrace.dataplane.v1.ListBridgesRequest
+	31, // 48: millrace.dataplane.v1.Dataplane.SetBridge:input_type -> millrace.dataplane.v1.SetBridgeRequest
+	33, // 49: millrace.dataplane.v1.Dataplane.SetWorkers:input_type -> millrace.dataplane.v1.SetWorkersRequest
+	38, // 50: millrace.dataplane.v1.Dataplane.SetWire:input_type -> millrace.dataplane.v1.SetWireRequest
+	40, // 51: millrace.dataplane.v1.Dataplane.DelWire:input_type -> millrace.dataplane.v1.DelWireRequest
+	43, // 52: millrace.dataplane.v1.Dataplane.ListEntries:input_type -> millrace.dataplane.v1.ListEntriesRequest
+	45, // 53: millrace.dataplane.v1.Dataplane.AddEntry:input_type -> millrace.dataplane.v1.AddEntryRequest
+	47, // 54: millrace.dataplane.v1.Dataplane.DelEntry:input_type -> millrace.dataplane.v1.DelEntryRequest
+	49, // 55: millrace.dataplane.v1.Dataplane.FlushEntries:input_type -> millrace.dataplane.v1.FlushEntriesRequest
+	51, // 56: millrace.dataplane.v1.Dataplane.GetStats:input_type -> millrace.dataplane.v1.GetStatsRequest
+	5,  // 57: millrace.dataplane.v1.Dataplane.GetInfo:output_type -> millrace.dataplane.v1.GetInfoResponse
+	8,  // 58: millrace.dataplane.v1.Dataplane.Health:output_type -> millrace.dataplane.v1.HealthResponse
+	16, // 59: millrace.dataplane.v1.Dataplane.AddPort:output_type -> millrace.dataplane.v1.AddPortResponse
+	18, // 60: millrace.dataplane.v1.Dataplane.AddPorts:output_type -> millrace.dataplane.v1.AddPortsResponse
+	21, // 61: millrace.dataplane.v1.Dataplane.SetPort:output_type -> millrace.dataplane.v1.SetPortResponse
+	25, // 62: millrace.dataplane.v1.Dataplane.DelPort:output_type -> millrace.dataplane.v1.DelPortResponse
+	24, // 63: millrace.dataplane.v1.Dataplane.DelPorts:output_type -> millrace.dataplane.v1.DelPortsResponse
+	27, // 64: millrace.dataplane.v1.Dataplane.ListPorts:output_type -> millrace.dataplane.v1.ListPortsResponse
+	29, // 65: millrace.dataplane.v1.Dataplane.WatchPorts:output_type -> millrace.dataplane.v1.WatchPortsResponse
+	36, // 66: millrace.dataplane.v1.Dataplane.ListBridges:output_type -> millrace.dataplane.v1.ListBridgesResponse
+	32, // 67: millrace.dataplane.v1.Dataplane.SetBridge:output_type -> millrace.dataplane.v1.SetBridgeResponse
+	34, // 68: millrace.dataplane.v1.Dataplane.SetWorkers:output_type -> millrace.dataplane.v1.SetWorkersResponse
+	39, // 69: millrace.dataplane.v1.Dataplane.SetWire:output_type -> millrace.dataplane.v1.SetWireResponse
+	41, // 70: millrace.dataplane.v1.Dataplane.DelWire:output_type -> millrace.dataplane.v1.DelWireResponse
+	44, // 71: millrace.dataplane.v1.Dataplane.ListEntries:output_type -> millrace.dataplane.v1.ListEntriesResponse
+	46, // 72: millrace.dataplane.v1.Dataplane.AddEntry:output_type -> millrace.dataplane.v1.AddEntryResponse
+	48, // 73: millrace.dataplane.v1.Dataplane.DelEntry:output_type -> millrace.dataplane.v1.DelEntryResponse
+	50, // 74: millrace.dataplane.v1.Dataplane.FlushEntries:output_type -> millrace.dataplane.v1.FlushEntriesResponse
+	52, // 75: millrace.dataplane.v1.Dataplane.GetStats:output_type -> millrace.dataplane.v1.GetStatsResponse
+	57, // [57:76] is the sub-list for method output_type
+	38, // [38:57] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_dataplane_api_millrace_proto_init() }
@@ -4004,7 +4090,7 @@ func file_dataplane_api_millrace_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dataplane_api_millrace_proto_rawDesc), len(file_dataplane_api_millrace_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   55,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

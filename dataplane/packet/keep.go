@@ -12,12 +12,16 @@ func (b *Batch) Last() { b.lasting = true }
 //
 // A transmit queue calls it in Tx for what it reads in Commit, which comes after
 // Release. It reports whether there was room, which there is for all that one
-// queue receives. It panics like any access if the lender has taken the memory
+// queue receives, cut or whole. It panics like any access if the lender has taken the memory
 // away; the frame is then good still, as far as its lender is.
 func (b *Batch) Keep(i int) bool { return b.lasting || b.keep(b.Tail(i)) }
 
 // Gather is Keep that copies also what lasts, so that it lies side by side.
 func (b *Batch) Gather(i int) bool { return b.keep(b.Tail(i)) }
+
+// keptMax is the room for bytes that are kept: for a batch of the longest frames, and
+// super-frames among them, which are no more when there are SuperBytes.
+const keptMax = BatchMax*FrameMax + SuperBytes + SuperMax
 
 // keep moves what segments name to memory of the batch. That is made when a worker
 // first needs it, once in its life: most send to no such queue.
@@ -28,7 +32,7 @@ func (b *Batch) keep(segs []Seg) bool {
 			continue
 		}
 		if b.kept == nil {
-			b.kept = make([]byte, BatchMax*FrameMax)
+			b.kept = make([]byte, keptMax)
 		}
 		if int(s.Len) > len(b.kept)-b.nKept {
 			return false

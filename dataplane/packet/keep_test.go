@@ -89,7 +89,12 @@ func TestKeepRoom(t *testing.T) {
 			t.Fatalf("no room for frame %d", i)
 		}
 	}
-	b.Frames[0].Seg, b.Segs[BatchMax] = BatchMax, Seg{Addr(mem), 1}
+	b.Frames[0].Seg = BatchMax
+	b.Segs[BatchMax] = Seg{Addr(outside(t, SuperBytes+SuperMax)), SuperBytes + SuperMax}
+	if !b.Keep(0) {
+		t.Error("no room for super-frames")
+	}
+	b.Segs[BatchMax] = Seg{Addr(mem), 1}
 	if b.Keep(0) {
 		t.Error("there is room for more")
 	}

@@ -46,14 +46,14 @@ const (
 	SlotSize = HeadRoom + HeadMax
 
 	// FrameMax is the longest frame in bytes, without its checksum, that any
-	// port carries: a jumbo frame.
+	// port carries: a jumbo frame. Super-frames are longer (SuperMax).
 	FrameMax = 9728
 
 	// FrameMin is the shortest frame that has an Ethernet header, in bytes.
 	FrameMin = 14
 
 	// SegsMax is how many segments a batch holds: a chain of one-byte
-	// descriptors of the longest frame still fits.
+	// descriptors of a frame of FrameMax still fits.
 	SegsMax = FrameMax + 256
 )
 
@@ -80,7 +80,7 @@ type Batch struct {
 	Frames [SlotsMax]Frame
 	N      int // frames in the batch
 	Limit  int // frames that a receive queue may put into the batch; 0: BatchMax
-	copies int // frames behind BatchMax that Copy has made
+	copies int // frames behind BatchMax that Copy and Cut have made
 
 	Segs  [SegsMax]Seg
 	NSegs int
@@ -99,11 +99,17 @@ type Batch struct {
 	Sent      int
 	SentBytes uint64
 
+	// Asking says that Judge was called for all frames of the batch, and one of them
+	// asks for something.
+	Asking bool
+
 	lasting bool   // borrowed memory stays until the batch is filled again
 	kept    []byte // what Keep has copied; nil until it needs some
 	nKept   int    // bytes of kept in use
 	made    []byte // what New has no room for in slots; nil until it needs some
 	nMade   int    // bytes of made in use
+
+	asks [SlotsMax]ask
 }
 
 // NewBatch returns an empty batch. It lives as long as its worker.
@@ -120,7 +126,7 @@ func (b *Batch) Max() int {
 // Reset forgets all frames, and drops that nobody has counted.
 func (b *Batch) Reset() {
 	b.N, b.NSegs, b.Bytes, b.copies = 0, 0, 0, 0
-	b.lasting, b.nKept, b.nMade = false, 0, 0
+	b.lasting, b.nKept, b.nMade, b.Asking = false, 0, 0, false
 	if b.NEarly != 0 {
 		b.Early, b.NEarly = [ReasonCount]uint32{}, 0
 	}
@@ -146,6 +152,9 @@ func (b *Batch) Copy(i int) (number int, ok bool) {
 	f := b.Frames[i&(SlotsMax-1)]
 	b.Frames[j&(SlotsMax-1)] = f
 	copy(b.heads[j&(SlotsMax-1)][f.Off:f.Off+f.HeadLen], b.heads[i&(SlotsMax-1)][f.Off:])
+	if b.Asking {
+		b.asks[j&(SlotsMax-1)] = b.asks[i&(SlotsMax-1)]
+	}
 	return j, true
 }
 
@@ -224,7 +233,7 @@ const (
 	ReasonNone           Reason = iota
 	ReasonRxTooLong             // longer than FrameMax
 	ReasonRxTooShort            // shorter than an Ethernet header
-	ReasonRxHeader              // virtio-net header asks for what was not negotiated
+	ReasonRxHeader              // virtio-net header asks for what was not negotiated, or the frame has not
 	ReasonNoBridgePort          // nowhere to send: no other port is a member
 	ReasonVLANIngress           // VLAN not accepted by the input port
 	ReasonVLANEgress            // VLAN not carried by the output port
@@ -287,7 +296,7 @@ var reasonTexts = [ReasonCount]string{
 	"not dropped",
 	"frame is longer than 9728 bytes",
 	"frame is shorter than an Ethernet header",
-	"virtio-net header asks for an offload that was not negotiated",
+	"virtio-net header asks for an offload that was not negotiated, or that the frame's own headers do not bear out",
 	"no other port of the bridge takes the frame",
 	"VLAN of the frame is not accepted by the input port",
 	"VLAN of the frame is not carried by the output port",

@@ -14,7 +14,7 @@ func (b *Batch) Sum(i, from int) uint16 { return b.SumTo(i, from, int(b.Frames[i
 func (b *Batch) SumTo(i, from, to int) uint16 {
 	h := b.Head(i)
 	end := min(len(h), to)
-	sum := uint64(sumBytes(h[min(from, end):end]))
+	sum := uint64(Sum16(h[min(from, end):end]))
 	at := len(h)
 	for _, s := range b.Tail(i) {
 		if at >= to {
@@ -22,25 +22,30 @@ func (b *Batch) SumTo(i, from, to int) uint16 {
 		}
 		part := bytesAt(s)
 		part = part[min(max(from-at, 0), len(part)):min(to-at, len(part))]
-		v := sumBytes(part)
+		v := Sum16(part)
 		if max(at-from, 0)&1 != 0 {
 			v = bits.ReverseBytes16(v)
 		}
 		sum += uint64(v)
 		at += int(s.Len)
 	}
-	return fold16(sum)
+	return Fold(sum)
 }
 
-// sumBytes adds up s as 16-bit words, eight bytes at a time in the order of this
-// machine, which the sum does not mind (RFC 1071 2).
-func sumBytes(s []byte) uint16 {
+// Sum16 adds up s as 16-bit words in ones' complement, eight bytes at a time and
+// in the order of this machine, which the sum does not mind (RFC 1071, 2). A last
+// odd byte counts as if a zero followed.
+func Sum16(s []byte) uint16 {
 	var sum, carry uint64
-	for ; len(s) >= 32; s = s[32:] {
+	for ; len(s) >= 64; s = s[64:] {
 		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s), carry)
 		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s[8:]), carry)
 		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s[16:]), carry)
 		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s[24:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s[32:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s[40:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s[48:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s[56:]), carry)
 	}
 	for ; len(s) >= 8; s = s[8:] {
 		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(s), carry)
@@ -49,76 +54,14 @@ func sumBytes(s []byte) uint16 {
 	copy(last[:], s)
 	sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(last[:]), carry)
 	sum, carry = bits.Add64(sum, carry, 0)
-	sum, carry = bits.Add64(sum&0xffffffff, sum>>32, 0)
-	return bits.ReverseBytes16(fold16(sum + carry))
+	return bits.ReverseBytes16(Fold(sum + carry))
 }
 
-// fold16 brings a sum of 16-bit words to 16 bits.
-func fold16(sum uint64) uint16 {
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return uint16(sum)
-}
-
-// Pull moves private bytes of frame i, whose head may begin anywhere in its slot, to
-// where a received frame's are, and makes as much of the frame private as of a
-// received one. Segments that lose bytes are written anew, since others may use those
-// that there are: it reports whether there was room for them, and for what is private already. It reads borrowed memory.
-func (b *Batch) Pull(i int) bool {
-	f := &b.Frames[i]
-	if f.HeadLen > HeadMax {
-		return false
-	}
-	slot := &b.heads[i]
-	copy(slot[HeadRoom:], slot[f.Off:f.Off+f.HeadLen])
-	f.Off = HeadRoom
-	want := int(min(f.Len, HeadMax)) - int(f.HeadLen)
-	if want <= 0 {
-		return true
-	}
-	if b.NSegs+int(f.NSeg) > SegsMax {
-		return false
-	}
-	first := b.NSegs
-	for _, s := range b.Tail(i) {
-		n := min(want, int(s.Len))
-		copy(slot[HeadRoom+f.HeadLen:], bytesAt(s)[:n])
-		f.HeadLen += uint16(n)
-		want -= n
-		if s.Len > uintptr(n) {
-			b.Segs[b.NSegs] = Seg{s.Addr + uintptr(n), s.Len - uintptr(n)}
-			b.NSegs++
-		}
-	}
-	f.Seg, f.NSeg = uint32(first), uint32(b.NSegs-first)
-	return true
-}
-
-// Trim takes off what is behind byte n of frame i: padding. It reports whether
-// there was room for the segments of what is left.
-func (b *Batch) Trim(i int, n uint32) bool {
-	f := &b.Frames[i]
-	if n >= f.Len {
-		return true
-	}
-	f.Len = n
-	if n <= uint32(f.HeadLen) {
-		f.HeadLen, f.NSeg = uint16(n), 0
-		return true
-	}
-	if b.NSegs+int(f.NSeg) > SegsMax {
-		return false
-	}
-	first, left := b.NSegs, uintptr(n)-uintptr(f.HeadLen)
-	for _, s := range b.Tail(i) {
-		if left == 0 {
-			break
-		}
-		b.Segs[b.NSegs] = Seg{s.Addr, min(s.Len, left)}
-		left -= b.Segs[b.NSegs].Len
-		b.NSegs++
-	}
-	f.Seg, f.NSeg = uint32(first), uint32(b.NSegs-first)
-	return true
+// Fold makes a sum one of 16 bits, in ones' complement.
+func Fold(sum uint64) uint16 {
+	sum = sum>>32 + sum&0xffffffff
+	sum = sum>>32 + sum&0xffffffff
+	sum = sum>>16 + sum&0xffff
+	sum = sum>>16 + sum&0xffff
+	return uint16(sum>>16 + sum&0xffff)
 }

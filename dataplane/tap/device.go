@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"millrace/dataplane/packet"
 	"millrace/dataplane/sys"
 )
 
@@ -22,7 +23,10 @@ var (
 )
 
 // A device is what the kernel has of a port: one descriptor for each queue.
-type device struct{ files []sys.FD }
+type device struct {
+	files []sys.FD
+	takes packet.Takes // what frames may ask for, in both directions
+}
 
 // A View is a device as it was seen last.
 type View struct {
@@ -73,6 +77,9 @@ func makeDevice(name string, o *Options) (*device, error) {
 		f, got, err := attach(name, flags|excl)
 		if err != nil {
 			return nil, errors.Join(err, d.close())
+		}
+		if d.takes, err = setOffload(f.Int(), o.Plain); err != nil {
+			return nil, errors.Join(err, f.Close(), d.close())
 		}
 		d.files = append(d.files, f)
 		name, excl = got, 0
@@ -126,7 +133,7 @@ func attach(name string, flags uint16) (sys.FD, string, error) {
 	return f, r.Name(), nil
 }
 
-// setHeader agrees with the kernel on the header of frames, and on no offload.
+// setHeader agrees with the kernel on the header of frames.
 func setHeader(fd int) error {
 	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, hdrLen); err != nil {
 		return fmt.Errorf("set length of virtio-net header: %w", err)
@@ -134,10 +141,25 @@ func setHeader(fd int) error {
 	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETLE, 1); err != nil {
 		return fmt.Errorf("set byte order of virtio-net header: %w", err)
 	}
-	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0); err != nil {
-		return fmt.Errorf("set offloads: %w", err)
-	}
 	return nil
+}
+
+// setOffload agrees with the kernel on what frames may ask for: as much as it knows, or
+// nothing.
+func setOffload(fd int, plain bool) (packet.Takes, error) {
+	for _, o := range tunOffloads {
+		if plain && o.flags != 0 {
+			continue
+		}
+		err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, o.flags)
+		if err == nil {
+			return o.takes, nil
+		}
+		if !errors.Is(err, unix.EINVAL) || o.flags == 0 {
+			return 0, fmt.Errorf("set offloads: %w", err)
+		}
+	}
+	return 0, nil
 }
 
 // remedy says what to do about an error of the kernel.

@@ -24,9 +24,8 @@
 // where a worker knows what to do.
 //
 // Every frame has a virtio-net header of 12 bytes before it (virtio 5.1.6), in
-// both directions. No offload is asked for yet, so it is zero: the kernel
-// computes checksums and cuts segments itself. checkHeader and txHeader are where
-// offloads will come and go.
+// both directions. By it the kernel leaves checksums and segments of TCP to us, and takes
+// super-frames of 64 KiB with one write (TUNSETOFFLOAD, decision 0033).
 //
 // # Cost of idleness
 //

@@ -3,6 +3,8 @@ package tap
 import (
 	"encoding/binary"
 
+	"golang.org/x/sys/unix"
+
 	"millrace/dataplane/packet"
 )
 
@@ -11,27 +13,22 @@ import (
 // TUNSETVNETLE say so to the kernel.
 const hdrLen = 12
 
-// Fields and flags of the header, by their names in virtio 5.1.6.
-const (
-	hdrFlags = 0
-	hdrGSO   = 1
-
-	flagDataValid = 2 // VIRTIO_NET_HDR_F_DATA_VALID: the checksum was checked
-)
-
-// checkHeader says why a frame that the kernel sends with header h cannot be
-// carried: it asks for an offload, and none was agreed on (TUNSETOFFLOAD). That
-// the kernel has checked a checksum asks for nothing.
-func checkHeader(h []byte) packet.Reason {
-	if h[hdrFlags]&^flagDataValid != 0 || h[hdrGSO] != 0 {
-		return packet.ReasonRxHeader
-	}
-	return packet.ReasonNone
+// tunOffloads are what TUNSETOFFLOAD can be asked for, the most first: the kernel
+// takes all of a set or nothing. Datagrams are cut since Linux 6.2, for both IPs at once.
+var tunOffloads = [...]tunOffload{
+	{unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN | unix.TUN_F_USO4 | unix.TUN_F_USO6,
+		packet.TakesSum | packet.TakesTCP4 | packet.TakesTCP6 | packet.TakesECN | packet.TakesUDP4 | packet.TakesUDP6},
+	{unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN,
+		packet.TakesSum | packet.TakesTCP4 | packet.TakesTCP6 | packet.TakesECN},
+	{},
 }
 
-// txHeader writes the header of a frame to the kernel: its checksums are there
-// and it is one segment.
-func txHeader(h []byte) { clear(h[:hdrLen]) }
+// A tunOffload is one set, as the kernel and as frames have it. It is what either end may
+// ask for.
+type tunOffload struct {
+	flags int
+	takes packet.Takes
+}
 
 const (
 	macsLen = 12

@@ -43,6 +43,7 @@ type Options struct {
 	Netns   string // network namespace of the device: a path, or a name below /run/netns; empty: the process's
 	Persist bool   // the device stays when the port is closed or the process ends
 	Queues  int    // 0: DefaultQueues
+	Plain   bool   // agree with the kernel on no checksum or segmentation offload
 	Settings
 
 	// Quiesce returns when every worker has ended the turn it was in and has

@@ -227,6 +227,7 @@ func (p *Port) make() error {
 			p.unlook()
 			return errors.Join(err, p.shut())
 		}
+		q.takes = d.takes
 		q.ready.Store(true)
 		q.fd.Store(int32(d.files[i].Int()))
 	}

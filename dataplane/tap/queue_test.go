@@ -170,9 +170,19 @@ func TestRefused(t *testing.T) {
 	} {
 		p := bare(t)
 		p.rx[0].fd.Store(7)
-		if why := p.tx.refused(7, errno); why != want.why || (p.trouble.Load() != nil) != want.lost {
+		if why := p.tx.refused(7, errno, false); why != want.why || (p.trouble.Load() != nil) != want.lost {
 			t.Errorf("%v: left for %v, trouble %v", errno, why, p.trouble.Load())
 		}
+	}
+}
+
+// TestRefusedOffload: a frame that the kernel finds wrong for what it asks for says nothing of
+// the device.
+func TestRefusedOffload(t *testing.T) {
+	p := bare(t)
+	p.rx[0].fd.Store(7)
+	if why := p.tx.refused(7, unix.EINVAL, true); why != packet.ReasonRxHeader || p.trouble.Load() != nil {
+		t.Errorf("left for %v, trouble %v", why, p.trouble.Load())
 	}
 }
 
@@ -464,14 +474,14 @@ func FuzzAccept(f *testing.F) {
 		}
 		q := bare(t).rx[0]
 		b := packet.NewBatch()
-		q.iov[1].addr = q.tail
+		q.next = q.tail
 		h := b.Slot(0)[packet.HeadRoom-hdrLen : packet.HeadRoom]
 		copy(h, header)
 		q.accept(b, n)
 		if b.N+b.NEarly != 1 {
 			t.Fatalf("%d frames and %d drops", b.N, b.NEarly)
 		}
-		size, offload := n-hdrLen, h[0]&^2 != 0 || h[1] != 0
+		size, offload := n-hdrLen, h[0]&1 != 0 || h[1] != 0
 		if fine := size >= 14 && size <= packet.FrameMax && !offload; fine != (b.N == 1) {
 			t.Fatalf("size %d, header %x: %d frames", size, h, b.N)
 		}

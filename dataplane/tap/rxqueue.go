@@ -12,11 +12,15 @@ import (
 const (
 	// tailMax is how much of a frame the queue's own memory takes: what the head
 	// does not, and one byte more, by which one that is too long is known.
-	tailMax = packet.FrameMax - packet.HeadMax + 1
+	tailMax = packet.SuperMax - packet.HeadMax + 1
 
-	// tailStride is the distance of two frames' tails in bytes. It is no
-	// multiple of a page, so that tails do not meet in the same cache sets.
-	tailStride = (tailMax + 63) &^ 63
+	// tailAlign is what tails begin at a multiple of, in bytes. They lie one behind the
+	// other.
+	tailAlign = 64
+
+	// tailsMax is the size of the queue's own memory: there is room for tailMax at its end
+	// behind as many frames as a batch may have, super-frames (SuperBytes) or others.
+	tailsMax = packet.BatchMax*(packet.FrameMax+tailAlign) + tailMax
 )
 
 // An RxQueue is what the kernel sends by one queue of the device. One worker
@@ -32,6 +36,9 @@ type RxQueue struct {
 	idle uint32   // the worker's: turns without one; it begins anywhere
 	mem  *sys.Mapping
 	tail uintptr // address of mem
+	next uintptr // where the next tail goes
+
+	takes packet.Takes // what frames may ask for. Written by the port while fd is -1
 }
 
 // wakeNone is WakeFD of a queue without a device.
@@ -39,7 +46,7 @@ const wakeNone = -1
 
 // newRxQueue makes a queue without a device.
 func newRxQueue(p *Port) (*RxQueue, error) {
-	mem, err := sys.MapAnonymous(packet.BatchMax * tailStride)
+	mem, err := sys.MapAnonymous(tailsMax)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +68,8 @@ func (q *RxQueue) Rx(b *packet.Batch) {
 		return
 	}
 	q.hot = true
-	for b.N+b.NEarly < b.Max() {
+	q.next = q.tail
+	for b.N+b.NEarly < b.Max() && b.Bytes < packet.SuperBytes {
 		n, errno := q.read(fd, b)
 		if errno != 0 {
 			q.hot = false
@@ -91,7 +99,7 @@ func (q *RxQueue) worthwhile() bool {
 // read reads one frame, with its header, into the place of the next one of b.
 func (q *RxQueue) read(fd int32, b *packet.Batch) (int, unix.Errno) {
 	q.iov[0] = iovec{b.SlotAddr(b.N, packet.HeadRoom-hdrLen), hdrLen + packet.HeadMax}
-	q.iov[1] = iovec{q.tail + uintptr(b.N)*tailStride, tailMax}
+	q.iov[1] = iovec{q.next, tailMax}
 	return readv(fd, &q.iov)
 }
 
@@ -103,21 +111,22 @@ func (q *RxQueue) accept(b *packet.Batch, n int) {
 	case size < packet.FrameMin:
 		b.DropEarly(packet.ReasonRxTooShort)
 		return
-	case size > packet.FrameMax:
+	case size > packet.SuperMax:
 		b.DropEarly(packet.ReasonRxTooLong)
 		return
 	}
-	if why := checkHeader(b.Slot(i)[packet.HeadRoom-hdrLen:]); why != packet.ReasonNone {
+	f := packet.Frame{Off: packet.HeadRoom, HeadLen: uint16(min(size, packet.HeadMax)), Len: uint32(size), Seg: uint32(b.NSegs)}
+	b.Frames[i] = f
+	if why := b.Judge(i, b.Slot(i)[packet.HeadRoom-hdrLen:packet.HeadRoom], q.takes); why != packet.ReasonNone {
 		b.DropEarly(why)
 		return
 	}
-	f := packet.Frame{Off: packet.HeadRoom, HeadLen: uint16(min(size, packet.HeadMax)), Len: uint32(size), Seg: uint32(b.NSegs)}
-	if size > packet.HeadMax {
-		b.Segs[b.NSegs] = packet.Seg{Addr: q.iov[1].addr, Len: uintptr(size - packet.HeadMax)}
+	if n := size - packet.HeadMax; n > 0 {
+		b.Segs[b.NSegs] = packet.Seg{Addr: q.next, Len: uintptr(n)}
 		b.NSegs++
-		f.NSeg = 1
+		b.Frames[i].NSeg = 1
+		q.next += uintptr(n+tailAlign-1) &^ (tailAlign - 1)
 	}
-	b.Frames[i] = f
 	b.N++
 	b.Bytes += uint64(size)
 }

@@ -93,7 +93,7 @@ func (p *Port) present() {
 
 // destination is where workers write.
 func (p *Port) destination() *dest {
-	d := &dest{mtu: uint32(p.view.MTU)}
+	d := &dest{mtu: uint32(p.view.MTU), takes: p.dev.takes}
 	for _, f := range p.dev.files {
 		d.fds = append(d.fds, int32(f.Int()))
 	}

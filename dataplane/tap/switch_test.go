@@ -151,7 +151,7 @@ func (b *bench) guest(mtu int) *pod {
 	p.ns = taptest.New(b.t)
 	p.ns.Run(b.t, "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")
 	b.add(dataplane.PortSpec{Name: p.port, Type: dataplane.TypeVhostServer})
-	dev := open(b.t, Options{Name: "eth0", Netns: p.ns.Path, Settings: Settings{MTU: mtu, MAC: mac[:], Addresses: prefixes, Up: true}})
+	dev := open(b.t, Options{Name: "eth0", Netns: p.ns.Path, Plain: true, Settings: Settings{MTU: mtu, MAC: mac[:], Addresses: prefixes, Up: true}})
 	front, err := frontend.Open(frontend.Config{Path: filepath.Join(b.dir, p.port)})
 	if err != nil {
 		b.t.Fatal(err)
@@ -278,6 +278,39 @@ func TestIperf(t *testing.T) {
 				t.Errorf("iperf3 %s: nothing arrived", args)
 			}
 		}
+	}
+	for _, p := range b.pods {
+		for _, file := range []string{"/proc/net/snmp", "/proc/net/netstat", "/proc/net/snmp6"} {
+			if n := csumErrors(p.ns.Run(t, "cat", file)); n != 0 {
+				t.Errorf("%s of %s counts %d checksum errors", file, p.port, n)
+			}
+		}
+	}
+	b.checkBalance()
+}
+
+// TestOffload has TCP go between two pods in super-frames, and to a guest that takes none in
+// segments with checksums, in both directions. A port without offloads sees nothing of them.
+func TestOffload(t *testing.T) {
+	b := newBench(t)
+	one, three := b.pod(0, 1500, 1), b.pod(0, 1500, 1)
+	guest := b.guest(1500)
+	for _, to := range []*pod{three, guest} {
+		for _, args := range []string{"-n 4M", "-n 4M -R", "-n 4M -6"} {
+			if iperf(t, one, to, strings.Fields(args)...) == 0 {
+				t.Errorf("iperf3 %s: nothing arrived", args)
+			}
+		}
+	}
+	by := map[string]dataplane.PortStats{}
+	for _, s := range b.sw.Snapshot().Ports {
+		by[s.Name] = s
+	}
+	if s := by[three.port]; s.TxBytes/s.TxFrames < 3000 || s.Finished != (dataplane.Finished{}) {
+		t.Errorf("to a pod: %d bytes in %d frames, finished %+v", s.TxBytes, s.TxFrames, s.Finished)
+	}
+	if s := by[guest.port]; s.Finished.TCP == 0 || s.Finished.Sums <= s.Finished.TCP || s.Finished.Segments < s.Finished.TCP {
+		t.Errorf("to the guest: %+v", s)
 	}
 	for _, p := range b.pods {
 		for _, file := range []string{"/proc/net/snmp", "/proc/net/netstat", "/proc/net/snmp6"} {

@@ -43,8 +43,9 @@ type TxQueue struct {
 
 // A dest is a device that takes frames. It is never changed.
 type dest struct {
-	fds []int32
-	mtu uint32
+	fds   []int32
+	mtu   uint32
+	takes packet.Takes
 }
 
 // A hold says whose a lane is.
@@ -67,8 +68,9 @@ type lane struct {
 type letter struct {
 	iov  [1 + piecesMax]iovec
 	nIOV int
-	size int // of the frame in bytes
-	ref  int // its place in the list
+	size int  // of the frame in bytes
+	ref  int  // its place in the list
+	asks bool // the kernel has something to do with it
 }
 
 // newTxQueue makes a queue without a device, for up to as many workers as there
@@ -80,6 +82,14 @@ func newTxQueue(p *Port) (*TxQueue, error) {
 		return nil, err
 	}
 	return &TxQueue{port: p, mem: mem, lanes: lanesOf(mem.Bytes()), hold: make([]hold, n)}, nil
+}
+
+// Takes is what the kernel takes that frames may ask for.
+func (q *TxQueue) Takes() packet.Takes {
+	if d := q.dest.Load(); d != nil {
+		return d.takes
+	}
+	return 0
 }
 
 // Tx takes the frames of list, to be written by Commit.
@@ -108,6 +118,8 @@ func (q *TxQueue) Tx(b *packet.Batch, list []packet.Ref) {
 		switch {
 		case !fits(b, f, d.mtu):
 			list[i].Why = packet.ReasonTxTooLong
+		case b.Needs(f)&^d.takes != 0:
+			list[i].Why = packet.ReasonTxDown // another device since somebody looked
 		case l.n == lettersMax || !l.put(b, f, i):
 			list[i].Why = packet.ReasonTxFull
 		}
@@ -121,9 +133,10 @@ func leave(list []packet.Ref, why packet.Reason) {
 	}
 }
 
-// fits reports whether frame i is not longer than the MTU allows.
+// fits reports whether frame i, or each of its segments, is not longer than the MTU
+// allows.
 func fits(b *packet.Batch, i int, mtu uint32) bool {
-	n := b.Frames[i].Len
+	n := b.WireLen(i)
 	return n <= mtu+packet.FrameMin || n <= mtu+packet.FrameMin+tagLen && isTagged(b.Head(i))
 }
 
@@ -133,10 +146,10 @@ func fits(b *packet.Batch, i int, mtu uint32) bool {
 func (l *lane) put(b *packet.Batch, f, ref int) bool {
 	e, slot := &l.frames[l.n], &l.slots[l.n]
 	head := b.Head(f)
-	txHeader(slot[:])
+	b.PutHeader(f, slot[:hdrLen])
 	copy(slot[hdrLen:], head)
 	e.iov[0] = iovec{addrOf(slot), uintptr(hdrLen + len(head))}
-	e.size, e.ref = int(b.Frames[f].Len), ref
+	e.size, e.ref, e.asks = int(b.Frames[f].Len), ref, b.Needs(f) != 0
 	if !e.pieces(b.Tail(f)) && !(b.Gather(f) && e.pieces(b.Tail(f))) {
 		return false
 	}
@@ -201,7 +214,7 @@ func (q *TxQueue) write(b *packet.Batch, l *lane, h *hold) {
 	for i := range l.n {
 		e := &l.frames[i]
 		if errno := writev(h.fd, e.iov[:e.nIOV]); errno != 0 {
-			h.list[e.ref].Why = q.refused(h.fd, errno)
+			h.list[e.ref].Why = q.refused(h.fd, errno, e.asks)
 			continue
 		}
 		b.Sent++
@@ -209,9 +222,13 @@ func (q *TxQueue) write(b *packet.Batch, l *lane, h *hold) {
 	}
 }
 
-// refused says why the kernel did not take a frame.
-func (q *TxQueue) refused(fd int32, errno unix.Errno) packet.Reason {
+// refused says why the kernel did not take a frame, which asks for something or does not.
+func (q *TxQueue) refused(fd int32, errno unix.Errno, asks bool) packet.Reason {
 	switch errno {
+	case unix.EINVAL:
+		if asks { // the kernel is of another opinion than packet.Batch.Judge: no reason to leave the device
+			return packet.ReasonRxHeader
+		}
 	case unix.EAGAIN, unix.ENOMEM, unix.ENOBUFS, unix.EINTR:
 		return packet.ReasonTxFull
 	case unix.EIO: // the device is down, and we have not heard of it yet

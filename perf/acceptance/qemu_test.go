@@ -20,7 +20,8 @@ type guestNet struct {
 	queues int
 	prefix string // the guests are .1 and .2
 	mtu    int
-	sizes  []int // of pings, payload in bytes
+	sizes  []int  // of pings, payload in bytes
+	device string // properties of the second guest's device
 }
 
 // port is the switch's port for guest g.
@@ -34,9 +35,10 @@ func TestQEMU(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	nets := []guestNet{
-		{"plain", listens, 0, 1, "192.0.2", 1500, []int{56, 1400}},
-		{"access", connects, 10, 1, "198.51.100", 9000, []int{56, 1400, 8000}},
-		{"pairs", listens, 20, 2, "203.0.113", 9000, []int{56, 1400, 8000}},
+		{"plain", listens, 0, 1, "192.0.2", 1500, []int{56, 1400}, ""},
+		{"access", connects, 10, 1, "198.51.100", 9000, []int{56, 1400, 8000}, ""},
+		{"pairs", listens, 20, 2, "203.0.113", 9000, []int{56, 1400, 8000}, ""},
+		{"takes", listens, 30, 1, "198.18.30", 1500, []int{1400}, takesNothing},
 	}
 	s := runSwitch(t)
 	for _, n := range nets {
@@ -53,6 +55,18 @@ func TestQEMU(t *testing.T) {
 		}
 		t.Run(n.name, func(t *testing.T) { pingAll(ctx, t, guests[0], n) })
 	}
+	t.Run("TCP in super-frames", func(t *testing.T) {
+		talk(ctx, t, guests, nets[0])
+		if p := s.stats(nets[0].port(1))[0]; p.GetTxBytes() < 2000*p.GetTxFrames() || p.GetFinished().GetTcp() != 0 {
+			t.Errorf("to a guest that takes them went %v", p)
+		}
+	})
+	t.Run("TCP to a guest that takes nothing", func(t *testing.T) {
+		talk(ctx, t, guests, nets[3])
+		if f := s.stats(nets[3].port(1))[0].GetFinished(); f.GetTcp() == 0 || f.GetChecksums() < f.GetSegments() {
+			t.Errorf("finished: %v", f)
+		}
+	})
 	if t.Failed() {
 		return
 	}
@@ -94,6 +108,9 @@ func bootGuests(ctx context.Context, t *testing.T, s *switchRun, nets []guestNet
 				Path: s.socket(n.port(g), n.kind), Server: n.kind == connects, Queues: n.queues,
 				MAC: fmt.Sprintf("52:54:00:00:%02x:%02x", i, g),
 			})
+			if g == 1 {
+				cfg.NICs[i].Device = n.device
+			}
 		}
 		both.Go(func() { guests[g], errs[g] = peers.StartQEMU(ctx, cfg) })
 	}
@@ -132,6 +149,33 @@ func pingAll(ctx context.Context, t *testing.T, g *peers.QEMUGuest, n guestNet) 
 		out, err := g.Run(ctx, fmt.Sprintf("ping -c 5 -i 0.1 -w 20 -s %d %s.2", size, n.prefix))
 		if err != nil || !strings.Contains(out, " 0% packet loss") {
 			t.Errorf("ping with %d bytes: %v\n%s", size, err, out)
+		}
+	}
+}
+
+// takesNothing are properties of a device whose driver wants finished frames.
+const takesNothing = "guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off"
+
+// talk sends a file by TCP from guest 0 to guest 1, and compares what arrives.
+func talk(ctx context.Context, t *testing.T, guests [2]*peers.QEMUGuest, n guestNet) {
+	t.Helper()
+	sum := func(g *peers.QEMUGuest, line string) string {
+		out, err := g.Run(ctx, line)
+		check(t, err)
+		return strings.Fields(out)[0]
+	}
+	want := sum(guests[0], "head -c 4000000 /dev/urandom > /tmp/file; md5sum < /tmp/file")
+	run(ctx, t, guests[1], "rm -f /tmp/got /tmp/done /tmp/p; mkfifo /tmp/p; sleep 600 > /tmp/p & (nc -l -p 5001 > /tmp/got; touch /tmp/done) < /tmp/p 2> /dev/null &")
+	run(ctx, t, guests[0], "for i in 1 2 3 4 5 6 7 8 9; do nc %s.2 5001 < /tmp/file && exit; sleep 1; done; exit 1", n.prefix)
+	run(ctx, t, guests[1], "for i in $(seq 60); do test -e /tmp/done && exit; sleep 1; done; exit 1")
+	if got := sum(guests[1], "md5sum < /tmp/got"); got != want {
+		t.Errorf("what came has sum %s, what was sent %s", got, want)
+	}
+	for _, g := range guests {
+		out, err := g.Run(ctx, "cat /proc/net/snmp | awk '/^Tcp:/ { print $NF }' | tail -1")
+		check(t, err)
+		if strings.TrimSpace(out) != "0" {
+			t.Errorf("a guest counts TCP checksum errors: %s", out)
 		}
 	}
 }

@@ -4,8 +4,12 @@ import (
 	"millrace/dataplane/packet"
 )
 
-// rxMax is the longest chain that a frame can come in, in bytes.
-const rxMax = HeaderLen + packet.FrameMax
+// rxMax is the longest chain that a frame can come in, in bytes, and rxSuper the
+// longest of a super-frame.
+const (
+	rxMax   = HeaderLen + packet.FrameMax
+	rxSuper = HeaderLen + packet.SuperMax
+)
 
 // Dequeue fills b with frames that the driver has sent: headers in private
 // memory, the rest where it is until Complete. The error is ErrBroken; there
@@ -35,7 +39,7 @@ func (d *Device) Dequeue(b *packet.Batch) error {
 // for. Addresses are gathered first and bytes moved in one go, so that the
 // guest's cache lines arrive together.
 func (d *Device) take(b *packet.Batch, n uint32) (uint32, error) {
-	d.moves, d.walked = d.moves[:0], 0
+	d.moves, d.walked, d.super = d.moves[:0], 0, false
 	looked := n // chain for which the window was moved: once is enough
 	for i := uint32(0); i < n; i++ {
 		if i += d.takePlain(b, i, n); i == n {
@@ -60,7 +64,7 @@ func (d *Device) take(b *packet.Batch, n uint32) (uint32, error) {
 			break
 		}
 		d.putUsed(seq, head, 0)
-		if d.walked > walkMax {
+		if d.walked > walkMax || b.Bytes >= packet.SuperBytes && d.cfg.Offload&packet.TakesSuper != 0 {
 			n = i + 1
 		}
 	}
@@ -114,33 +118,38 @@ func (d *Device) Complete() {
 	}
 }
 
-// checkHeaders drops frames whose virtio-net header asks for something: no
-// offload is negotiated, so flags and gso_type are 0 (virtio 5.1.6.2.1).
+// checkHeaders looks for frames whose virtio-net header asks for something: in most
+// batches, flags and gso_type are 0 (virtio 5.1.6.2.1).
 func (d *Device) checkHeaders(b *packet.Batch) {
 	off := packet.HeadRoom - d.hdr
 	for i := range b.N {
 		s := b.Slot(i)
 		if s[off]|s[off+1] != 0 {
-			d.dropBad(b)
+			d.judge(b)
 			return
 		}
 	}
+	if d.super {
+		d.judge(b)
+	}
 }
 
-// dropBad is checkHeaders once there is something to drop: it closes the gaps.
-func (d *Device) dropBad(b *packet.Batch) {
+// judge is checkHeaders once there is something to judge. It drops what cannot be, or
+// was not negotiated, and closes the gaps.
+func (d *Device) judge(b *packet.Batch) {
+	d.super = false
 	off := packet.HeadRoom - d.hdr
 	kept := 0
 	for i := range b.N {
 		s := b.Slot(i)
-		if s[off]|s[off+1] != 0 {
-			b.Bytes -= uint64(b.Frames[i].Len)
-			b.DropEarly(packet.ReasonRxHeader)
-			continue
-		}
 		if kept != i {
 			b.Frames[kept] = b.Frames[i]
 			*b.Slot(kept) = *s
+		}
+		if why := b.Judge(kept, s[off:off+packet.HeaderLen], d.cfg.Offload); why != packet.ReasonNone {
+			b.Bytes -= uint64(b.Frames[kept].Len)
+			b.DropEarly(why)
+			continue
 		}
 		kept++
 	}
@@ -159,7 +168,10 @@ func (d *Device) takeChain(b *packet.Batch, first desc) (bool, error) {
 	f := &b.Frames[b.N]
 	*f = packet.Frame{Off: packet.HeadRoom, Seg: uint32(segs)}
 	slot := packet.HeadRoom - d.hdr // where the next private byte goes
-	total := uint32(0)
+	total, most := uint32(0), uint32(rxMax)
+	if d.cfg.Offload&packet.TakesSuper != 0 {
+		most = rxSuper
+	}
 	for {
 		p, n, err := c.piece()
 		if err != nil {
@@ -168,7 +180,7 @@ func (d *Device) takeChain(b *packet.Batch, first desc) (bool, error) {
 		if n == 0 {
 			break
 		}
-		if n > rxMax-total {
+		if n > most-total {
 			d.moves, b.NSegs = d.moves[:moves], segs
 			b.DropEarly(packet.ReasonRxTooLong)
 			return true, c.drain()
@@ -182,7 +194,11 @@ func (d *Device) takeChain(b *packet.Batch, first desc) (bool, error) {
 		if n > 0 {
 			if b.NSegs == packet.SegsMax {
 				d.moves, b.NSegs = d.moves[:moves], segs
-				return false, nil
+				if b.N > 0 {
+					return false, nil
+				}
+				b.DropEarly(packet.ReasonRxTooLong) // a super-frame in crumbs never fits
+				return true, c.drain()
 			}
 			b.Segs[b.NSegs] = packet.Seg{Addr: p, Len: uintptr(n)}
 			b.NSegs++
@@ -193,6 +209,7 @@ func (d *Device) takeChain(b *packet.Batch, first desc) (bool, error) {
 		b.DropEarly(packet.ReasonRxTooShort)
 		return true, nil
 	}
+	d.super = d.super || total > rxMax // the header may say otherwise
 	f.HeadLen = uint16(slot - packet.HeadRoom)
 	f.Len = total - d.hdr
 	f.NSeg = uint32(b.NSegs) - f.Seg

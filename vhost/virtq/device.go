@@ -29,6 +29,7 @@ type Device struct {
 
 	staged staged
 	walked uint32        // descriptors that the call in hand has walked, the slow way
+	super  bool          // it has found a frame longer than packet.FrameMax
 	moves  []packet.Copy // of the batch in hand
 	pieces []packet.Copy // of the frame in hand, when it takes the slow way
 
@@ -49,13 +50,13 @@ type Stats struct {
 // walkMax is how many descriptors one call walks before it begins no other chain
 // (Dequeue) or frame (Enqueue), and the most that one frame may be spread over.
 // Chains may be as long as the ring and hold nothing: without a limit a driver
-// could keep its worker, and all ports of it, busy for seconds. The longest
-// frame in pieces of one byte has less.
+// could keep its worker, and all ports of it, busy for seconds. A frame of
+// packet.FrameMax in pieces of one byte has less.
 const walkMax = 1 << 14
 
 // movesMax is how many moves Enqueue gathers before it makes them: as many as the
 // longest frame may take.
-const movesMax = rxMax
+const movesMax = rxSuper
 
 // movesStart is how many moves a ring has room for at first: a batch of frames
 // in two parts each. Longer chains make more room once.

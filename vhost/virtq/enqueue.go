@@ -69,7 +69,7 @@ type enqueue struct {
 func (e *enqueue) all(list []packet.Ref) error {
 	looked := len(list) // frame for which the window was moved: once is enough
 	for i := 0; i < len(list); i++ {
-		if i += e.plain(list[i:]); i == len(list) {
+		if i += e.plain(e.unasking(list[i:])); i == len(list) {
 			break
 		}
 		if e.left == 0 {
@@ -104,6 +104,19 @@ func (e *enqueue) all(list []packet.Ref) error {
 		}
 	}
 	return nil
+}
+
+// unasking returns the first frames of list that ask for nothing, whose header is
+// empty.
+func (e *enqueue) unasking(list []packet.Ref) []packet.Ref {
+	if e.b.Asking {
+		for n := range list {
+			if e.b.Needs(int(list[n].Frame&(packet.SlotsMax-1))) != 0 {
+				return list[:n]
+			}
+		}
+	}
+	return list
 }
 
 // plain is all for the first frames of list, as long as their chains are of the
@@ -193,6 +206,9 @@ func (e *enqueue) chains(ref *packet.Ref) (packet.Reason, error) {
 	d := e.d
 	i := int(ref.Frame & (packet.SlotsMax - 1))
 	f := &e.b.Frames[i]
+	if e.b.Needs(i)&^d.cfg.Offload != 0 {
+		return packet.ReasonTxDown, nil // the peer has come back as another one since somebody looked
+	}
 	head := d.head(e.next)
 	if head > d.mask {
 		return packet.ReasonNone, broken("available entry %d names descriptor %d of %d", e.next, head, d.mask+1)
@@ -230,7 +246,7 @@ func (e *enqueue) chains(ref *packet.Ref) (packet.Reason, error) {
 		}
 		de = loadDesc(d.desc, head)
 	}
-	w.header(n)
+	w.header(i, n)
 	w.frame(f, i)
 	e.next += n
 	e.left -= uint32(n)

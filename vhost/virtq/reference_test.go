@@ -163,7 +163,7 @@ func (r *reference) dequeue() (frames [][]byte, early [packet.ReasonCount]uint32
 			early[packet.ReasonRxTooLong]++
 		case len(b) < hdr+14:
 			early[packet.ReasonRxTooShort]++
-		case b[0] != 0 || b[1] != 0:
+		case b[0]&1 != 0 || b[1] != 0:
 			early[packet.ReasonRxHeader]++
 		default:
 			frames = append(frames, b[hdr:])

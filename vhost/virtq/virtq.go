@@ -42,6 +42,7 @@ import (
 	"errors"
 	"fmt"
 
+	"millrace/dataplane/packet"
 	"millrace/vhost/guestmem"
 )
 
@@ -120,4 +121,8 @@ type Config struct {
 	Indirect  bool          // VIRTIO_F_INDIRECT_DESC negotiated
 	Mergeable bool          // VIRTIO_NET_F_MRG_RXBUF negotiated
 	Legacy    bool          // neither VIRTIO_F_VERSION_1 nor MRG_RXBUF: short header
+
+	// Offload is what frames may ask for: by Dequeue as the driver may send them
+	// (VIRTIO_NET_F_CSUM, HOST_*), by Enqueue as it takes them (GUEST_*).
+	Offload packet.Takes
 }

@@ -37,12 +37,13 @@ func (w *writer) chain(first desc, need uint32, header bool) (uint32, error) {
 	return got, nil
 }
 
-// header writes the virtio-net header for a frame in n chains, byte by byte: it
+// header writes the virtio-net header for frame i in n chains, byte by byte: it
 // may be spread over descriptors of any length. What is left of the pieces is
 // for the frame.
-func (w *writer) header(n uint16) {
+func (w *writer) header(i int, n uint16) {
 	d := w.e.d
 	h := [HeaderLen]byte{10: byte(n), 11: byte(n >> 8)}
+	w.e.b.PutHeader(i, h[:])
 	for i := uint32(0); i < d.hdr; {
 		m := &d.moves[w.moves]
 		if m.N == 0 {
