@@ -40,6 +40,7 @@ func (w *worker) tooBig(t *transit, o *workerPort) {
 		return
 	}
 	b.Frames[slot] = packet.Frame{Off: packet.HeadRoom, HeadLen: uint16(n), Len: uint32(n)}
+	b.Forget(slot)
 	o.rxFrames++
 	o.rxBytes += uint64(n)
 	w.again(o, transit{slot: slot, rx: t.rx, hops: t.hops + 1, fdbSlot: -1})

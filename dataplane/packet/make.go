@@ -16,6 +16,7 @@ func (b *Batch) New(frame []byte) (number int, ok bool) {
 	f := &b.Frames[j&(SlotsMax-1)]
 	*f = Frame{Off: HeadRoom, HeadLen: uint16(head), Len: uint32(len(frame)), Seg: uint32(b.NSegs)}
 	copy(b.heads[j&(SlotsMax-1)][HeadRoom:], frame[:head])
+	b.Forget(j & (SlotsMax - 1))
 	if rest := frame[head:]; len(rest) > 0 {
 		b.addMade(f, rest)
 	}
