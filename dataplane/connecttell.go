@@ -11,13 +11,9 @@ import (
 // in pieces, between turns: once a second, when a program goes, and when
 // somebody asks.
 
-// told tells connections what a program has counted for them.
-func (c *connector) told(ops []flowtable.Op, packets, bytes uint64) {
-	for i := range ops {
-		if op := &ops[i]; op.Code == flowtable.OpCT {
-			c.worker.Touch(conntrack.Ref(op.Value), op.Arg == 1, packets, bytes, c.nanos(sys.TSC()))
-		}
-	}
+// told tells a connection what a program has counted for it.
+func (c *connector) told(conn uint64, reply bool, packets, bytes uint64) {
+	c.worker.Touch(conntrack.Ref(conn), reply, packets, bytes, c.nanos(sys.TSC()))
 }
 
 // kept takes note that a walk's program is in the cache. Its packet of n bytes, which

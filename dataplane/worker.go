@@ -41,7 +41,6 @@ type worker struct {
 	signals []*workerPort // to be signalled at the end of the turn
 	decided decisions
 	sweep   uint32 // the decision that was last looked over
-	patches [64]patched
 	meters  localMeters
 	trace   *tracer // nil: it is a worker that runs
 	fair    fairness

@@ -12,7 +12,7 @@ const (
 	OpRestore             //
 	OpMeter               // meter Arg; beyond its rate go on behind the OpRestore of the innermost OpSave before, or end
 	OpLearn               // FDB Arg learns the Ethernet address in Mask behind the port in Value
-	OpCT                  // counts for connection Value, in the reply direction if Arg is 1; nothing is done to the frame
+	OpCT                  // counts for connection Value, whose bit 31 is 0, in the reply direction if Arg is 1; nothing is done to the frame
 	OpInner               // as OpSet, to the packet that an ICMP error quotes
 )
 

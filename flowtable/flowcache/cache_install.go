@@ -322,8 +322,13 @@ func (c *Cache) Refresh(p *Plan, key *flowtable.Key, wide bool, result uint32, w
 
 // recompose returns what a program was made from, but for its mask.
 func (c *Cache) recompose(off uint32) flowtable.Composed {
-	comp := flowtable.Composed{Ops: append([]flowtable.Op(nil), c.Ops(off)...), Guards: c.Guards(nil, off), Rules: append([]uint32(nil), c.Rules(off)...), Tag: c.Tag(off)}
-	if h := c.programs.at(off); h.Code != ProgramOutput {
+	h := c.programs.at(off)
+	comp := flowtable.Composed{Guards: c.Guards(nil, off), Rules: append([]uint32(nil), c.Rules(off)...), Tag: c.Tag(off)}
+	for _, conn := range h.conns(c.programs.words(off, h.words())) {
+		comp.Ops = append(comp.Ops, flowtable.Op{Code: flowtable.OpCT, Value: conn &^ replyBit, Arg: uint32(conn >> 31 & 1)})
+	}
+	comp.Ops = append(comp.Ops, c.Ops(off)...)
+	if h.Code == ProgramDrop || h.Code == ProgramOps {
 		comp.Drop = h.Arg
 	}
 	return comp

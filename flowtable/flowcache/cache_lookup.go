@@ -1,6 +1,10 @@
 package flowcache
 
-import "millrace/flowtable"
+import (
+	"math/bits"
+
+	"millrace/flowtable"
+)
 
 // prefetchFrom is how many entries or programs must be in use before their
 // lines are asked for ahead: fewer stay in the caches near the core, where
@@ -290,7 +294,7 @@ func (c *Cache) settle(n int, out *[BatchMax]uint32) {
 	if a.live >= prefetchFrom {
 		prefetchLines(a.base(), &b.found, n, 1<<32-1, narrowShift)
 	}
-	stale := 0
+	stale, deep, codes := 0, uint64(0), uint8(0)
 	for i := 0; i < n && i < BatchMax; i++ {
 		id := b.found[i]
 		off := uint32(id)
@@ -299,9 +303,12 @@ func (c *Cache) settle(n int, out *[BatchMax]uint32) {
 		bad |= c.cells.now(h.guards[1].Cell) ^ h.guards[1].Want
 		bad |= c.cells.now(h.guards[2].Cell) ^ h.guards[2].Want
 		bad |= c.cells.now(h.guards[3].Cell) ^ h.guards[3].Want
-		if bad != 0 || h.guardCount > guardsInLine && !a.guardsHold(off, c.cells) {
+		codes |= h.Code
+		if bad != 0 {
 			off |= Stale
 			stale++
+		} else if h.guardCount > guardsInLine {
+			deep |= 1 << i
 		}
 		if h.gen != uint16(id>>32) {
 			off = 0
@@ -309,4 +316,23 @@ func (c *Cache) settle(n int, out *[BatchMax]uint32) {
 		out[i] = off
 	}
 	c.stats.Stale += uint64(stale)
+	if deep != 0 || codes >= ProgramPatch {
+		c.settleMore(n, deep, out)
+	}
+}
+
+// settleMore asks for the second lines of programs, and looks at the guards there of
+// the results in set.
+func (c *Cache) settleMore(n int, set uint64, out *[BatchMax]uint32) {
+	a := c.programs
+	if a.live >= prefetchFrom {
+		prefetchLines(a.base()+lineBytes, &c.batch.found, n, 1<<32-1, narrowShift)
+	}
+	for ; set != 0; set &= set - 1 {
+		i := bits.TrailingZeros64(set)
+		if off := out[i]; off != 0 && !a.guardsHold(off, c.cells) {
+			out[i] = off | Stale
+			c.stats.Stale++
+		}
+	}
 }
