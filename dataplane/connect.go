@@ -68,6 +68,7 @@ func (c *connector) connect(ctx *flowtable.Context, ask *flowtable.Connect, got 
 	if ask.Flags&flowtable.CTTranslate != 0 {
 		v.Translate(p)
 		rewrite(p, v, got)
+		c.tuple = p.Tuple // it is still this connection's if it comes to the zone again
 	}
 	c.tell(got)
 	if known {
