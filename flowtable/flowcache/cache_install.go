@@ -12,7 +12,7 @@ type InstallResult uint8
 // What Install may answer.
 const (
 	Installed    InstallResult = iota
-	FirstSight                 // it would be an exact entry, or one more in a table that is half full, and the flow is new: at its second packet
+	FirstSight                 // it would be an exact entry, one of a connection, or one more in a table that is half full, and the flow is new: at its second packet
 	Changed                    // cells moved since the walk began
 	NoRoom                     // the programs' memory is full
 	NoBucket                   // both places belong to busy flows of other ports
@@ -96,11 +96,17 @@ func (c *Cache) install(p *Plan, key *flowtable.Key, wide bool, comp *flowtable.
 		}
 	}
 	s := c.spotFor(kind, key, mask)
-	if sight && c.wantsSight(s.table) && !c.sighted(s.hash) {
+	if sight && (c.wantsSight(s.table) || isOfConnection(comp)) && !c.sighted(s.hash) {
 		c.tidy(p, mask) // the plan may have got it for this flow
 		return 0, FirstSight
 	}
 	return c.enter(p, &s, comp)
+}
+
+// isOfConnection reports whether a program counts for a connection. Then it is for
+// that alone, and many are over before it would be used.
+func isOfConnection(comp *flowtable.Composed) bool {
+	return len(comp.Ops) > 0 && comp.Ops[0].Code == flowtable.OpCT
 }
 
 // wantsSight reports whether an entry of a table is made at the second sight only.
