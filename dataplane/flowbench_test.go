@@ -23,6 +23,7 @@ type streamDevice struct {
 	frames []byte // in order, 64 bytes each, 60 of them the frame
 	next   int
 	ports  bool // each frame is a new flow: ports are counted up
+	fresh  bool // each frame is a new flow, by address and port
 	count  uint32
 }
 
@@ -39,6 +40,11 @@ func (q *streamRx) Rx(b *packet.Batch) {
 		if q.ports {
 			q.count++
 			s[34], s[35], s[28], s[29] = byte(q.count>>8), byte(q.count), byte(q.count>>16), byte(q.count>>24)
+		}
+		if q.fresh {
+			q.count++
+			n := q.count * 0x9e3779b1
+			s[26], s[27], s[28], s[29], s[34], s[35] = 10, 0, byte(n), byte(n>>8), byte(n>>16), byte(n>>24)
 		}
 		if q.next += 64; q.next == len(q.frames) {
 			q.next = 0
@@ -259,6 +265,39 @@ func BenchmarkNewFlows(b *testing.B) {
 			s.run(b)
 		})
 	}
+}
+
+// clients is five tables with a rule for each of 2^14 networks and one for each of 2^14
+// ranges of ports: flows that differ in these have nothing in common.
+func clients() []flowtable.Rule {
+	f := fields("eth.type", "ip.proto", "reg0", "reg1", "reg2")
+	ip, udp := is(f[0], 0x0800), is(f[1], 17)
+	set := func(i int, v uint64) flowtable.Action {
+		return flowtable.Action{Code: flowtable.ActSet, Dst: f[i], Value: v}
+	}
+	rules := []flowtable.Rule{
+		{Priority: 10, Match: []flowtable.Masked{ip}, Actions: []flowtable.Action{set(2, 1), next(1)}},
+		{Table: 1, Priority: 10, Match: []flowtable.Masked{ip, is(f[2], 1)}, Actions: []flowtable.Action{next(2)}},
+		{Table: 4, Priority: 10, Match: []flowtable.Masked{ip, udp}, Actions: []flowtable.Action{{Code: flowtable.ActOutput, Arg: 2}}},
+	}
+	for i := range uint64(1 << 14) {
+		rules = append(rules,
+			flowtable.Rule{Table: 2, Priority: 10, Match: []flowtable.Masked{ip, {Word: flowtable.WordIP4, Value: (10<<24 | i<<2) << 32, Mask: 0xfffffffc << 32}}, Actions: []flowtable.Action{set(3, i), next(3)}},
+			flowtable.Rule{Table: 3, Priority: 10, Match: []flowtable.Masked{ip, udp, {Word: flowtable.WordL4, Value: i << 2 << 48, Mask: 0xfffc << 48}}, Actions: []flowtable.Action{set(4, i), next(4)}})
+	}
+	return rules
+}
+
+// BenchmarkNewClients is the benchmark's case newflows: each frame is a flow of its
+// own, far from the one before it.
+func BenchmarkNewClients(b *testing.B) {
+	s := newStage(b, udpFlows(1024), shuffled(1024))
+	s.src.fresh = true
+	s.add(clients())
+	for range 1 << 16 { // until the cache has no more room
+		s.s.workers[0].turn()
+	}
+	s.run(b)
 }
 
 // BenchmarkStream is what the devices of these benchmarks take themselves.

@@ -93,8 +93,37 @@ func (w *worker) forward(p *workerPort) {
 			return
 		}
 	}
+	missed := w.flow.cache.Missed()
 	w.lookup(p, all)
+	if w.flow.cache.Missed()-missed >= aheadFrom {
+		w.lookAhead(all)
+	}
 	w.carryOut(p, all)
+}
+
+// aheadFrom is how many frames of a batch must miss before what their walks will
+// read is asked for ahead.
+const aheadFrom = 4
+
+// lookAhead asks for what the walks of the frames in set that have missed will read.
+func (w *worker) lookAhead(set uint64) {
+	n := 0
+	for rest := set; rest != 0; rest &= rest - 1 {
+		i := bits.TrailingZeros64(rest)
+		if w.found[i] != 0 {
+			continue
+		}
+		key := &w.ahead[n&(packet.BatchMax-1)]
+		n++
+		if w.wide.Frames>>i&1 != 0 {
+			*key = w.wide.Keys[i]
+		} else {
+			*key = flowtable.Key{}
+			copy(key[:], w.keys[i][:])
+		}
+		key[flowtable.WordL4] &^= lengthBits
+	}
+	w.flow.walker.Ahead(&w.ahead, n, w.flow.counters)
 }
 
 // lookup finds the programs of the frames in set, which is not empty.

@@ -24,8 +24,12 @@ func (w *worker) slow(p *workerPort, i int, found uint32) {
 	}
 	if w.missed == 0 {
 		w.sighted = [8]uint64{}
+		w.slowTo = -1
 	}
-	began, spent := sys.TSC(), w.spent
+	began, spent := w.slowEnd, w.spent
+	if w.slowTo != i {
+		began = sys.TSC()
+	}
 	w.firstRun, w.passed = w.runs, 0
 	wide := w.wide.Frames>>i&1 != 0
 	key := &w.key[0]
@@ -38,7 +42,8 @@ func (w *worker) slow(p *workerPort, i int, found uint32) {
 	key[flowtable.WordL4] = key[flowtable.WordL4]&^lengthBits | p.lengthClass(w.batch.Frames[i].Len)
 	t := transit{in: p, slot: i, rx: i, fdbSlot: -1}
 	w.decideSlowly(&t, key, wide, found)
-	w.spent = spent + sys.TSC() - began
+	w.slowEnd, w.slowTo = sys.TSC(), i+1
+	w.spent = spent + w.slowEnd - began
 	w.missed++
 }
 

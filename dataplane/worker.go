@@ -96,14 +96,17 @@ type desk struct {
 	guards []flowtable.Guard
 	wants  []uint32
 
-	runs     uint64    // programs carried out
-	firstRun uint64    // the last before the frame in hand
-	passed   int       // patch ports that the frame in hand has passed
-	learned  int       // addresses learned from the batch in hand
-	sighted  [8]uint64 // a bit, by its hash, of each key that has missed in the batch in hand
-	spent    uint64    // ticks in the slow path
-	missed   int       // frames that went there
-	visited  int       // rules that matched there
+	runs     uint64                            // programs carried out
+	firstRun uint64                            // the last before the frame in hand
+	passed   int                               // patch ports that the frame in hand has passed
+	learned  int                               // addresses learned from the batch in hand
+	ahead    [flowtable.AheadMax]flowtable.Key // that will be walked with
+	sighted  [8]uint64                         // a bit, by its hash, of each key that has missed in the batch in hand
+	spent    uint64                            // ticks in the slow path
+	slowEnd  uint64                            // when it was last left
+	slowTo   int                               // by the frame before this one
+	missed   int                               // frames that went there
+	visited  int                               // rules that matched there
 }
 
 // A request is a function for the worker to run.

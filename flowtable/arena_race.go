@@ -2,6 +2,8 @@
 
 package flowtable
 
+import "reflect"
+
 // The race detector watches only the Go heap. So that it sees what readers and
 // the writer do to an arena, a build with it takes arenas from there.
 
@@ -26,3 +28,6 @@ func (m *mapping) grow(want uint64) error {
 
 // release leaves the memory to the collector.
 func (m *mapping) release() error { return nil }
+
+// base returns the address of the words, for prefetching only.
+func (a *arena) base() uintptr { return reflect.ValueOf(a.words).Pointer() }

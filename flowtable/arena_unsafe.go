@@ -77,3 +77,8 @@ func (m *mapping) release() error {
 	m.base = nil
 	return err
 }
+
+// base returns the address of the words, for prefetching only.
+//
+// SAFETY: the address is not turned back into a pointer.
+func (a *arena) base() uintptr { return uintptr(a.mem.base) }

@@ -252,6 +252,7 @@ func (x *twin) someRule(m *model) (RuleID, bool) {
 // packet walks one packet, compares, and keeps its program.
 func (x *twin) packet() {
 	key, length := randomKey(x.c), uint32(x.c.n(4)*90)
+	x.w.Ahead(&[AheadMax]Key{key}, 1, testCounters())
 	p := x.w.Walk(&key, length, 0)
 	got, want := replay(p.Ops, &key), x.m.walk(&key, length)
 	if p.Drop == DropOps {

@@ -77,10 +77,13 @@ func (c *Counters) Bytes() uint64 { return atomic.LoadUint64(&c.mem.next) * 8 }
 // Close frees the counters.
 func (c *Counters) Close() error { return c.mem.mem.release() }
 
+// counterAt returns where the counters of a handle are.
+func counterAt(handle uint32) uint64 { return uint64(handle&(handlesMax-1)) * 2 }
+
 // Add counts packets and bytes for a rule. What is late, for a rule whose
 // handle another has by now, is dropped.
 func (c *Counters) Add(handle uint32, packets, bytes uint64) {
-	i := uint64(handle&(handlesMax-1)) * 2
+	i := counterAt(handle)
 	if i+2 > uint64(len(c.mem.words)) || c.mem.mem.grow((i+2)*8) != nil {
 		return
 	}
@@ -93,8 +96,8 @@ func (c *Counters) Add(handle uint32, packets, bytes uint64) {
 	case age >= 128:
 		return
 	}
-	c.mem.store(at+1, bytes)
-	c.mem.store(at, packets&(1<<56-1)|uint64(gen)<<56)
+	c.put(at+1, bytes)
+	c.put(at, packets&(1<<56-1)|uint64(gen)<<56)
 	if end := i + 2; end > atomic.LoadUint64(&c.mem.next) {
 		atomic.StoreUint64(&c.mem.next, end)
 	}
@@ -102,7 +105,7 @@ func (c *Counters) Add(handle uint32, packets, bytes uint64) {
 
 // Get returns what was counted for a rule.
 func (c *Counters) Get(handle uint32) (packets, bytes uint64) {
-	i := uint64(handle&(handlesMax-1)) * 2
+	i := counterAt(handle)
 	if i+2 > atomic.LoadUint64(&c.mem.next) {
 		return 0, 0
 	}

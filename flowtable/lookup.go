@@ -103,6 +103,7 @@ func (w *Walker) lookupSubtable(st uint32, best *hit) {
 	block, mask := uint32(v), uint32(v>>32)
 	if bits := filterBits(tag); atomic.LoadUint64(&words[filterAt(block, mask, tag)])&bits == bits {
 		if head := w.chain(block, mask, tag, uint32(all), rec[at%subtableView:], 0); head != 0 {
+			w.ahead.remember(st, mask)
 			w.lookupChain(head, false, 0, best)
 		}
 	}

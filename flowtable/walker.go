@@ -69,6 +69,7 @@ type Walker struct {
 	saves   [DepthMax]saved
 	marks   []mark
 	known   [pathSlots]atomic.Pointer[path]
+	ahead   ahead
 	trace   *Trace
 }
 
@@ -89,6 +90,7 @@ func (t *Tables) NewWalker(side SideTables) *Walker {
 	w.out.Guards = make([]Guard, 0, 16)
 	w.out.Rules = make([]uint32, 0, 128)
 	w.edges = make([]uint64, 0, 256)
+	w.ahead.words = make([]aheadWord, 0, 2*KeyWords)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	w.epoch.Store(t.epoch.Load())
@@ -111,6 +113,7 @@ func (w *Walker) Close() {
 // when a transaction has passed. It also ends Offline.
 func (w *Walker) Quiet() {
 	if e := w.t.epoch.Load(); e != w.epoch.Load() {
+		w.ahead.n = 0 // they may be freed now
 		w.epoch.Store(e)
 	}
 }
@@ -144,6 +147,7 @@ func (w *Walker) begin(key *Key, length uint32, now uint64) {
 	w.ended, w.failed, w.passing = false, false, false
 	w.depth, w.visited, w.outputs, w.clones, w.last = 0, 0, 0, 0, DropNoOutput
 	w.edges = w.edges[:0]
+	w.ahead.n = 0
 	o := &w.out
 	o.Mask = Key{WordIn: 0xffffffff << 32} // the entry depends on the port
 	o.Ops, o.Rules, o.Guards = o.Ops[:0], o.Rules[:0], append(o.Guards[:0], Guard{}, Guard{})

@@ -12,7 +12,7 @@ type InstallResult uint8
 // What Install may answer.
 const (
 	Installed    InstallResult = iota
-	FirstSight                 // it would be an exact entry, one of a connection, or one more in a table that is half full, and the flow is new: at its second packet
+	FirstSight                 // the flow is new, and gets an entry at its second packet: see wantsSight
 	Changed                    // cells moved since the walk began
 	NoRoom                     // the programs' memory is full
 	NoBucket                   // both places belong to busy flows of other ports
@@ -52,7 +52,7 @@ func (c *Cache) spotFor(kind int, key *flowtable.Key, mask uint16) spot {
 //
 // A mask that the plan has, or has room for, gives a wildcard entry. Otherwise
 // the entry is exact, and made at the second sight of the flow, as wildcard
-// entries are once half of their table is in use.
+// entries are if the table fills up (see wantsSight).
 //
 // It returns the program's offset with Installed, and 0 with all else: then
 // the caller runs the Composed itself.
@@ -96,7 +96,7 @@ func (c *Cache) install(p *Plan, key *flowtable.Key, wide bool, comp *flowtable.
 		}
 	}
 	s := c.spotFor(kind, key, mask)
-	if sight && (c.wantsSight(s.table) || isOfConnection(comp)) && !c.sighted(s.hash) {
+	if sight && (c.wantsSight(s.table, p.probes(wide)) || isOfConnection(comp)) && !c.sighted(s.hash) {
 		c.tidy(p, mask) // the plan may have got it for this flow
 		return 0, FirstSight
 	}
@@ -110,10 +110,12 @@ func isOfConnection(comp *flowtable.Composed) bool {
 }
 
 // wantsSight reports whether an entry of a table is made at the second sight only.
-// So it is with exact ones, and with all of a table that is half full: a flood of
-// flows that never come again then costs neither entries that others have nor the
-// search for one that may go.
-func (c *Cache) wantsSight(t *table) bool { return t.kind <= exactWide || t.used > t.size()/2 }
+// So it is with exact ones, with all of a table that is half full, and from an eighth on for
+// ports with fleeting flows: a flood of flows that never come again then costs neither
+// entries that others have, nor the making, nor the search for one that may go.
+func (c *Cache) wantsSight(t *table, l *probes) bool {
+	return t.kind <= exactWide || t.used > t.size()/2 || l.fleeting && t.used > t.size()/8
+}
 
 // check says whether comp may be kept at all.
 func (c *Cache) check(p *Plan, comp *flowtable.Composed, since uint64) InstallResult {

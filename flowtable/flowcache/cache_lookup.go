@@ -4,6 +4,7 @@ import (
 	"math/bits"
 
 	"millrace/flowtable"
+	"millrace/flowtable/prefetch"
 )
 
 // prefetchFrom is how many entries or programs must be in use before their
@@ -52,12 +53,40 @@ func (c *Cache) Lookup(keys *[BatchMax]NarrowKey, n int, p *Plan, out *[BatchMax
 	c.settle(n, out)
 	c.stats.Misses += uint64(left)
 	l.missed += uint32(left)
+	if left >= aheadFrom {
+		c.ahead(keys, left, p)
+	}
 	if c.deep != 0 && l.exactFirst {
 		i := c.deepest(n)
 		var key flowtable.Key
 		copy(key[:], keys[i][:])
 		c.promoteLater(p, &key, false, b.found[i])
 	}
+}
+
+// Missed returns how many keys have missed so far.
+func (c *Cache) Missed() uint64 { return c.stats.Misses }
+
+// aheadFrom is how many keys of a batch must miss before the memory that their
+// installs will read is asked for ahead.
+const aheadFrom = 4
+
+// ahead asks for what Install will look at for the keys of todo, if they get
+// entries under the mask that most have.
+func (c *Cache) ahead(keys *[BatchMax]NarrowKey, left int, p *Plan) {
+	b, t, id := &c.batch, c.tables[exactNarrow], p.exact[0]
+	if p.narrow.n > 0 {
+		t, id = c.tables[wildNarrow], p.narrow.list[0].mask
+	}
+	c.hashNarrow(keys, left, &c.masks[id], &b.tried)
+	if c.wantsSight(t, &p.narrow) {
+		prefetch.Lines(c.seenBase(), &b.tried, left, uint64(len(c.seen)-1), 2)
+		return
+	}
+	for i := range b.tried[:left] {
+		b.tried[i] = t.second(b.tried[i])
+	}
+	prefetch.Lines(t.base(), &b.tried, left, t.mask, narrowShift)
 }
 
 // deepest returns the index of the first key of a batch that was found under the
@@ -121,7 +150,7 @@ func (c *Cache) probeNarrow(keys *[BatchMax]NarrowKey, left int, t *table, m *ma
 	c.hashNarrow(keys, left, m, &b.hash)
 	b.cand = b.todo
 	if t.used >= prefetchFrom {
-		prefetchLines(t.base(), &b.hash, left, t.mask, narrowShift)
+		prefetch.Lines(t.base(), &b.hash, left, t.mask, narrowShift)
 	}
 	return c.compareNarrow(keys, left, t, (*NarrowKey)(m.bits[:flowtable.NarrowWords]), id)
 }
@@ -146,7 +175,7 @@ func (c *Cache) wildNarrow(keys *[BatchMax]NarrowKey, left int, p *Plan) int {
 		b.ends[masks] = cands
 	}
 	if t.used >= prefetchFrom {
-		prefetchLines(t.base(), &b.hash, cands, t.mask, narrowShift)
+		prefetch.Lines(t.base(), &b.hash, cands, t.mask, narrowShift)
 	}
 	for i := range b.ends[:masks] {
 		end, id := b.ends[i], l.list[i].mask
@@ -239,7 +268,7 @@ func (c *Cache) compareNarrow(keys *[BatchMax]NarrowKey, cands int, t *table, bi
 		return rest
 	}
 	if t.used >= prefetchFrom {
-		prefetchLines(t.base(), &b.hash, seconds, t.mask, narrowShift)
+		prefetch.Lines(t.base(), &b.hash, seconds, t.mask, narrowShift)
 	}
 	seconds = compareFirst(t, keys, b, 0, seconds, bits, id, c.epoch)
 	for j := 0; j < seconds && j < BatchMax; j++ {
@@ -292,7 +321,7 @@ func (c *Cache) settle(n int, out *[BatchMax]uint32) {
 		}
 	}
 	if a.live >= prefetchFrom {
-		prefetchLines(a.base(), &b.found, n, 1<<32-1, narrowShift)
+		prefetch.Lines(a.base(), &b.found, n, 1<<32-1, narrowShift)
 	}
 	stale, deep, codes := 0, uint64(0), uint8(0)
 	for i := 0; i < n && i < BatchMax; i++ {
@@ -326,7 +355,7 @@ func (c *Cache) settle(n int, out *[BatchMax]uint32) {
 func (c *Cache) settleMore(n int, set uint64, out *[BatchMax]uint32) {
 	a := c.programs
 	if a.live >= prefetchFrom {
-		prefetchLines(a.base()+lineBytes, &c.batch.found, n, 1<<32-1, narrowShift)
+		prefetch.Lines(a.base()+lineBytes, &c.batch.found, n, 1<<32-1, narrowShift)
 	}
 	for ; set != 0; set &= set - 1 {
 		i := bits.TrailingZeros64(set)

@@ -155,13 +155,21 @@ func (t *table) second(hash uint64) uint64 {
 
 // find returns the bucket of the entry with these masked words and mask.
 func (t *table) find(words []uint64, mask uint16, hash uint64) (uint64, bool) {
-	first, second := t.buckets(hash)
-	for _, b := range [2]uint64{first, second} {
-		if e := t.at(b); e.id != 0 && e.mask() == mask && equalWords(t.key(b), words) {
-			return b, true
-		}
+	b := hash & t.mask
+	if t.holds(b, words, mask) {
+		return b, true
 	}
-	return 0, false
+	if t.at(b).displaced == 0 {
+		return 0, false
+	}
+	b = t.second(hash)
+	return b, t.holds(b, words, mask)
+}
+
+// holds reports whether bucket b has the entry with these masked words and mask.
+func (t *table) holds(b uint64, words []uint64, mask uint16) bool {
+	e := t.at(b)
+	return e.id != 0 && e.mask() == mask && equalWords(t.key(b), words)
 }
 
 // equalWords reports whether two keys of equal length are equal.

@@ -54,3 +54,8 @@ func (t *table) setTags() { t.tags = unsafe.Add(t.mem.base, uintptr(t.size())<<t
 //
 // SAFETY: the address is not turned back into a pointer.
 func (t *table) base() uintptr { return uintptr(t.mem.base) }
+
+// seenBase returns the address of the flows seen once, for prefetching only.
+//
+// SAFETY: the address is not turned back into a pointer.
+func (c *Cache) seenBase() uintptr { return uintptr(c.seenMem.base) }

@@ -446,33 +446,6 @@ func TestCompareFirst(t *testing.T) {
 	}
 }
 
-// TestPrefetch asks for lines of every number: it must not touch what it should
-// not, and reads nothing.
-func TestPrefetch(t *testing.T) {
-	m, err := newMapping(1 << 16)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.close()
-	lines := overlay[byte](&m, 1<<16)
-	var at [BatchMax]uint64
-	want := byte(0)
-	for i := range at {
-		at[i] = rand.Uint64()
-		lines[at[i]&1023<<6] = byte(i)
-	}
-	for n := range BatchMax + 1 {
-		prefetchLines(uintptr(m.base), &at, n, 1023, 6)
-		want = 0
-		for _, h := range at[:n] {
-			want += lines[h&1023<<6]
-		}
-		if got := touchLines(uintptr(m.base), &at, n, 1023, 6); got != want {
-			t.Errorf("%d lines: got %d, want %d", n, got, want)
-		}
-	}
-}
-
 // TestExactFirst checks that the exact mask comes before a long list when that
 // pays, and after it when it does not.
 func TestExactFirst(t *testing.T) {

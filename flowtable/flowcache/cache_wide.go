@@ -1,6 +1,9 @@
 package flowcache
 
-import "millrace/flowtable"
+import (
+	"millrace/flowtable"
+	"millrace/flowtable/prefetch"
+)
 
 // LookupWide is Lookup for keys of all words. Narrow and wide keys never share
 // entries: a frame is looked up as what its parser says that it is.
@@ -77,8 +80,8 @@ func (c *Cache) wildWide(keys *[BatchMax]flowtable.Key, left int, p *Plan) int {
 // prefetchWide asks for both lines of the entries that hash lists.
 func (c *Cache) prefetchWide(t *table, n int) {
 	if t.used >= prefetchFrom {
-		prefetchLines(t.base(), &c.batch.hash, n, t.mask, wideShift)
-		prefetchLines(t.base()+lineBytes, &c.batch.hash, n, t.mask, wideShift)
+		prefetch.Lines(t.base(), &c.batch.hash, n, t.mask, wideShift)
+		prefetch.Lines(t.base()+lineBytes, &c.batch.hash, n, t.mask, wideShift)
 	}
 }
 

@@ -1,10 +1,10 @@
 #include "textflag.h"
 
-// func prefetchLines(base uintptr, at *[64]uint64, n int, mask, shift uint64)
+// func Lines(base uintptr, at *[64]uint64, n int, mask, shift uint64)
 //
 // Asks for the line at base + (at[i]&mask)<<shift, for i < n. Four a turn; the
 // rest one by one.
-TEXT ·prefetchLines(SB), NOSPLIT, $0-40
+TEXT ·Lines(SB), NOSPLIT, $0-40
 	MOVQ base+0(FP), AX
 	MOVQ at+8(FP), SI
 	MOVQ n+16(FP), BX

@@ -1,4 +1,4 @@
-package flowcache
+package prefetch
 
 import "unsafe"
 
@@ -7,9 +7,9 @@ import "unsafe"
 //
 // SAFETY: base is the address of a mapping (no Go memory, so it does not move),
 // and the caller's mask and shift keep every offset within it.
-func touchLines(base uintptr, at *[BatchMax]uint64, n int, mask, shift uint64) (sum byte) {
+func touchLines(base uintptr, at *[Max]uint64, n int, mask, shift uint64) (sum byte) {
 	p := *(*unsafe.Pointer)(unsafe.Pointer(&base))
-	for i := 0; i < n && i < BatchMax; i++ {
+	for i := 0; i < n && i < Max; i++ {
 		sum += *(*byte)(unsafe.Add(p, uintptr(at[i]&mask<<(shift&63))))
 	}
 	return sum
