@@ -46,10 +46,17 @@ func (c *connector) upkeep(cache *flowcache.Cache, ticks uint64, second uint32) 
 	c.sweep(ticks, second)
 }
 
-// sweep looks for connections whose time is over: as many as are due for all to
+// fragmentParts is in how many parts fragments are looked over in a second.
+const fragmentParts = 64
+
+// sweep looks for fragments and connections whose time is over: as many as are due for all to
 // be looked at once in sweepSeconds.
 func (c *connector) sweep(ticks uint64, second uint32) {
 	since := ticks - c.swept
+	if ticks-c.sweptFragments > uint64(sys.TSCHz()/fragmentParts) {
+		c.sweptFragments = ticks
+		c.worker.ExpireFragments(c.nanos(ticks), fragmentParts)
+	}
 	touched := float64(c.table.Touched())
 	due := touched * float64(since) / (sweepSeconds * sys.TSCHz())
 	if due < 64 && since < uint64(sys.TSCHz()/4) {

@@ -188,6 +188,9 @@ func (w *worker) walk(t *transit, key *flowtable.Key, wide bool, n uint32, stale
 	}
 	comp := w.flow.walker.Walk(clean, n, uint64(w.now))
 	w.visited += len(comp.Rules)
+	if w.flow.ct.waits && w.hold(t, comp, n) {
+		return 0
+	}
 	if program := w.keep(p, key, wide, n, comp, since, stale); program != 0 {
 		return program
 	}

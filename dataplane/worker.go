@@ -42,6 +42,7 @@ type worker struct {
 	decided decisions
 	sweep   uint32 // the decision that was last looked over
 	meters  localMeters
+	back    readmission
 	trace   *tracer // nil: it is a worker that runs
 	fair    fairness
 	now     uint32 // seconds, for ageing; coarse
@@ -198,6 +199,9 @@ func (w *worker) turn() {
 	w.flow.walker.Quiet()
 	w.flow.ct.worker.Quiet()
 	carried := w.pollAll()
+	if w.flow.ct.released {
+		carried = w.readmit() || carried
+	}
 	if carried {
 		w.signal()
 		w.flow.ct.untold = true
@@ -206,6 +210,7 @@ func (w *worker) turn() {
 		w.sweepDecisions()
 		w.flow.cache.Upkeep(uint16(w.now), upkeep)
 		w.flow.ct.upkeep(w.flow.cache, w.clock.last, w.now)
+		w.countLost()
 	}
 	if w.clock.tick(w, carried) && w.mode == PollAdaptive && !w.quit && w.flow.ct.isDone() {
 		w.sleep()
@@ -242,6 +247,9 @@ func (w *worker) poll(q *rxQueue, limit int) int {
 	w.classify(p)
 	w.carry()
 	if w.missed != 0 {
+		if w.flow.ct.released {
+			w.back.by = q
+		}
 		w.charge(q)
 	}
 	return n
