@@ -73,6 +73,7 @@ type Cache struct {
 	plans     []*Plan    // by id; 0 is none
 	freeMasks []uint16   // ids without users
 	seen      []uint32
+	drawn     uint64 // chance, for seen
 	seenMem   mapping
 	epoch     uint16
 	idle      uint16 // epochs without a hit after which an entry goes; fewer when memory is short

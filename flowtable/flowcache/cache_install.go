@@ -96,17 +96,11 @@ func (c *Cache) install(p *Plan, key *flowtable.Key, wide bool, comp *flowtable.
 		}
 	}
 	s := c.spotFor(kind, key, mask)
-	if sight && (c.wantsSight(s.table, p.probes(wide)) || isOfConnection(comp)) && !c.sighted(s.hash) {
+	if sight && c.wantsSight(s.table, p.probes(wide)) && !c.sighted(s.hash) {
 		c.tidy(p, mask) // the plan may have got it for this flow
 		return 0, FirstSight
 	}
 	return c.enter(p, &s, comp)
-}
-
-// isOfConnection reports whether a program counts for a connection. Then it is for
-// that alone, and many are over before it would be used.
-func isOfConnection(comp *flowtable.Composed) bool {
-	return len(comp.Ops) > 0 && comp.Ops[0].Code == flowtable.OpCT
 }
 
 // wantsSight reports whether an entry of a table is made at the second sight only.
@@ -130,14 +124,17 @@ func (c *Cache) check(p *Plan, comp *flowtable.Composed, since uint64) InstallRe
 	return Installed
 }
 
-// sighted reports whether the hash is that of a flow seen before, and notes it.
+// sighted reports whether the hash is that of a flow seen before, and notes it: in one
+// of two places, by chance. If it were always the same, flows that come by turns and meet
+// there would make each other forgotten for ever.
 func (c *Cache) sighted(hash uint64) bool {
-	slot := &c.seen[hash&uint64(len(c.seen)-1)]
+	at := hash & uint64(len(c.seen)-1)
 	tag := uint32(hash>>32) | 1
-	if *slot == tag {
+	if c.seen[at] == tag || c.seen[at^1] == tag {
 		return true
 	}
-	*slot = tag
+	c.drawn = c.drawn*6364136223846793005 + 1
+	c.seen[at^c.drawn>>63] = tag
 	return false
 }
 
