@@ -66,7 +66,7 @@ func (a *app) dataplane(cmd *cobra.Command, f *switchFlags, readyFD int) (err er
 	log.Info("dataplane starts", zap.String("version", a.version), zap.String("run_dir", dir.Path()), zap.Ints("cpus", o.CPUs), zap.String("poll", string(o.Poll)))
 	defer log.Info("dataplane ends")
 	return srv.Serve(cmd.Context(), f.fresh, func() error {
-		debug.FreeOSMemory() // what the start has used and nobody will again
+		releaseStart()
 		return a.ready(readyFD)
 	})
 }

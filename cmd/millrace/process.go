@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+
+	"millrace/dataplane/sys"
 )
 
 // alive reports whether a process that a file tells of still runs the command
@@ -34,3 +36,11 @@ func alive(pid int, command string) bool {
 // often: on a machine of two cores, of which one is a worker's, it took a fourth of the
 // time until they were in force. The price is memory: half as much again at the peak.
 func spareCollector() { debug.SetGCPercent(200) }
+
+// releaseStart gives back what the start of a process that stays has used and
+// nobody will again: garbage, and pages of the program. If that fails, there is
+// less memory for others, that is all.
+func releaseStart() {
+	debug.FreeOSMemory()
+	_ = sys.ReleaseProgram()
+}

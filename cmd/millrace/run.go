@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -136,7 +135,7 @@ func (a *app) run(cmd *cobra.Command, f *runFlags) (err error) {
 		Specs:  append(specs, a.dataplaneSpec(f, o, dir, log), a.controlSpec(f, dir.Path())),
 		InUse:  exitInUse,
 		Ready: func() {
-			debug.FreeOSMemory() // there is little to do from now on
+			releaseStart() // there is little to do from now on
 			fmt.Fprintln(a.out, "ready")
 		},
 		Err: a.err, Log: log,
