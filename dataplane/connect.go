@@ -34,6 +34,8 @@ type connector struct {
 	tuple   conntrack.Tuple
 	terms   conntrack.Terms
 	nat     conntrack.NAT
+	looked  conntrack.Verdict
+	asked   conntrack.Packet // that the reply in hand is about
 
 	used   bool // programs count for connections
 	untold bool // some may have counted since they were last told of
@@ -51,12 +53,7 @@ func (c *connector) begin(head []byte, length uint32) {
 
 // connect is flowtable.SideTables.Connect.
 func (c *connector) connect(ctx *flowtable.Context, ask *flowtable.Connect, got *flowtable.Connected) {
-	if !c.read {
-		c.read, c.now = true, c.nanos(sys.TSC())
-		c.took++
-		c.layout.Find(c.head, c.length)
-		c.isIP = c.packet.Read(c.head, &c.layout, c.length)
-	}
+	c.readFrame()
 	p, v := &c.packet, &c.verdict
 	if !c.isIP {
 		got.State, got.Cacheable = uint32(conntrack.StateTracked|conntrack.StateInvalid), true
@@ -64,6 +61,10 @@ func (c *connector) connect(ctx *flowtable.Context, ask *flowtable.Connect, got 
 		return
 	}
 	tupleOf(p, ctx)
+	if ask.Flags&flowtable.CTLook != 0 {
+		c.look(ask.Zone, got)
+		return
+	}
 	known := c.tracked && c.zone == ask.Zone && c.tuple == p.Tuple
 	if !c.visit(ask, got, known) {
 		return
@@ -77,6 +78,17 @@ func (c *connector) connect(ctx *flowtable.Context, ask *flowtable.Connect, got 
 	if known {
 		got.Ref = 0 // it is counted
 	}
+}
+
+// readFrame reads what a walk needs of the frame, once.
+func (c *connector) readFrame() {
+	if c.read {
+		return
+	}
+	c.read, c.now = true, c.nanos(sys.TSC())
+	c.took++
+	c.layout.Find(c.head, c.length)
+	c.isIP = c.packet.Read(c.head, &c.layout, c.length)
 }
 
 // visit has the packet looked up, unless the verdict is known already from the visit

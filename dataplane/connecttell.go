@@ -11,9 +11,13 @@ import (
 // in pieces, between turns: once a second, when a program goes, and when
 // somebody asks.
 
-// told tells a connection what a program has counted for it.
-func (c *connector) told(conn uint64, reply bool, packets, bytes uint64) {
-	c.worker.Touch(conntrack.Ref(conn), reply, packets, bytes, c.nanos(sys.TSC()))
+// told tells a connection, or a client's entry, what a program has counted for it.
+func (c *connector) told(ref uint64, what uint32, packets, bytes uint64) {
+	if what == flowtable.CountClient {
+		c.worker.TouchAffinity(ref, c.nanos(sys.TSC()))
+		return
+	}
+	c.worker.Touch(conntrack.Ref(ref), what == flowtable.CountReply, packets, bytes, c.nanos(sys.TSC()))
 }
 
 // kept takes note that a walk's program is in the cache. Its packet of n bytes, which
@@ -21,9 +25,13 @@ func (c *connector) told(conn uint64, reply bool, packets, bytes uint64) {
 // it is taken off.
 func (c *connector) kept(comp *flowtable.Composed, n uint32) {
 	for i := range comp.Ops {
-		if op := &comp.Ops[i]; op.Code == flowtable.OpCT {
-			c.used = true
-			c.worker.Touch(conntrack.Ref(op.Value), op.Arg == 1, ^uint64(0), -uint64(n), c.now)
+		op := &comp.Ops[i]
+		if op.Code != flowtable.OpCT {
+			continue
+		}
+		c.used = true
+		if op.Arg != flowtable.CountClient {
+			c.worker.Touch(conntrack.Ref(op.Value), op.Arg == flowtable.CountReply, ^uint64(0), -uint64(n), c.now)
 		}
 	}
 }

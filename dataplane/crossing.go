@@ -73,14 +73,15 @@ func (x *crossing) connector() *connector {
 	return c
 }
 
-// forget removes the connections of a bridge's zones, which another one may be
-// given.
+// forget removes the connections of a bridge's zones, and the clients that it remembers:
+// another one may be given its number.
 func (x *crossing) forget(bridge uint32) {
 	for i := range uint32(flowtable.ZonesOfBridge) {
 		if z := bridge*flowtable.ZonesOfBridge + i; z < conntrack.Zones {
 			x.table.Flush(uint16(z))
 		}
 	}
+	x.table.DropAffinity(func(c conntrack.Client, _ conntrack.Backend) bool { return c.Datapath == bridge })
 }
 
 // connectionBytes is what a connection takes in all, rounded up; see package conntrack.

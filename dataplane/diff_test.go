@@ -128,6 +128,7 @@ func (m *mill) found() {
 		m.must(x, x.SetSet(flowtable.Set{ID: id, Width: width}, nil))
 		m.plain.sets[id] = map[flowtable.Member]bool{}
 	}
+	m.must(x, x.SetMeter(&flowtable.Meter{ID: 1, Packets: true, Rate: 1 << 30, Burst: 1 << 30}))
 	m.must(x, x.SetGroup(1, m.dps[:2]))
 	m.plain.groups[1] = m.dps[:2]
 	for range 12 + m.rnd.IntN(30) {
@@ -173,6 +174,8 @@ func (m *mill) value(f flowtable.Field) uint64 {
 		return 0x020000000000 | uint64(m.rnd.IntN(3))
 	case "outport":
 		return uint64(m.outport())
+	case "tcp.flags":
+		return pickOf(m.rnd, []uint64{2, 0x10, 0x12, 0x11, 4, 0})
 	case "vlan.tci":
 		return pickOf(m.rnd, []uint64{0, 0x1001, 0x1002, 0xb001})
 	case "ip.ttl":
@@ -293,7 +296,7 @@ func (m *mill) action(table uint8, depth int) flowtable.Action {
 	same := func(of []flowtable.Field) flowtable.Field {
 		return pickOf(m.rnd, slices.DeleteFunc(slices.Clone(of), func(f flowtable.Field) bool { return f.Width != dst.Width }))
 	}
-	switch m.rnd.IntN(16) {
+	switch m.rnd.IntN(17) {
 	case 0:
 		return flowtable.Action{Code: flowtable.ActMove, Dst: dst, Src: same(slices.Concat(m.set, m.meta))}
 	case 1:
@@ -330,6 +333,10 @@ func (m *mill) action(table uint8, depth int) flowtable.Action {
 			break
 		}
 		return flowtable.Action{Code: flowtable.ActFlood, Arg: pickOf(m.rnd, slices.Sorted(maps.Keys(m.plain.floods)))}
+	case 15:
+		if depth < 2 {
+			return flowtable.Action{Code: flowtable.ActReply, Table: uint8(m.rnd.IntN(flowtable.ReplySCTP + 1)), Arg: 1, Value: uint64(m.rnd.IntN(2) * 1400), Nested: m.actions(table, depth+1)}
+		}
 	case 14:
 		return flowtable.Action{Code: flowtable.ActDrop, Arg: uint32(m.rnd.IntN(2))}
 	}
@@ -348,6 +355,9 @@ func (m *mill) frame() []byte {
 	switch uint16(k[flowtable.WordIn]) {
 	case 0x0800:
 		put("ip.proto", "ip4.src", "ip4.dst", "tp.src", "tp.dst", "ip.ttl", "ip.dscp")
+		if k[flowtable.WordSrc]>>8&0xff == 6 {
+			put("tcp.flags")
+		}
 		if m.rnd.IntN(8) == 0 {
 			k[flowtable.WordL4] |= 1 << 16
 		}

@@ -31,6 +31,10 @@ func dropReason(code uint32) packet.Reason {
 		return packet.ReasonOps
 	case flowtable.DropNoBucket:
 		return packet.ReasonNoBucket
+	case flowtable.DropNoReply:
+		return packet.ReasonNoReply
+	case flowtable.DropReplyRate:
+		return packet.ReasonReplyRate
 	}
 	switch why := packet.Reason(code); why {
 	case packet.ReasonVLANIngress, packet.ReasonVLANEgress, packet.ReasonSourceMAC, packet.ReasonReservedMAC, packet.ReasonSamePort,

@@ -98,7 +98,7 @@ func (e *engine) newFlow(side flowtable.SideTables, n int) (f flow, err error) {
 	f.ct = e.crossing.connector()
 	f.cache.TellConnections(f.ct.told)
 	f.cache.SetPatcher(patcher{})
-	side.Connect = f.ct.connect
+	side.Connect, side.Recall, side.Stick = f.ct.connect, f.ct.recall, f.ct.stick
 	f.walker = e.tables.NewWalker(side)
 	return f, nil
 }

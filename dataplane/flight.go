@@ -112,6 +112,12 @@ func (w *worker) survive() {
 	if r == nil {
 		return
 	}
+	w.abandon(w.broken(r))
+}
+
+// broken breaks the port whose peer has taken memory away that a panic is about, and
+// returns it. Any other panic goes on.
+func (w *worker) broken(r any) *workerPort {
 	err, _ := r.(error)
 	var f fault
 	if !errors.As(err, &f) {
@@ -123,7 +129,7 @@ func (w *worker) survive() {
 	}
 	w.stats.Faults++
 	culprit.dev.Break("memory was taken away while it was in use")
-	w.abandon(culprit)
+	return culprit
 }
 
 // owner returns the port whose peer's memory a is in.

@@ -84,6 +84,10 @@ func (w *worker) perform(t *transit, ops []flowtable.Op, drop uint32) {
 				t.why = packet.ReasonMeter
 				i += beyond(ops[i:]) - 1
 			}
+		case flowtable.OpReply:
+			if !w.reply(t, op) {
+				i += beyond(ops[i:]) - 1
+			}
 		}
 	}
 	w.saves[t.hops] = save[:0]

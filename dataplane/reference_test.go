@@ -33,6 +33,7 @@ type plainFrame struct {
 	base  flowtable.Key // of the frame without the tags; its in port is 0
 	extra int           // bytes behind what the key describes
 	raw   []byte        // all from the Ethernet type on, if parse.Build does not make such frames
+	reply []byte        // the frame without the tags, if it may be a reply: base is not looked at then
 	tags  []uint32      // type and TCI, the outermost first
 	known int           // of them, that rules saw or have pushed
 	none  bool          // as rules see, there is none
@@ -48,6 +49,10 @@ func frameOf(frame []byte) plainFrame {
 	f.base, _ = parse.Inspect(frame[:min(len(frame), packet.HeadMax)], uint32(len(frame)), 0)
 	f.extra = len(frame) - len(parse.Build(f.base))
 	if f.extra < 0 || f.base[flowtable.WordIn]>>16&flowtable.TagPresent != 0 || !bytes.Equal(f.bytes()[12+4*len(f.tags):], frame[12:]) {
+		if mayBeReply(frame) {
+			f.reply = bytes.Clone(frame)
+			return f
+		}
 		f.raw, f.base[flowtable.WordIn] = frame[12:], 0x9999 // nothing behind the addresses can be written
 	}
 	return f
@@ -56,7 +61,9 @@ func frameOf(frame []byte) plainFrame {
 // bytes is the frame as it is sent.
 func (f *plainFrame) bytes() []byte {
 	body := parse.Build(f.base)
-	if f.raw != nil {
+	if f.reply != nil {
+		body = f.reply
+	} else if f.raw != nil {
 		body = append(body[:12], f.raw...)
 	} else {
 		body = append(body, make([]byte, max(f.extra, 0))...)
@@ -136,6 +143,10 @@ func (f *plainFrame) write(word uint8, mask, value uint64) {
 		}
 		return
 	}
+	if f.reply != nil {
+		f.reply = rewritten(f.reply, word, mask, value)
+		return
+	}
 	if word < flowtable.KeyWords {
 		m := mask & f.writable(word)
 		f.base[word] = f.base[word]&^m | value&m
@@ -155,6 +166,8 @@ type plainWalk struct {
 	length  uint32
 	ctx     flowtable.Context
 	frame   plainFrame
+	came    flowtable.Key // the frame as it came in
+	made    bool          // the frame is a reply
 	visited int
 	depth   int
 	ended   bool
@@ -175,6 +188,7 @@ func (s *plainSwitch) walk(port uint32, f plainFrame) ([]plainSend, uint32) {
 	w := &plainWalk{s: s, frame: f, length: uint32(len(f.bytes())), last: flowtable.DropNoOutput}
 	key := f.key(port)
 	copy(w.ctx[:], key[:])
+	w.came = key
 	dp, ok := s.entries[port]
 	if !ok {
 		return nil, flowtable.DropNoEntry
@@ -276,9 +290,9 @@ func (w *plainWalk) deeper(f func()) {
 
 func (w *plainWalk) copied(f func()) {
 	w.deeper(func() {
-		ctx, frame := w.ctx, w.frame
+		ctx, frame, made := w.ctx, w.frame, w.made
 		f()
-		w.ctx, w.frame, w.ended = ctx, frame, w.failed
+		w.ctx, w.frame, w.made, w.ended = ctx, frame, made, w.failed
 	})
 }
 
@@ -328,6 +342,8 @@ func (w *plainWalk) run(acts []flowtable.Action) int {
 			w.sends = append(w.sends, plainSend{port: a.Arg, flood: true, frame: w.frame})
 		case flowtable.ActClone:
 			w.copied(func() { w.list(a.Nested) })
+		case flowtable.ActReply:
+			w.reply(&a)
 		case flowtable.ActDatapath:
 			w.copied(func() {
 				clear(w.ctx[flowtable.KeyWords:])
@@ -355,7 +371,7 @@ func (w *plainWalk) run(acts []flowtable.Action) int {
 			next = w.choose(&a)
 		case flowtable.ActLarger:
 			v := uint64(0)
-			if w.length > a.Arg {
+			if w.length > a.Arg && !w.made {
 				v = 1
 			}
 			w.set(a.Dst, v)

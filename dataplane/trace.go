@@ -51,7 +51,7 @@ func (s *Switch) newTracer() *tracer {
 	t := &tracer{s: s}
 	t.worker = worker{engine: s.engine, batch: packet.NewBatch(), trace: t}
 	t.flow.ct = &connector{crossing: &s.engine.crossing, trace: true}
-	t.flow.walker = s.engine.tables.NewWalker(flowtable.SideTables{Lookup: t.lookup, Learn: t.learn, Connect: t.flow.ct.connect})
+	t.flow.walker = s.engine.tables.NewWalker(flowtable.SideTables{Lookup: t.lookup, Learn: t.learn, Connect: t.flow.ct.connect, Reply: t.crossReply, Recall: t.flow.ct.recall, Stick: t.flow.ct.stick})
 	t.flow.walker.Offline()
 	return t
 }

@@ -43,6 +43,7 @@ type worker struct {
 	sweep   uint32 // the decision that was last looked over
 	meters  localMeters
 	back    readmission
+	replier replier
 	trace   *tracer // nil: it is a worker that runs
 	fair    fairness
 	now     uint32 // seconds, for ageing; coarse
@@ -123,7 +124,7 @@ func newWorker(id, cpu int, mode PollMode, e *engine, n int) (*worker, error) {
 		return nil, err
 	}
 	w := &worker{id: id, cpu: cpu, mode: mode, wake: wake, stale: true, stopped: make(chan struct{}), batch: packet.NewBatch(), all: newIdentity(), engine: e}
-	if w.flow, err = e.newFlow(flowtable.SideTables{Lookup: w.lookupFDB, Learn: w.learnFDB}, n); err != nil {
+	if w.flow, err = e.newFlow(flowtable.SideTables{Lookup: w.lookupFDB, Learn: w.learnFDB, Reply: w.crossReply}, n); err != nil {
 		_ = wake.Close()
 		return nil, err
 	}

@@ -20,6 +20,9 @@ const (
 	ctFlags     = 1<<iota - 1
 )
 
+// CTLook is a flag of Connect only: the packet is looked up, and nothing takes note of it.
+const CTLook = 1 << 15
+
 // Flags of ActNAT, in Table. Value and ValueLow are the address (IPv4 in the low
 // 32 bits of ValueLow); all zero keeps it, and a port is chosen only if the connection
 // would clash with another. Arg is the lowest port (0..15) and the highest (16..31);
@@ -31,6 +34,7 @@ const (
 	NATPersistent              // the address is chosen by the client's alone
 	NATRandom                  // the port is not kept if it could be
 	NATSix                     // the address is IPv6: packets of the other family are not translated
+	NATOriginal                // the address is the first destination of the connection that the packet is of
 	natFlags       = 1<<iota - 1
 )
 
@@ -73,7 +77,7 @@ type Connected struct {
 	Cacheable bool   // the answer is the same for the next packet
 	Drop      uint32 // the packet ends here, for this reason, unless it is 0
 
-	Ref   uint64 // of the connection, for OpCT, with bit 31 clear; 0: none
+	Ref   uint64 // of the connection, for OpCT, with bits 29 and 30 clear; 0: none
 	Reply bool   // the packet is in its reply direction
 
 	// Set is what translation makes of the packet, and Inner of the packet
@@ -107,7 +111,21 @@ func (w *Walker) connect(s *step) {
 		ask.Zone = uint16(zone)
 	}
 	w.terms(s.nested)
+	w.question(ask, got)
+	if got.Drop != 0 {
+		w.ended, w.last = true, got.Drop
+		return
+	}
+	w.connected(got)
+}
+
+// question asks connection tracking, and notes what the answer depends on.
+func (w *Walker) question(ask *Connect, got *Connected) {
 	*got = Connected{}
+	if w.made && !w.tell() {
+		got.Drop = DropReplyRate
+		return
+	}
 	if w.side.Connect != nil {
 		w.side.Connect(&w.ctx, ask, got)
 	}
@@ -118,19 +136,14 @@ func (w *Walker) connect(s *step) {
 		w.out.Guards = append(w.out.Guards, got.Guard) // once, however often the packet comes through the zone
 	}
 	w.passing = w.passing || !got.Cacheable
-	if got.Drop != 0 {
-		w.ended, w.last = true, got.Drop
-		return
-	}
-	w.connected(got)
 }
 
 // connected gives the packet what a zone has said of it.
 func (w *Walker) connected(got *Connected) {
 	if got.Ref != 0 {
-		op := Op{Code: OpCT, Value: got.Ref}
+		op := Op{Code: OpCT, Arg: CountOriginal, Value: got.Ref}
 		if got.Reply {
-			op.Arg = 1
+			op.Arg = CountReply
 		}
 		w.emit(op)
 	}
@@ -162,6 +175,9 @@ func (w *Walker) terms(words []uint64) {
 			high, low := w.read(s.src)
 			w.write(s.dst, high, low)
 		case ActNAT:
+			if s.table&NATOriginal != 0 {
+				w.originally(&s)
+			}
 			ask.translate(&s)
 			continue
 		}
@@ -196,6 +212,17 @@ func (c *Connect) translate(s *step) {
 	t.PortMin, t.PortMax = uint16(s.arg), uint16(s.arg>>16)
 	c.Persistent = c.Persistent || s.table&NATPersistent != 0
 	c.Random = c.Random || s.table&NATRandom != 0
+}
+
+// originally gives a translation the address that the packet's connection had as its
+// first destination, which is nothing if that is not known.
+func (w *Walker) originally(s *step) {
+	w.consult(WordIn, 0xffff)
+	s.value, s.valueLow = 0, w.ctx[WordCTIP4]&0xffffffff
+	if w.ctx[WordIn]&0xffff == typeIPv6 {
+		s.table |= NATSix
+		s.value, s.valueLow = w.ctx[WordCTIP6Dst], w.ctx[WordCTIP6DstLow]
+	}
 }
 
 // original is ActCTOriginal.

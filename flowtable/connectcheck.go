@@ -54,6 +54,8 @@ func checkNAT(a *Action, first *[2]*Action) error {
 	begin := &first[end-1]
 	last := a.Table&NATLast != 0
 	switch {
+	case a.Table&NATOriginal != 0 && (last || a.Value|a.ValueLow != 0):
+		return errors.New("translation: an address, and the connection's own")
 	case last && *begin == nil:
 		return errors.New("translation: the end of a range without its beginning")
 	case !last && *begin != nil:

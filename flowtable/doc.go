@@ -84,6 +84,13 @@
 // that is for this packet only (the first of a connection, an ICMP error) makes a
 // program that is not kept.
 //
+// # Replies
+//
+// ActReply makes the packet in hand one that answers it, on a copy: OpReply does so to the frame, from
+// its bytes, and takes a token of a meter. The walk knows what the key of the reply will be, for it consults
+// what that is made of; so what is nested is walked as ever, and the program is cached. A reply that comes to a zone
+// takes its token at once, in the walk, which is not kept: connections hear only of what is sent.
+//
 // # Caches
 //
 // Each worker has its own, in mapped memory. Narrow entries are one cache line:

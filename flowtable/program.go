@@ -12,8 +12,16 @@ const (
 	OpRestore             //
 	OpMeter               // meter Arg; beyond its rate go on behind the OpRestore of the innermost OpSave before, or end
 	OpLearn               // FDB Arg learns the Ethernet address in Mask behind the port in Value
-	OpCT                  // counts for connection Value, whose bit 31 is 0, in the reply direction if Arg is 1; nothing is done to the frame
+	OpCT                  // counts for Value, which Arg says what it is: CountOriginal and its kin; its bits 29 and 30 are 0; nothing is done to the frame
 	OpInner               // as OpSet, to the packet that an ICMP error quotes
+	OpReply               // the frame becomes a reply to what it is: of kind Word, with MTU Value, turned round if Mask is 1; beyond the rate of meter Arg, or if it may not be, go on as OpMeter does
+)
+
+// What an OpCT counts for.
+const (
+	CountOriginal = iota // connection, in its first packet's direction
+	CountReply           // connection, in the other one
+	CountClient          // client whose backend is remembered
 )
 
 // An Op is one step of a composed program. It changes words of the key, which
@@ -59,14 +67,16 @@ type Composed struct {
 
 // Reasons for a drop that the pipeline itself has.
 const (
-	DropExplicit = 0 // a rule says drop
-	DropNoRule   = 1<<16 + iota
-	DropTTL      // ActDecTTL at 0 or 1
-	DropSteps    // more than StepsMax tables
-	DropDepth    // deeper than DepthMax
-	DropNoOutput // rules matched, and none delivered it
-	DropNoPort   // the out port is 0
-	DropNoEntry  // nothing says where packets of the in port begin
-	DropOps      // more than OpsMax ops
-	DropNoBucket // a select group has no bucket with a weight
+	DropExplicit  = 0 // a rule says drop
+	DropNoRule    = 1<<16 + iota
+	DropTTL       // ActDecTTL at 0 or 1
+	DropSteps     // more than StepsMax tables
+	DropDepth     // deeper than DepthMax
+	DropNoOutput  // rules matched, and none delivered it
+	DropNoPort    // the out port is 0
+	DropNoEntry   // nothing says where packets of the in port begin
+	DropOps       // more than OpsMax ops
+	DropNoBucket  // a select group has no bucket with a weight
+	DropNoReply   // ActReply about a packet that must not be answered
+	DropReplyRate // beyond the rate of an ActReply's meter
 )

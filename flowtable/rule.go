@@ -82,28 +82,34 @@ const FloodPort = 1 << 31
 // is by all but ActPushVLAN and ActPopVLAN. The in port, the Ethernet type, the
 // IP protocol, fragment bits, TCP flags and the datapath cannot be written.
 const (
-	ActSet        = iota + 1 // Dst := Value (ValueLow)
-	ActMove                  // Dst := Src; widths are equal
-	ActExchange              // Dst <-> Src
-	ActNext                  // look on in Table of the same datapath; what follows runs afterwards
-	ActOutput                // deliver to port Arg, or, if Arg is zero, to the port whose number Dst holds; see FloodPort
-	ActFlood                 // deliver to all ports of flood list Arg but the in port; with Dst, they are told its value
-	ActClone                 // Nested, on a copy
-	ActDrop                  // the rest of the list is not done; if nothing is delivered at all, the reason is Arg
-	ActPushVLAN              // the packet has a tag: WordIn's TCI; Arg is the tag's Ethernet type
-	ActPopVLAN               // it has none, as far as rules see: what a second tag says is not in the Key
-	ActDecTTL                // TTL less one; at 0 or 1 this copy of the packet ends
-	ActSelect                // choose from group Arg by hash; its bucket's actions run, or Dst := the bucket's id and Table is next
-	ActMeter                 // meter Arg; beyond its rate the packet is dropped
-	ActGetFDB                // Dst := port behind Src (Ethernet address) in FDB Arg, zero if unknown
-	ActLookupFDB             // Dst := 1 if FDB Arg has Src behind the port in Src2, else 0
-	ActPutFDB                // FDB Arg learns Src behind the port in Src2
-	ActLarger                // Dst := 1 if the frame is longer than Arg bytes, else 0
-	ActDatapath              // a copy goes on in Table of datapath Value, all metadata cleared, in port Arg
-	ActCT                    // through connection tracking; see CTResume and its kin
-	ActCTClear               // connection state, mark, label and original addresses are zero
-	ActCTOriginal            // Dst := Src, a field of the connection's original direction, if the packet is of an established one; else 0
-	ActNAT                   // only in ActCT: a translation that a new connection gets; see NATSource and its kin
+	ActSet          = iota + 1 // Dst := Value (ValueLow)
+	ActMove                    // Dst := Src; widths are equal
+	ActExchange                // Dst <-> Src
+	ActNext                    // look on in Table of the same datapath; what follows runs afterwards
+	ActOutput                  // deliver to port Arg, or, if Arg is zero, to the port whose number Dst holds; see FloodPort
+	ActFlood                   // deliver to all ports of flood list Arg but the in port; with Dst, they are told its value
+	ActClone                   // Nested, on a copy
+	ActDrop                    // the rest of the list is not done; if nothing is delivered at all, the reason is Arg
+	ActPushVLAN                // the packet has a tag: WordIn's TCI; Arg is the tag's Ethernet type
+	ActPopVLAN                 // it has none, as far as rules see: what a second tag says is not in the Key
+	ActDecTTL                  // TTL less one; at 0 or 1 this copy of the packet ends
+	ActSelect                  // choose from group Arg by hash; its bucket's actions run, or Dst := the bucket's id and Table is next
+	ActMeter                   // meter Arg; beyond its rate the packet is dropped
+	ActGetFDB                  // Dst := port behind Src (Ethernet address) in FDB Arg, zero if unknown
+	ActLookupFDB               // Dst := 1 if FDB Arg has Src behind the port in Src2, else 0
+	ActPutFDB                  // FDB Arg learns Src behind the port in Src2
+	ActLarger                  // Dst := 1 if the frame is longer than Arg bytes, else 0
+	ActDatapath                // a copy goes on in Table of datapath Value, all metadata cleared, in port Arg
+	ActCT                      // through connection tracking; see CTResume and its kin
+	ActCTClear                 // connection state, mark, label and original addresses are zero
+	ActCTOriginal              // Dst := Src, a field of the connection's original direction, if the packet is of an established one; else 0
+	ActNAT                     // only in ActCT: a translation that a new connection gets; see NATSource and its kin
+	ActReply                   // Nested, on a packet that is made in reply: Table says which (ReplyICMP4 and its kin), Value an MTU; meter Arg bounds how many
+	ActAffinity                // Dst := 1 if bridge Arg remembers the client's backend, reg4 or xxreg1 := its address, reg2[0..15] := its port; else Dst := 0
+	ActStick                   // bridge Arg remembers for Value seconds which backend the client was given; Nested are two ActEndpoint: VIP, and backend
+	ActEndpoint                // only in ActStick: address Value and ValueLow (Table: NATSix), port Arg (0..15), protocol Arg (16..23)
+	ActHairpin                 // Dst := 1 if a load balancer has sent the packet's source to itself, else 0
+	ActHairpinReply            // Dst := 1 if the packet answers one that a load balancer had sent to its source, and whose source zone Arg translates, else 0
 )
 
 // An Action is one step. Which fields it uses depends on Code.

@@ -5,7 +5,7 @@ func refersTo(code uint8) uint64 {
 	switch code {
 	case ActSelect:
 		return objSelect
-	case ActMeter:
+	case ActMeter, ActReply:
 		return objMeter
 	case ActFlood:
 		return objFlood

@@ -147,7 +147,7 @@ func checkActions(acts []Action, depth int) error {
 
 // checkAction checks one action.
 func checkAction(a *Action, depth int) error {
-	if len(a.Nested) > 0 && a.Code != ActClone && a.Code != ActCT {
+	if len(a.Nested) > 0 && a.Code != ActClone && a.Code != ActCT && a.Code != ActReply && a.Code != ActStick {
 		return fmt.Errorf("code %d takes no nested actions", a.Code)
 	}
 	switch a.Code {
@@ -168,6 +168,10 @@ func checkAction(a *Action, depth int) error {
 		return nil
 	case ActCT:
 		return checkConnect(a)
+	case ActReply:
+		return errors.Join(checkReply(a), checkActions(a.Nested, depth+1))
+	case ActStick:
+		return checkStick(a)
 	case ActMove, ActCTOriginal:
 		return errors.Join(checkDst(a.Dst), checkSrc(a.Src, a.Dst.Width))
 	case ActExchange:
@@ -190,7 +194,7 @@ func checkAction(a *Action, depth int) error {
 		return errors.Join(checkDst(a.Dst), checkNarrow(a.Dst, 64), checkNarrow(a.Src, 64), checkNarrow(a.Src2, 32))
 	case ActPutFDB:
 		return errors.Join(checkNarrow(a.Src, 64), checkNarrow(a.Src2, 32))
-	case ActLarger:
+	case ActLarger, ActAffinity, ActHairpin, ActHairpinReply:
 		return errors.Join(checkDst(a.Dst), checkNarrow(a.Dst, 64))
 	}
 	return fmt.Errorf("unknown code %d", a.Code)

@@ -143,6 +143,8 @@ func (w *Walker) act(s *step) int {
 		w.disconnect()
 	case ActCTOriginal:
 		w.original(s)
+	default:
+		w.balance(s)
 	}
 	return -1
 }
@@ -170,12 +172,12 @@ func (w *Walker) nested(f func()) {
 func (w *Walker) copied(f func()) {
 	w.nested(func() {
 		s := &w.saves[w.depth-1]
-		s.ctx, s.touched, s.done, s.frame, s.dp = w.ctx, w.touched, w.done, w.frame, w.dp
+		s.ctx, s.touched, s.done, s.frame, s.dp, s.made, s.pushed, s.below = w.ctx, w.touched, w.done, w.frame, w.dp, w.made, w.pushed, w.below
 		w.clones++
 		w.emit(Op{Code: OpSave})
 		f()
 		w.emit(Op{Code: OpRestore})
-		w.ctx, w.touched, w.done, w.frame, w.dp = s.ctx, s.touched, s.done, s.frame, s.dp
+		w.ctx, w.touched, w.done, w.frame, w.dp, w.made, w.pushed, w.below = s.ctx, s.touched, s.done, s.frame, s.dp, s.made, s.pushed, s.below
 		w.ended = w.failed
 	})
 }
@@ -284,6 +286,10 @@ const tagBits = 0xffff << 16
 // goes into the frame before.
 func (w *Walker) pushVLAN(ethType uint32) {
 	w.flushWord(WordIn, tagBits)
+	w.pushed = true
+	if w.ctx[WordIn]&(TagPresent<<16) != 0 {
+		w.below = true
+	}
 	w.emit(Op{Code: OpPushVLAN, Arg: ethType})
 	w.retag(TagPresent << 16)
 }
@@ -317,6 +323,10 @@ func (w *Walker) decTTL() {
 // for frames of some lengths only.
 func (w *Walker) larger(s *step) {
 	o := &w.out
+	if w.made {
+		w.write(s.dst, 0, 0) // replies are short
+		return
+	}
 	if w.length > s.arg {
 		o.LenMin = max(o.LenMin, s.arg+1)
 		w.write(s.dst, 0, 1)
@@ -387,7 +397,7 @@ func (w *Walker) prune() {
 			if n > 0 {
 				w.marks[n-1].changes = w.marks[n-1].changes || m.changes
 			}
-		case OpSet, OpPushVLAN, OpPopVLAN, OpDecTTL, OpMeter, OpInner:
+		case OpSet, OpPushVLAN, OpPopVLAN, OpDecTTL, OpMeter, OpInner, OpReply:
 			if n := len(w.marks); n > 0 {
 				w.marks[n-1].changes = true
 			}

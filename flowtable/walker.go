@@ -19,6 +19,15 @@ type SideTables struct {
 	// tracking. The guard's value was read before what it stands for was. Nil:
 	// packets have no state.
 	Connect func(c *Context, ask *Connect, got *Connected)
+	// Reply says that the packet which Connect is asked about next is a reply, and takes
+	// a token of its meter; nil, that it is the packet before again. It reports whether there was a
+	// token; if not, nothing has changed. May be nil.
+	Reply func(r *Replying) bool
+	// Recall asks which backend a client was given, and fills c.Backend and
+	// c.BackendPort. Nil: none is known.
+	Recall func(c *Client) Recalled
+	// Stick notes at once which backend a client was given. May be nil.
+	Stick func(c *Client) Recalled
 }
 
 // offline is the epoch of a walker that does not walk.
@@ -57,6 +66,9 @@ type Walker struct {
 	ended   bool   // this copy of the packet goes no further
 	failed  bool   // the whole walk is given up
 	passing bool   // what was found is for this packet only
+	made    bool   // the packet is a reply, not what came
+	pushed  bool   // tags have been put on
+	below   bool   // also on others, of which rules do not see
 	ask     Connect
 	got     Connected
 	depth   int
@@ -71,6 +83,9 @@ type Walker struct {
 	known   [pathSlots]atomic.Pointer[path]
 	ahead   ahead
 	trace   *Trace
+
+	client   Client
+	replying reply
 }
 
 // saved is what a copy of a packet changes.
@@ -78,6 +93,7 @@ type saved struct {
 	ctx                  Context
 	touched, done, frame Key
 	dp                   uint32
+	made, pushed, below  bool
 }
 
 // pathSlots is how many paths a walker remembers by their hash.
@@ -144,7 +160,7 @@ func (w *Walker) begin(key *Key, length uint32, now uint64) {
 	*(*Key)(w.ctx[:KeyWords]) = *key
 	w.frame = *key
 	w.touched, w.done = Key{}, Key{}
-	w.ended, w.failed, w.passing = false, false, false
+	w.ended, w.failed, w.passing, w.made, w.pushed, w.below = false, false, false, false, false, false
 	w.depth, w.visited, w.outputs, w.clones, w.last = 0, 0, 0, 0, DropNoOutput
 	w.edges = w.edges[:0]
 	w.ahead.n = 0
@@ -194,7 +210,7 @@ func (w *Walker) finish() {
 		o.Drop = w.last
 		learns := slices.ContainsFunc(o.Ops, func(op Op) bool { return op.Code == OpLearn })
 		o.Ops = slices.DeleteFunc(o.Ops, func(op Op) bool {
-			return op.Code <= OpPopVLAN || op.Code == OpInner || op.Code != OpCT && !learns
+			return op.Code <= OpPopVLAN || op.Code == OpInner || op.Code == OpReply || op.Code != OpCT && !learns
 		})
 	}
 }

@@ -7,7 +7,7 @@ func addWritten(k *Key, acts []Action) {
 	for i := range acts {
 		a := &acts[i]
 		switch a.Code {
-		case ActSet, ActMove, ActGetFDB, ActLookupFDB, ActLarger, ActSelect, ActCTOriginal:
+		case ActSet, ActMove, ActGetFDB, ActLookupFDB, ActLarger, ActSelect, ActCTOriginal, ActAffinity, ActHairpin, ActHairpinReply:
 			addField(k, a.Dst)
 		case ActCT:
 			if a.Arg&CTTranslate != 0 {
@@ -20,6 +20,8 @@ func addWritten(k *Key, acts []Action) {
 			k[WordIn] |= tagBits
 		case ActDecTTL:
 			k[WordSrc] |= 0xff
+		case ActReply:
+			addReplied(k)
 		}
 		addWritten(k, a.Nested)
 	}

@@ -46,7 +46,7 @@ func TestFlowCommands(t *testing.T) {
 		{[]string{"flow", "add", "br0", "ip4", "drop;", "--priority", "7", "--table", "2", "--cookie", "0x10"}, 1, "with --may-exist that is no error", 1},
 		{[]string{"flow", "add", "br0", "ip4", "drop;", "--priority", "7", "--table", "2", "--cookie", "16", "--may-exist", "--json"}, 0, `"status": "active"`, 1},
 		{[]string{"flow", "add", "br0", "ip4 &&", "drop;"}, 2, `match: column 7: expected`, 1},
-		{[]string{"flow", "add", "br0", "ip4", "reg0[0] = chk_lb_aff();"}, 2, `actions: column 11: chk_lb_aff belongs to the OVN chassis, which this release does not have`, 1},
+		{[]string{"flow", "add", "br0", "ip4", "reg0[0] = chk_ecmp_nh();"}, 2, `actions: column 11: chk_ecmp_nh belongs to the OVN chassis, which this release does not have`, 1},
 		{[]string{"flow", "add", "br0", "ip4", "drop;", "--table", "256"}, 2, "--table: 256 is not a table", 1},
 		{[]string{"flow", "add", "br0", `inport == "vm9"`, "drop;"}, 1, `flow of bridge br0: inactive: match: column 11: port "vm9" is not on the bridge (its row stays`, 1},
 		{[]string{"flow", "add", "br9", "1", "drop;"}, 1, `no bridge "br9" runs flows`, 1},

@@ -15,6 +15,8 @@ type objectMaker interface {
 	meter(name string) flowtable.MeterID
 	// ownMeter is a meter that only this row has.
 	ownMeter(kilobits, burst uint64) flowtable.MeterID
+	// replyMeter is what bounds the packets that rows of the bridge make.
+	replyMeter() flowtable.MeterID
 	// group is the group of a name, which there is, as it is for a rule of
 	// this table.
 	group(name string, from *lowering) flowtable.SelectID
@@ -106,6 +108,8 @@ func (l *lowering) action(a logical.Action) error {
 		return l.loadBalance(a)
 	case *logical.Result:
 		return l.result(a)
+	case *logical.CommitAffinity:
+		l.commitAffinity(a)
 	default:
 		return later(a)
 	}
@@ -121,19 +125,24 @@ func (l *lowering) simple(v logical.Verb) error {
 		l.add(flowtable.Action{Code: flowtable.ActCTClear})
 	case "ip.ttl--":
 		l.add(flowtable.Action{Code: flowtable.ActDecTTL})
+	case "ct_snat_to_vip":
+		return l.snatToVIP()
 	default:
 		return later(&logical.Simple{Verb: v})
 	}
 	return nil
 }
 
-// block lowers clone and ct_commit; no other block is for bridges.
+// block lowers clone, ct_commit, and the verbs that make a packet; no other block is for bridges.
 func (l *lowering) block(a *logical.Block) error {
 	switch a.Verb {
 	case "clone":
 	case "ct_commit":
 		return l.commit(a)
 	default:
+		if kind, ok := replyKind(a.Verb); ok {
+			return l.reply(a, kind)
+		}
 		return later(a)
 	}
 	copied := *l
@@ -251,8 +260,6 @@ func verbOf(a logical.Action) (v logical.Verb) {
 		v = a.Verb
 	case *logical.Block:
 		v = a.Verb
-	case *logical.LoadBalance:
-		v = a.Verb
 	case *logical.Result:
 		v = a.Verb
 	case *logical.GetNeighbour:
@@ -283,8 +290,6 @@ func verbOf(a logical.Action) (v logical.Verb) {
 		v = "fwd_group"
 	case *logical.CommitECMP:
 		v = "commit_ecmp_nh"
-	case *logical.CommitAffinity:
-		v = "commit_lb_aff"
 	}
 	return v
 }

@@ -18,7 +18,7 @@ func (l *lowering) load(a *logical.Load) error {
 	mask, value = mask.Shl(lowBit(a.To)), value.Shl(lowBit(a.To))
 	switch {
 	case f.Width == 0:
-		return fail(logical.Verb(a.To.Symbol.Name), "%s belongs to ICMP errors, which this release does not make", a.To.Symbol.Name)
+		return fail(logical.Verb(a.To.Symbol.Name), "%s is set in the list of the verb that makes the ICMP error itself, in no other", a.To.Symbol.Name)
 	case a.To.Symbol.Field == logical.FieldVLANTCI:
 		return l.loadTCI(uint16(mask.Lo), uint16(value.Lo))
 	}

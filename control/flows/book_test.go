@@ -15,13 +15,13 @@ func TestBook(t *testing.T) {
 	set := l.row(0, 10, "ip4.dst == $web", `outport = "p2"; output;`)
 	port := l.row(0, 20, `ip4.dst == 10.0.0.9`, `outport = "p9"; output;`)
 	bad := l.row(0, 30, `ip4.dst == 10.0.0.9 &&`, `drop;`)
-	ct := l.row(0, 30, `ip4`, `reg0[0] = chk_lb_aff();`)
+	ct := l.row(0, 30, `ip4`, `reg0[0] = chk_ecmp_nh();`)
 	l.put()
 	for uuid, want := range map[string]string{
 		low: "active", set: `inactive match: column 12: there is no address set "web"`,
 		port: `inactive actions: column 11: port "p9" is not on the bridge`,
 		bad:  `refused match: column 23: expected a constant after "&&", found the end`,
-		ct:   `refused actions: column 11: chk_lb_aff belongs to the OVN chassis, which this release does not have`,
+		ct:   `refused actions: column 11: chk_ecmp_nh belongs to the OVN chassis, which this release does not have`,
 	} {
 		if got := l.status(uuid); got != want {
 			t.Errorf("%s: %s\nwant %s", uuid, got, want)

@@ -77,7 +77,11 @@ func (c *Checked) name(o *object) {
 		}
 	case kindMeter:
 		c.Meters[o.meter.ID] = rest
-		if kind != "meter" {
+		switch kind {
+		case "meter":
+		case "replies":
+			c.Meters[o.meter.ID] = fmt.Sprintf("%d replies per second", o.meter.Rate)
+		default:
 			c.Meters[o.meter.ID] = fmt.Sprintf("%d kbps", o.meter.Rate)
 		}
 	case kindSelect:

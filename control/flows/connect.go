@@ -127,9 +127,6 @@ const (
 
 // loadBalance lowers ct_lb and ct_lb_mark: a new connection goes to one of the backends.
 func (l *lowering) loadBalance(a *logical.LoadBalance) error {
-	if a.Verb == "ct_lb_mark_local" {
-		return later(a)
-	}
 	if len(a.Backends) == 0 {
 		return l.connect(a.Verb, logical.ZoneDefault, flowtable.CTResume|flowtable.CTTranslate)
 	}
@@ -140,7 +137,7 @@ func (l *lowering) loadBalance(a *logical.LoadBalance) error {
 	}
 	buckets := make([]flowtable.Bucket, 0, len(a.Backends))
 	used := map[uint32]bool{}
-	for _, b := range a.Backends {
+	for _, b := range l.local(a) {
 		id := backendID(b)
 		for used[id] {
 			id++
@@ -186,6 +183,9 @@ func backendID(b logical.Backend) uint32 {
 
 // result lowers verbs that look at the connection of the packet.
 func (l *lowering) result(a *logical.Result) error {
+	if act, ok := l.balanced(a); ok {
+		return l.into(a.To, act)
+	}
 	switch a.Verb {
 	case "ct_state_save":
 		return l.into(a.To, flowtable.Action{Code: flowtable.ActMove, Src: bitsOf(l.at[logical.FieldCTState], 0, 8)})

@@ -18,7 +18,7 @@ func TestDifferential(t *testing.T) {
 	if testing.Short() {
 		rounds = 20
 	}
-	var matched, delivered, packets int
+	var matched, delivered, packets, replies int
 	for round := range rounds {
 		d := newDifference(t, uint64(round))
 		for i := range 200 {
@@ -30,10 +30,11 @@ func TestDifferential(t *testing.T) {
 			matched += m
 			delivered += out
 		}
+		replies += d.replies
 	}
-	t.Logf("%d packets, %d rows matched, %d frames left", packets, matched, delivered)
-	if matched < packets/2 || delivered < packets/8 {
-		t.Errorf("of %d packets, %d rows matched and %d frames left: too few to show anything", packets, matched, delivered)
+	t.Logf("%d packets, %d rows matched, %d frames left, %d replies", packets, matched, delivered, replies)
+	if matched < packets/2 || delivered < packets/8 || replies < packets/1000 {
+		t.Errorf("of %d packets, %d rows matched, %d frames left and %d replies were made: too few to show anything", packets, matched, delivered, replies)
 	}
 }
 
@@ -46,6 +47,8 @@ type difference struct {
 	texts map[string]string
 	meta  [4]packet // of each port
 	of    map[uint32]string
+
+	replies int
 }
 
 func newDifference(t *testing.T, seed uint64) *difference {
@@ -175,7 +178,7 @@ func (d *difference) packet() (matched, delivered int) {
 	c := context(&d.book.at, &p)
 	k := flowtable.Key(c[:flowtable.KeyWords])
 	k[flowtable.WordIn] |= uint64(port+1) << 32
-	m := &machine{at: &d.book.at, s: d.w.s, w: d.world, rows: d.rows, p: p}
+	m := &machine{at: &d.book.at, s: d.w.s, w: d.world, rows: d.rows, p: p, came: p[logical.FieldEthDst]}
 	m.table(0)
 	if m.wild {
 		return 0, 0
@@ -183,6 +186,11 @@ func (d *difference) packet() (matched, delivered int) {
 	w := d.tables.NewWalker(flowtable.SideTables{})
 	defer w.Close()
 	got := w.Walk(&k, 100, 0)
+	for _, op := range got.Ops {
+		if op.Code == flowtable.OpReply {
+			d.replies++
+		}
+	}
 	var steps []string
 	for _, h := range got.Rules {
 		steps = append(steps, d.of[h])

@@ -136,6 +136,7 @@ type blank struct{}
 
 func (blank) port(string) uint32                                              { return 0 }
 func (blank) meter(string) flowtable.MeterID                                  { return 0 }
+func (blank) replyMeter() flowtable.MeterID                                   { return 0 }
 func (blank) ownMeter(uint64, uint64) flowtable.MeterID                       { return 0 }
 func (blank) group(string, *lowering) flowtable.SelectID                      { return 0 }
 func (blank) choice([]flowtable.Field, []flowtable.Bucket) flowtable.SelectID { return 0 }
@@ -173,6 +174,7 @@ func (v *view) needs(g *groupRow) {
 		c := &g.choices[i]
 		r := &c.acts.refer
 		b.dependAll(f, refPort, r.Ports)
+		b.dependAll(f, refPort, r.Backends)
 		b.dependAll(f, refPort, r.Residents)
 		b.dependAll(f, refMeter, r.Meters)
 		b.dependAll(f, refGroup, r.Groups)

@@ -10,16 +10,19 @@ import (
 
 // A machine does what rows say, step by step, as the language means it.
 type machine struct {
-	at    *[logical.NumFields]flowtable.Field
-	s     *logical.Symbols
-	w     labWorld
-	rows  map[int][]*labRow // by table
-	p     packet
-	ended bool // this copy of the packet
-	depth int
-	steps []string // rows that matched
-	out   []string // what left
-	wild  bool     // what is done is not defined: too deep, or a tag of two
+	at     *[logical.NumFields]flowtable.Field
+	s      *logical.Symbols
+	w      labWorld
+	rows   map[int][]*labRow // by table
+	p      packet
+	ended  bool // this copy of the packet
+	depth  int
+	steps  []string      // rows that matched
+	out    []string      // what left
+	made   bool          // the packet is a reply
+	came   logical.Value // its destination when it came in
+	reject bool
+	wild   bool // what is done is not defined: too deep, or a tag of two
 }
 
 // A labRow is a row, parsed.
@@ -86,6 +89,11 @@ func (m *machine) action(a logical.Action, table int) {
 			m.table(a.Table)
 		}
 	case *logical.Block:
+		if _, ok := replyKind(a.Verb); ok {
+			m.reject = a.Verb == "reject"
+			m.reply(a, table)
+			return
+		}
 		copied := *m
 		copied.list(a.List, table)
 		m.steps, m.out, m.wild = copied.steps, copied.out, m.wild || copied.wild
@@ -154,6 +162,8 @@ func run(ops []flowtable.Op, k flowtable.Key) []string {
 			k[flowtable.WordIn] = k[flowtable.WordIn]&^tag | tagBit
 		case flowtable.OpPopVLAN:
 			k[flowtable.WordIn] &^= tag
+		case flowtable.OpReply:
+			k = answer(&op, k)
 		case flowtable.OpSave:
 			saved = append(saved, k)
 		case flowtable.OpRestore:
@@ -191,7 +201,9 @@ func (w *writer) actions(table, depth int) string {
 }
 
 func (w *writer) action(table, depth int) string {
-	switch w.IntN(12) {
+	switch w.IntN(13) {
+	case 12:
+		return w.replyText(table)
 	case 0:
 		return "ip.ttl--;"
 	case 1:

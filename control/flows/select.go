@@ -55,7 +55,10 @@ func fieldNames() map[string][]logical.Field {
 	return map[string][]logical.Field{
 		"eth_src": {logical.FieldEthSrc}, "eth_dst": {logical.FieldEthDst}, "eth_type": {logical.FieldEthType}, "ip_proto": {logical.FieldIPProto},
 		"ip_src": {logical.FieldIP4Src}, "ip_dst": {logical.FieldIP4Dst}, "ipv6_src": {logical.FieldIP6Src}, "ipv6_dst": {logical.FieldIP6Dst},
-		"tp_src": {logical.FieldTCPSrc}, "tp_dst": {logical.FieldTCPDst},
+		"tp_src": {logical.FieldTCPSrc}, "tp_dst": {logical.FieldTCPDst}, "nw_src": {logical.FieldIP4Src}, "nw_dst": {logical.FieldIP4Dst},
+		"nw_proto": {logical.FieldIPProto}, "tcp_src": {logical.FieldTCPSrc}, "tcp_dst": {logical.FieldTCPDst}, "udp_src": {logical.FieldUDPSrc},
+		"udp_dst": {logical.FieldUDPDst}, "sctp_src": {logical.FieldSCTPSrc}, "sctp_dst": {logical.FieldSCTPDst}, "dl_src": {logical.FieldEthSrc},
+		"dl_dst": {logical.FieldEthDst}, "dl_type": {logical.FieldEthType},
 	}
 }
 

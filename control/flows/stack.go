@@ -74,7 +74,7 @@ func pops(list []logical.Action, r logical.Ref) bool {
 func age(stack []pushed, a logical.Action) {
 	var to []logical.Ref
 	switch a := a.(type) {
-	case *logical.Block, *logical.UseMeter, *logical.SetMeter, *logical.PutFDB, *logical.Mirror:
+	case *logical.Block, *logical.UseMeter, *logical.SetMeter, *logical.PutFDB, *logical.Mirror, *logical.CommitAffinity:
 		return // they write nothing, or a copy
 	case *logical.Load:
 		to = []logical.Ref{a.To}
@@ -93,7 +93,7 @@ func age(stack []pushed, a logical.Action) {
 			return
 		}
 		for i := range stack {
-			stack[i].stale = stack[i].stale || stack[i].ref.Symbol.Field == logical.FieldIPTTL
+			stack[i].stale = stack[i].stale || a.Verb != "ip.ttl--" || stack[i].ref.Symbol.Field == logical.FieldIPTTL
 		}
 		return
 	default: // another table has been there

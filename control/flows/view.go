@@ -16,6 +16,7 @@ func (v *view) names(match, acts *logical.References) *Problem {
 	b, f := v.book, v.flow
 	for _, r := range [...]*logical.References{match, acts} {
 		b.dependAll(f, refPort, r.Ports)
+		b.dependAll(f, refPort, r.Backends)
 		b.dependAll(f, refPort, r.Residents)
 		b.dependAll(f, refSet, r.AddressSets)
 		b.dependAll(f, refPortGroup, r.PortGroups)

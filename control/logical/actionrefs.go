@@ -23,7 +23,7 @@ func (r *References) addActions(list []Action) {
 		case *LoadBalance:
 			for i := range a.Backends {
 				if port := a.Backends[i].LogicalPort; port != "" {
-					r.Ports = append(r.Ports, port)
+					r.Backends = append(r.Backends, port)
 				}
 			}
 		case *FwdGroup:

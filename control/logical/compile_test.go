@@ -250,7 +250,7 @@ func TestRefer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "{[a b] [r] [y z] [g] [] []}"
+	const want = "{[a b] [] [r] [y z] [g] [] []}"
 	if got := fmt.Sprint(Refer(e, nil)); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
@@ -263,7 +263,7 @@ func TestActionsRefer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "{[f l m v z] [] [] [] [m] [g h]}"
+	const want = "{[f m v z] [l] [] [] [] [m] [g h]}"
 	if got := fmt.Sprint(a.Refer()); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}

@@ -128,6 +128,7 @@ func withMatch(matches []FieldMatch, m FieldMatch) ([]FieldMatch, bool) {
 // sorted, each once: when what they stand for changes, resolve again.
 type References struct {
 	Ports       []string // ports whose keys are used
+	Backends    []string // ports that backends are behind, which are left out if there is no such port
 	Residents   []string // ports whose chassis is asked for
 	AddressSets []string
 	PortGroups  []string
@@ -147,7 +148,7 @@ func Refer(exprs ...Expr) References {
 
 // settle sorts r and removes doubles.
 func (r *References) settle() {
-	for _, list := range []*[]string{&r.Ports, &r.Residents, &r.AddressSets, &r.PortGroups, &r.Meters, &r.Groups} {
+	for _, list := range []*[]string{&r.Ports, &r.Backends, &r.Residents, &r.AddressSets, &r.PortGroups, &r.Meters, &r.Groups} {
 		slices.Sort(*list)
 		*list = slices.Compact(*list)
 	}

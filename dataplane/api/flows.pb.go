@@ -145,25 +145,35 @@ func (PredicateKind) EnumDescriptor() ([]byte, []int) {
 type ActionCode int32
 
 const (
-	ActionCode_ACTION_CODE_UNSPECIFIED ActionCode = 0
-	ActionCode_ACTION_CODE_SET         ActionCode = 1
-	ActionCode_ACTION_CODE_MOVE        ActionCode = 2
-	ActionCode_ACTION_CODE_EXCHANGE    ActionCode = 3
-	ActionCode_ACTION_CODE_NEXT        ActionCode = 4
-	ActionCode_ACTION_CODE_OUTPUT      ActionCode = 5
-	ActionCode_ACTION_CODE_FLOOD       ActionCode = 6
-	ActionCode_ACTION_CODE_CLONE       ActionCode = 7
-	ActionCode_ACTION_CODE_DROP        ActionCode = 8
-	ActionCode_ACTION_CODE_PUSH_VLAN   ActionCode = 9
-	ActionCode_ACTION_CODE_POP_VLAN    ActionCode = 10
-	ActionCode_ACTION_CODE_DEC_TTL     ActionCode = 11
-	ActionCode_ACTION_CODE_SELECT      ActionCode = 12
-	ActionCode_ACTION_CODE_METER       ActionCode = 13
-	ActionCode_ACTION_CODE_GET_FDB     ActionCode = 14
-	ActionCode_ACTION_CODE_LOOKUP_FDB  ActionCode = 15
-	ActionCode_ACTION_CODE_PUT_FDB     ActionCode = 16
-	ActionCode_ACTION_CODE_LARGER      ActionCode = 17
-	ActionCode_ACTION_CODE_DATAPATH    ActionCode = 18
+	ActionCode_ACTION_CODE_UNSPECIFIED   ActionCode = 0
+	ActionCode_ACTION_CODE_SET           ActionCode = 1
+	ActionCode_ACTION_CODE_MOVE          ActionCode = 2
+	ActionCode_ACTION_CODE_EXCHANGE      ActionCode = 3
+	ActionCode_ACTION_CODE_NEXT          ActionCode = 4
+	ActionCode_ACTION_CODE_OUTPUT        ActionCode = 5
+	ActionCode_ACTION_CODE_FLOOD         ActionCode = 6
+	ActionCode_ACTION_CODE_CLONE         ActionCode = 7
+	ActionCode_ACTION_CODE_DROP          ActionCode = 8
+	ActionCode_ACTION_CODE_PUSH_VLAN     ActionCode = 9
+	ActionCode_ACTION_CODE_POP_VLAN      ActionCode = 10
+	ActionCode_ACTION_CODE_DEC_TTL       ActionCode = 11
+	ActionCode_ACTION_CODE_SELECT        ActionCode = 12
+	ActionCode_ACTION_CODE_METER         ActionCode = 13
+	ActionCode_ACTION_CODE_GET_FDB       ActionCode = 14
+	ActionCode_ACTION_CODE_LOOKUP_FDB    ActionCode = 15
+	ActionCode_ACTION_CODE_PUT_FDB       ActionCode = 16
+	ActionCode_ACTION_CODE_LARGER        ActionCode = 17
+	ActionCode_ACTION_CODE_DATAPATH      ActionCode = 18
+	ActionCode_ACTION_CODE_CT            ActionCode = 19
+	ActionCode_ACTION_CODE_CT_CLEAR      ActionCode = 20
+	ActionCode_ACTION_CODE_CT_ORIGINAL   ActionCode = 21
+	ActionCode_ACTION_CODE_NAT           ActionCode = 22 // only in CT
+	ActionCode_ACTION_CODE_REPLY         ActionCode = 23
+	ActionCode_ACTION_CODE_AFFINITY      ActionCode = 24
+	ActionCode_ACTION_CODE_STICK         ActionCode = 25
+	ActionCode_ACTION_CODE_ENDPOINT      ActionCode = 26 // only in STICK
+	ActionCode_ACTION_CODE_HAIRPIN       ActionCode = 27
+	ActionCode_ACTION_CODE_HAIRPIN_REPLY ActionCode = 28
 )
 
 // Enum value maps for ActionCode.
@@ -188,27 +198,47 @@ var (
 		16: "ACTION_CODE_PUT_FDB",
 		17: "ACTION_CODE_LARGER",
 		18: "ACTION_CODE_DATAPATH",
+		19: "ACTION_CODE_CT",
+		20: "ACTION_CODE_CT_CLEAR",
+		21: "ACTION_CODE_CT_ORIGINAL",
+		22: "ACTION_CODE_NAT",
+		23: "ACTION_CODE_REPLY",
+		24: "ACTION_CODE_AFFINITY",
+		25: "ACTION_CODE_STICK",
+		26: "ACTION_CODE_ENDPOINT",
+		27: "ACTION_CODE_HAIRPIN",
+		28: "ACTION_CODE_HAIRPIN_REPLY",
 	}
 	ActionCode_value = map[string]int32{
-		"ACTION_CODE_UNSPECIFIED": 0,
-		"ACTION_CODE_SET":         1,
-		"ACTION_CODE_MOVE":        2,
-		"ACTION_CODE_EXCHANGE":    3,
-		"ACTION_CODE_NEXT":        4,
-		"ACTION_CODE_OUTPUT":      5,
-		"ACTION_CODE_FLOOD":       6,
-		"ACTION_CODE_CLONE":       7,
-		"ACTION_CODE_DROP":        8,
-		"ACTION_CODE_PUSH_VLAN":   9,
-		"ACTION_CODE_POP_VLAN":    10,
-		"ACTION_CODE_DEC_TTL":     11,
-		"ACTION_CODE_SELECT":      12,
-		"ACTION_CODE_METER":       13,
-		"ACTION_CODE_GET_FDB":     14,
-		"ACTION_CODE_LOOKUP_FDB":  15,
-		"ACTION_CODE_PUT_FDB":     16,
-		"ACTION_CODE_LARGER":      17,
-		"ACTION_CODE_DATAPATH":    18,
+		"ACTION_CODE_UNSPECIFIED":   0,
+		"ACTION_CODE_SET":           1,
+		"ACTION_CODE_MOVE":          2,
+		"ACTION_CODE_EXCHANGE":      3,
+		"ACTION_CODE_NEXT":          4,
+		"ACTION_CODE_OUTPUT":        5,
+		"ACTION_CODE_FLOOD":         6,
+		"ACTION_CODE_CLONE":         7,
+		"ACTION_CODE_DROP":          8,
+		"ACTION_CODE_PUSH_VLAN":     9,
+		"ACTION_CODE_POP_VLAN":      10,
+		"ACTION_CODE_DEC_TTL":       11,
+		"ACTION_CODE_SELECT":        12,
+		"ACTION_CODE_METER":         13,
+		"ACTION_CODE_GET_FDB":       14,
+		"ACTION_CODE_LOOKUP_FDB":    15,
+		"ACTION_CODE_PUT_FDB":       16,
+		"ACTION_CODE_LARGER":        17,
+		"ACTION_CODE_DATAPATH":      18,
+		"ACTION_CODE_CT":            19,
+		"ACTION_CODE_CT_CLEAR":      20,
+		"ACTION_CODE_CT_ORIGINAL":   21,
+		"ACTION_CODE_NAT":           22,
+		"ACTION_CODE_REPLY":         23,
+		"ACTION_CODE_AFFINITY":      24,
+		"ACTION_CODE_STICK":         25,
+		"ACTION_CODE_ENDPOINT":      26,
+		"ACTION_CODE_HAIRPIN":       27,
+		"ACTION_CODE_HAIRPIN_REPLY": 28,
 	}
 )
 
@@ -3178,7 +3208,7 @@ const file_dataplane_api_flows_proto_rawDesc = "" +
 	"\x15PREDICATE_KIND_IN_SET\x10\x01\x12\x1d\n" +
 	"\x19PREDICATE_KIND_NOT_IN_SET\x10\x02\x12\x1b\n" +
 	"\x17PREDICATE_KIND_IN_RANGE\x10\x03\x12\x1c\n" +
-	"\x18PREDICATE_KIND_NOT_EQUAL\x10\x04*\xdd\x03\n" +
+	"\x18PREDICATE_KIND_NOT_EQUAL\x10\x04*\xd7\x05\n" +
 	"\n" +
 	"ActionCode\x12\x1b\n" +
 	"\x17ACTION_CODE_UNSPECIFIED\x10\x00\x12\x13\n" +
@@ -3200,7 +3230,17 @@ const file_dataplane_api_flows_proto_rawDesc = "" +
 	"\x16ACTION_CODE_LOOKUP_FDB\x10\x0f\x12\x17\n" +
 	"\x13ACTION_CODE_PUT_FDB\x10\x10\x12\x16\n" +
 	"\x12ACTION_CODE_LARGER\x10\x11\x12\x18\n" +
-	"\x14ACTION_CODE_DATAPATH\x10\x122\x9d\x06\n" +
+	"\x14ACTION_CODE_DATAPATH\x10\x12\x12\x12\n" +
+	"\x0eACTION_CODE_CT\x10\x13\x12\x18\n" +
+	"\x14ACTION_CODE_CT_CLEAR\x10\x14\x12\x1b\n" +
+	"\x17ACTION_CODE_CT_ORIGINAL\x10\x15\x12\x13\n" +
+	"\x0fACTION_CODE_NAT\x10\x16\x12\x15\n" +
+	"\x11ACTION_CODE_REPLY\x10\x17\x12\x18\n" +
+	"\x14ACTION_CODE_AFFINITY\x10\x18\x12\x15\n" +
+	"\x11ACTION_CODE_STICK\x10\x19\x12\x18\n" +
+	"\x14ACTION_CODE_ENDPOINT\x10\x1a\x12\x17\n" +
+	"\x13ACTION_CODE_HAIRPIN\x10\x1b\x12\x1d\n" +
+	"\x19ACTION_CODE_HAIRPIN_REPLY\x10\x1c2\x9d\x06\n" +
 	"\x05Flows\x12g\n" +
 	"\fGetFlowTable\x12*.millrace.dataplane.v1.GetFlowTableRequest\x1a+.millrace.dataplane.v1.GetFlowTableResponse\x12]\n" +
 	"\bTransact\x12&.millrace.dataplane.v1.TransactRequest\x1a'.millrace.dataplane.v1.TransactResponse(\x01\x12`\n" +

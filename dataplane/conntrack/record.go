@@ -41,7 +41,7 @@ func (r *record) key(dir int) *key {
 // generation returns the generation.
 func (r *record) generation() uint32 { return uint32(r.ident.Load() >> 32) }
 
-// A Ref names a connection: index (0..30; there are no more records) and generation
+// A Ref names a connection: index (0..28; there are no more records) and generation
 // (32..63). Zero names none. It stays what it is when the connection has gone: Touch
 // then tells.
 type Ref uint64

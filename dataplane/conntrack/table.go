@@ -48,7 +48,7 @@ const absenceCells = 1 << 14
 const affinityCells = 1 << 10
 
 // CellsNeeded returns how many guard cells a table has.
-func CellsNeeded(o Options) int { return o.Capacity + 1 + absenceCells + affinityCells + 1 }
+func CellsNeeded(o Options) int { return o.Capacity + 1 + absenceCells + affinityCells }
 
 // ErrOptions says that a table of these sizes cannot be made.
 var ErrOptions = errors.New("size of conntrack table out of range")
@@ -60,13 +60,12 @@ type Table struct {
 	index     index
 	records   []record
 	deadlines []atomic.Uint32 // tick at which a record's time is over, 0 if it is free
-	cells     []uint32        // of records, of absence, of affinity, of hairpins
+	cells     []uint32        // of records, of absence, of affinity
 	policies  [256]atomic.Pointer[[Timeouts]uint32]
 	zones     []zone
 	zoneLocks []lock
 	fragments fragments
 	affinity  affinities
-	hairpins  hairpins
 	memory    memory
 
 	stock   stock

@@ -64,7 +64,7 @@ func (c *checker) kind(v uint32) uint8 {
 
 // code checks the code of an action, and counts it.
 func (c *checker) code(v uint32) uint8 {
-	if v < flowtable.ActSet || v > flowtable.ActNAT {
+	if v < flowtable.ActSet || v > flowtable.ActHairpinReply {
 		c.fail("action: no code %d", int32(v))
 	}
 	return uint8(v)

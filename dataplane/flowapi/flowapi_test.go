@@ -243,7 +243,7 @@ func TestRefused(t *testing.T) {
 		{add(&api.FlowRule{Predicates: []*api.FlowPredicate{{Kind: 1, Field: 1 << 24}}}), "predicate: no field has"},
 		{add(&api.FlowRule{Predicates: many(33, &api.FlowPredicate{Kind: 1})}), "more than 32 predicates"},
 		{act(&api.FlowAction{}), "action: no code 0"},
-		{act(&api.FlowAction{Code: flowtable.ActNAT + 1}), "action: no code 23"},
+		{act(&api.FlowAction{Code: flowtable.ActHairpinReply + 1}), "action: no code 29"},
 		{act(&api.FlowAction{Code: 4, Table: 300}), "action: table 300 is more than 255"},
 		{act(&api.FlowAction{Code: 1, Dst: flowtable.WordL4 << 16}), "action: destination: no field has 0 bits at word 4, shift 0"},
 		{act(&api.FlowAction{Code: 1, Src: flowtable.WordL4<<16 | 16}), "action: source: no field has 16 bits at word 4, shift 0"},

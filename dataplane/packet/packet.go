@@ -102,6 +102,8 @@ type Batch struct {
 	lasting bool   // borrowed memory stays until the batch is filled again
 	kept    []byte // what Keep has copied; nil until it needs some
 	nKept   int    // bytes of kept in use
+	made    []byte // what New has no room for in slots; nil until it needs some
+	nMade   int    // bytes of made in use
 }
 
 // NewBatch returns an empty batch. It lives as long as its worker.
@@ -118,7 +120,7 @@ func (b *Batch) Max() int {
 // Reset forgets all frames, and drops that nobody has counted.
 func (b *Batch) Reset() {
 	b.N, b.NSegs, b.Bytes, b.copies = 0, 0, 0, 0
-	b.lasting, b.nKept = false, 0
+	b.lasting, b.nKept, b.nMade = false, 0, 0
 	if b.NEarly != 0 {
 		b.Early, b.NEarly = [ReasonCount]uint32{}, 0
 	}
@@ -256,6 +258,8 @@ const (
 	ReasonCTLimit             // a zone has as many connections as it may have
 	ReasonCTClash             // no free address and port to translate to
 	ReasonCTFragment          // a fragment whose first has not been seen
+	ReasonNoReply             // must not be answered
+	ReasonReplyRate           // beyond the rate of replies
 	ReasonCount
 )
 
@@ -267,6 +271,7 @@ var reasonNames = [ReasonCount]string{
 	"outport_zero", "no_bucket", "meter_exceeded", "no_such_port", "too_many_copies", "slow_path_busy",
 	"rx_ring_full", "rx_no_buffer",
 	"ct_full", "ct_zone_limit", "ct_clash", "ct_fragment",
+	"no_reply", "reply_rate",
 }
 
 var reasonTexts = [ReasonCount]string{
@@ -307,6 +312,8 @@ var reasonTexts = [ReasonCount]string{
 	"a zone of connection tracking has as many connections as it may have",
 	"no address and port is free that a connection could be translated to",
 	"a fragment came without the first of its datagram, whose ports decide about it",
+	"a rule answers frames that must not be answered: errors, fragments, and what is to or from many",
+	"a rule answers more frames than the rate of replies allows",
 }
 
 // String is the stable name of r.

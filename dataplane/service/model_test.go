@@ -51,7 +51,10 @@ func (m *model) clone() *model {
 func (m *model) refers(code uint8, id uint32) bool {
 	var in func(acts []flowtable.Action) bool
 	in = func(acts []flowtable.Action) bool {
-		return slices.ContainsFunc(acts, func(a flowtable.Action) bool { return a.Code == code && a.Arg == id || in(a.Nested) })
+		return slices.ContainsFunc(acts, func(a flowtable.Action) bool {
+			names := a.Code == code || code == flowtable.ActMeter && a.Code == flowtable.ActReply
+			return names && a.Arg == id || in(a.Nested)
+		})
 	}
 	for _, r := range m.rules {
 		if in(r.Actions) {
@@ -72,7 +75,7 @@ func (m *model) named(acts []flowtable.Action) error {
 		_, sel := m.selects[flowtable.SelectID(a.Arg)]
 		_, met := m.meters[flowtable.MeterID(a.Arg)]
 		switch {
-		case a.Code == flowtable.ActSelect && !sel, a.Code == flowtable.ActMeter && !met:
+		case a.Code == flowtable.ActSelect && !sel, a.Code == flowtable.ActMeter && !met, a.Code == flowtable.ActReply && !met:
 			return flowtable.ErrUnknown
 		}
 		if err := m.named(a.Nested); err != nil {
@@ -489,7 +492,7 @@ func randomRule(r *rand.Rand) *api.FlowRule {
 func randomActions(r *rand.Rand, depth int) []*api.FlowAction {
 	var out []*api.FlowAction
 	for range r.IntN(3) {
-		a := &api.FlowAction{Code: api.ActionCode(r.IntN(20)), Table: r.Uint32N(4), Arg: r.Uint32N(4), Value: r.Uint64N(4)}
+		a := &api.FlowAction{Code: api.ActionCode(r.IntN(30)), Table: r.Uint32N(4), Arg: r.Uint32N(4), Value: r.Uint64N(4)}
 		if a.Code == api.ActionCode_ACTION_CODE_FLOOD {
 			a.Arg |= 1 << 31
 		}
@@ -498,7 +501,7 @@ func randomActions(r *rand.Rand, depth int) []*api.FlowAction {
 				*f = flowapi.PackField(flowtable.Fields()[r.IntN(60)])
 			}
 		}
-		if a.Code == api.ActionCode_ACTION_CODE_CLONE && depth < 4 {
+		if (a.Code == api.ActionCode_ACTION_CODE_CLONE || a.Code == api.ActionCode_ACTION_CODE_REPLY) && depth < 4 {
 			a.Nested = randomActions(r, depth+1)
 		}
 		out = append(out, a)

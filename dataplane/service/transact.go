@@ -274,7 +274,7 @@ func (m *maker) actions(acts []flowtable.Action) error {
 			if !m.floods[a.Arg] {
 				return fmt.Errorf("action %d: no bridge has flood list %d", i, a.Arg)
 			}
-		case flowtable.ActGetFDB, flowtable.ActLookupFDB, flowtable.ActPutFDB:
+		case flowtable.ActGetFDB, flowtable.ActLookupFDB, flowtable.ActPutFDB, flowtable.ActAffinity, flowtable.ActStick:
 			if !m.fdbs[a.Arg] {
 				return fmt.Errorf("action %d: no bridge has forwarding database %d", i, a.Arg)
 			}

@@ -330,7 +330,8 @@ func (c *Cache) recompose(off uint32) flowtable.Composed {
 	h := c.programs.at(off)
 	comp := flowtable.Composed{Guards: c.Guards(nil, off), Rules: append([]uint32(nil), c.Rules(off)...), Tag: c.Tag(off)}
 	for _, conn := range h.conns(c.programs.words(off, h.words())) {
-		comp.Ops = append(comp.Ops, flowtable.Op{Code: flowtable.OpCT, Value: conn &^ replyBit, Arg: uint32(conn >> 31 & 1)})
+		value, arg := counted(conn)
+		comp.Ops = append(comp.Ops, flowtable.Op{Code: flowtable.OpCT, Value: value, Arg: arg})
 	}
 	comp.Ops = append(comp.Ops, c.Ops(off)...)
 	if h.Code == ProgramDrop || h.Code == ProgramOps {

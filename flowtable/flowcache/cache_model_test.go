@@ -170,7 +170,7 @@ func (m *cacheModel) composed() flowtable.Composed {
 		ops = 40 * ops
 	}
 	for range m.next(3) {
-		comp.Ops = append(comp.Ops, flowtable.Op{Code: flowtable.OpCT, Value: 1 << 40, Arg: uint32(m.next(2))})
+		comp.Ops = append(comp.Ops, flowtable.Op{Code: flowtable.OpCT, Value: 1<<40 | 1<<31, Arg: uint32(m.next(3))})
 	}
 	if m.next(3) == 0 {
 		comp.Ops = append(comp.Ops, flowtable.Op{Code: flowtable.OpSet, Word: uint8(m.next(2)), Value: 1, Mask: uint64(m.next(8))})

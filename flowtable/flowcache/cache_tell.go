@@ -50,9 +50,9 @@ func (c *Cache) Tell(from, budget int) (on int) {
 	return 0
 }
 
-// TellConnections has f told, for each OpCT of each program that is told of, what it has
-// counted since it was last. f may not change the cache.
-func (c *Cache) TellConnections(f func(conn uint64, reply bool, packets, bytes uint64)) {
+// TellConnections has f told, for each OpCT of each program that is told of, by its Value and
+// Arg, what it has counted since it was last. f may not change the cache.
+func (c *Cache) TellConnections(f func(value uint64, arg uint32, packets, bytes uint64)) {
 	c.programs.conns = f
 }
 
@@ -72,7 +72,8 @@ func (a *programs) tell(off uint32) {
 	a.retired(image[len(image)-1], h.rules(image), h.Packets-t.packets, h.Bytes-t.bytes)
 	if a.conns != nil {
 		for _, conn := range h.conns(image) {
-			a.conns(conn&^replyBit, conn&replyBit != 0, h.Packets-t.packets, h.Bytes-t.bytes)
+			value, arg := counted(conn)
+			a.conns(value, arg, h.Packets-t.packets, h.Bytes-t.bytes)
 		}
 	}
 	t.packets, t.bytes = h.Packets, h.Bytes

@@ -106,15 +106,15 @@ type programs struct {
 	tallied mapping
 	image   []uint64 // the image that is being made
 	retired func(tag uint64, rules []uint32, packets, bytes uint64)
-	conns   func(conn uint64, reply bool, packets, bytes uint64) // may be nil
-	patcher Patcher                                              // may be nil
-	steps   []flowtable.Op                                       // of the image: all but OpCT
-	patch   Patch                                                // of the image
-	scratch []flowtable.Op                                       // lent by Ops
-	live    int                                                  // programs
-	lines   int                                                  // lines that they take
-	killed  int                                                  // programs that were killed and still have entries
-	limbo   []uint32                                             // programs that may have no reference
+	conns   func(value uint64, arg uint32, packets, bytes uint64) // of an OpCT; may be nil
+	patcher Patcher                                               // may be nil
+	steps   []flowtable.Op                                        // of the image: all but OpCT
+	patch   Patch                                                 // of the image
+	scratch []flowtable.Op                                        // lent by Ops
+	live    int                                                   // programs
+	lines   int                                                   // lines that they take
+	killed  int                                                   // programs that were killed and still have entries
+	limbo   []uint32                                              // programs that may have no reference
 }
 
 // newPrograms maps an arena of about size bytes. retired is told what a
@@ -204,15 +204,23 @@ func (a *programs) compose(c *flowtable.Composed) error {
 	return nil
 }
 
-// replyBit marks a connection of a program that counts for its reply direction.
-const replyBit = 1 << 31
+// A connection of a program is the Value of its OpCT, with the Arg in bits that are free there.
+const (
+	countShift = 29
+	countBits  = 3 << countShift
+)
+
+// counted returns the Value and Arg of a connection of a program.
+func counted(conn uint64) (value uint64, arg uint32) {
+	return conn &^ countBits, uint32(conn >> countShift & 3)
+}
 
 // copyConns copies the connections that ops count for.
 func copyConns(conns []uint64, ops []flowtable.Op) {
 	n := 0
 	for i := range ops {
 		if op := &ops[i]; op.Code == flowtable.OpCT {
-			conns[n] = op.Value | uint64(op.Arg)<<31
+			conns[n] = op.Value | uint64(op.Arg)<<countShift
 			n++
 		}
 	}

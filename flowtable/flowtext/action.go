@@ -16,8 +16,11 @@ func Actions(acts []flowtable.Action, match []flowtable.Masked, n *Names) string
 // Action writes one action for a packet, without what is nested in it.
 func Action(a *flowtable.Action, packet []flowtable.Masked, n *Names) string {
 	w := newWriter(kindOf(packet), n)
-	if a.Code == flowtable.ActClone {
+	switch a.Code {
+	case flowtable.ActClone:
 		return "clone"
+	case flowtable.ActReply:
+		return replyVerb(a.Table)
 	}
 	return strings.TrimSuffix(w.action(a), ";")
 }
@@ -104,7 +107,7 @@ func (w *writer) connection(a *flowtable.Action) string {
 	case flowtable.ActCTOriginal:
 		return fmt.Sprintf("%s = %s();", w.ref(a.Dst), w.ref(a.Src))
 	}
-	return fmt.Sprintf("action(%d);", a.Code)
+	return w.balance(a)
 }
 
 // terms writes what an ActCT says.
@@ -147,6 +150,9 @@ func translation(a *flowtable.Action) string {
 	form := formIP4
 	if a.Table&flowtable.NATSix != 0 {
 		form = formIP6
+	}
+	if a.Table&flowtable.NATOriginal != 0 {
+		out += "=original destination"
 	}
 	if v := (value{a.Value, a.ValueLow}); !v.zero() {
 		out += "=" + v.text(form, nil)

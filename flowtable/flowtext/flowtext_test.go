@@ -167,7 +167,7 @@ func TestActions(t *testing.T) {
 		{[]flowtable.Action{{Code: flowtable.ActGetFDB, Dst: f("outport"), Src: f("eth.dst")}, {Code: flowtable.ActPutFDB, Src: f("eth.src"), Src2: f("inport")}}, "outport = get_fdb(eth.dst); put_fdb(inport, eth.src);"},
 		{[]flowtable.Action{{Code: flowtable.ActLookupFDB, Dst: bit, Src: f("eth.src"), Src2: f("inport")}}, "flags[0] = lookup_fdb(inport, eth.src);"},
 		{[]flowtable.Action{{Code: flowtable.ActLarger, Dst: bit, Arg: 1500}, {Code: flowtable.ActDatapath, Value: 77, Table: 2, Arg: 1}}, `flags[0] = check_pkt_larger(1500); datapath("br0", table=2, inport="vm1");`},
-		{[]flowtable.Action{{Code: flowtable.ActNAT + 1}}, "action(23);"},
+		{[]flowtable.Action{{Code: flowtable.ActHairpinReply + 1}}, "action(29);"},
 		{[]flowtable.Action{{Code: flowtable.ActSet, Dst: f("outport"), Value: 1<<31 | 2}}, `outport = "_flood";`},
 	} {
 		if got := Actions(tt.acts, words("eth.type", 0x800, 0, "ip.proto", 6, 0), names()); got != tt.want {

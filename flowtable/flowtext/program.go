@@ -52,6 +52,8 @@ func (w *writer) odd(o *flowtable.Op) string {
 	switch o.Code {
 	case flowtable.OpCT:
 		return fmt.Sprintf("ct_count(0x%x, %d);", o.Value, o.Arg)
+	case flowtable.OpReply:
+		return replyOp(o)
 	case flowtable.OpInner:
 		return "quoted packet: " + w.assign(o)
 	}
