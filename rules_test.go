@@ -42,7 +42,7 @@ var mayImport = map[string][]string{
 	"dataplane/packet":      nil,
 	"dataplane/parse":       {"dataplane/packet", "flowtable"},
 	"dataplane/reply":       {"dataplane/parse", "flowtable"},
-	"dataplane/service":     {"dataplane", "dataplane/api", "dataplane/flowapi", "dataplane/packet", "dataplane/sys", "flowtable"},
+	"dataplane/service":     {"dataplane", "dataplane/api", "dataplane/conntrack", "dataplane/flowapi", "dataplane/packet", "dataplane/sys", "flowtable"},
 	"dataplane/sys":         nil,
 	"dataplane/tap":         {"dataplane/packet", "dataplane/sys"},
 	"flowtable":             {"flowtable/prefetch"},

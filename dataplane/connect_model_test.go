@@ -268,3 +268,36 @@ func TestConnections(t *testing.T) {
 		t.Errorf("%d connections are left of a bridge that is gone", n)
 	}
 }
+
+// TestCommitBehindTranslation changes the mark of a connection by packets that the same zone
+// has just translated: it is this connection's mark, and there is no second connection.
+func TestCommitBehindTranslation(t *testing.T) {
+	r := flowRig(t, "a", "b")
+	in := flowtable.Field{Word: flowtable.WordIn, Shift: 32, Width: 32}
+	r.rule(1, 0, match(in, 1), connect(5, committed|flowtable.CTTranslate, 1, natTo(flowtable.NATSource, "192.0.2.1", 0)))
+	r.rule(2, 0, match(in, 2), connect(5, resume|flowtable.CTTranslate, 2))
+	r.rule(3, 1, nil, out(2))
+	r.rule(4, 2, nil, connect(5, committed, 3, setTo(fieldCTMark, 7)))
+	r.rule(5, 3, match(fieldCTMark, 7), out(1))
+	x := ipv4{ap("10.0.0.1:1000"), ap("198.51.100.1:80"), conntrack.ProtoUDP}
+	back := ipv4{x.dst, ap("192.0.2.1:1000"), x.proto}
+	if r.pass("a", "b", x.frame(0, 10)) == nil {
+		t.Fatal("nothing left")
+	}
+	for range 3 {
+		var got ipv4
+		if f := r.pass("b", "a", back.frame(0, 10)); f == nil || !got.read(f) || got != x.reply() {
+			t.Fatalf("an answer became %x (%+v), want %+v", f, got, x.reply())
+		}
+	}
+	n := 0
+	for c := range r.s.Connections() {
+		n++
+		if c.Mark != 7 {
+			t.Errorf("connection %+v, want mark 7", c)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d connections, want 1", n)
+	}
+}

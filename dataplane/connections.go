@@ -2,37 +2,81 @@ package dataplane
 
 import (
 	"iter"
+	"slices"
 
 	"millrace/dataplane/conntrack"
 	"millrace/dataplane/sys"
 )
 
 // Connections yields the connections that there are, in no useful order. What programs
-// have counted before the call is in their counters. It holds nothing while the caller
-// works; who comes and goes meanwhile may be missing. The switch may not be
+// have counted before the call is in their counters. It holds nothing while the
+// caller works; who comes and goes meanwhile may be missing. The switch may not be
 // closed before it ends.
 func (s *Switch) Connections() iter.Seq[conntrack.Connection] {
-	x := &s.engine.crossing
+	return s.SelectConnections(&conntrack.Filter{})
+}
+
+// SelectConnections is Connections for those that a filter has.
+func (s *Switch) SelectConnections(f *conntrack.Filter) iter.Seq[conntrack.Connection] {
 	if !s.tellConnections() {
 		return func(func(conntrack.Connection) bool) {}
 	}
-	return x.table.Dump(x.nanos(sys.TSC()))
+	x := &s.engine.crossing
+	return x.table.Select(f, x.nanos(sys.TSC()))
 }
+
+// ConnectionsOf returns the connections that refs name and that are there still, as
+// SelectConnections does.
+func (s *Switch) ConnectionsOf(refs []conntrack.Ref) []conntrack.Connection {
+	if !s.tellConnections() {
+		return nil
+	}
+	x := &s.engine.crossing
+	out := make([]conntrack.Connection, 0, len(refs))
+	for _, ref := range refs {
+		if c, ok := x.table.At(ref, x.nanos(sys.TSC())); ok {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// How many programs tell connections what they have counted in one go: the worker
+// stands still for some ten microseconds, of which most are misses of its cache. And
+// how many such goes others wait for who want to change the switch.
+const (
+	connectionsPart = 64
+	tellRun         = 32
+)
 
 // tellConnections has programs tell connections what they have counted. It reports
 // false if the switch is closed.
 func (s *Switch) tellConnections() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return false
-	}
-	for _, w := range s.workers {
-		for at, more := 0, true; more; more = at != 0 {
-			w.do(func() { at = w.flow.cache.Tell(at, tellPart) })
+	s.crew.RLock()
+	workers := s.workers
+	s.crew.RUnlock()
+	open := true
+	for _, w := range workers {
+		for at, more := 0, true; more && open; more = at != 0 {
+			at, open = s.tellSome(w, at)
 		}
 	}
-	return true
+	return open
+}
+
+// tellSome has some programs of a worker tell, from one place to the next, which is 0
+// at the end. A worker that has ended has told all.
+func (s *Switch) tellSome(w *worker, from int) (next int, open bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || !slices.Contains(s.workers, w) {
+		return 0, !s.closed
+	}
+	next = from
+	for n := 0; n < tellRun && (n == 0 || next != 0); n++ {
+		w.do(func() { next = w.flow.cache.Tell(next, connectionsPart) })
+	}
+	return next, true
 }
 
 // FlushConnections removes all connections of a zone, and returns how many there
@@ -58,6 +102,17 @@ func (s *Switch) FlushConnection(zone uint16, tuple conntrack.Tuple) (gone bool)
 	return gone
 }
 
+// FlushSelected removes the connections that a filter has, and returns how many
+// there were. The switch may not be closed before it ends.
+func (s *Switch) FlushSelected(f *conntrack.Filter) int {
+	var table *conntrack.Table
+	s.onConnections(func(t *conntrack.Table) { table = t })
+	if table == nil {
+		return 0
+	}
+	return table.FlushSelected(f)
+}
+
 // ConnectionStats is the state of the table of connections in numbers.
 func (s *Switch) ConnectionStats() (st conntrack.Stats) {
 	s.onConnections(func(t *conntrack.Table) { st = t.Stats() })
@@ -70,8 +125,33 @@ func (s *Switch) ConnectionZone(zone uint16) (z conntrack.ZoneInfo) {
 	return z
 }
 
-// SetConnectionLimit allows a zone so many connections; with 0, as many as the table
-// has. Those beyond stay.
+// ConnectionZones are the zones that have had connections, or have a limit, by
+// number.
+func (s *Switch) ConnectionZones() (zones []conntrack.ZoneInfo) {
+	s.onConnections(func(t *conntrack.Table) {
+		for n := range conntrack.Zones {
+			if z := t.Zone(uint16(n)); z.Created > 0 || z.Limit > 0 || z.Refused > 0 {
+				zones = append(zones, z)
+			}
+		}
+	})
+	return zones
+}
+
+// SetConnectionDefault allows zones without a limit of their own so many connections
+// each; with 0, as many as the table has.
+func (s *Switch) SetConnectionDefault(limit uint32) {
+	s.onConnections(func(t *conntrack.Table) { t.SetDefaultLimit(limit) })
+}
+
+// ConnectionDefault is what SetConnectionDefault was given.
+func (s *Switch) ConnectionDefault() (limit uint32) {
+	s.onConnections(func(t *conntrack.Table) { limit = t.DefaultLimit() })
+	return limit
+}
+
+// SetConnectionLimit allows a zone so many connections; with 0, as many as the default
+// says, and with conntrack.NoLimit, as many as the table has. Those beyond stay.
 func (s *Switch) SetConnectionLimit(zone uint16, limit uint32) {
 	s.onConnections(func(t *conntrack.Table) { t.SetZoneLimit(zone, limit) })
 }

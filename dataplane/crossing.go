@@ -73,12 +73,12 @@ func (x *crossing) connector() *connector {
 	return c
 }
 
-// forget removes the connections of a bridge's zones, and the clients that it remembers:
-// another one may be given its number.
+// forget removes the connections of a bridge's zones, what the zones were told, and the
+// clients that are remembered: another bridge may be given its number.
 func (x *crossing) forget(bridge uint32) {
 	for i := range uint32(flowtable.ZonesOfBridge) {
 		if z := bridge*flowtable.ZonesOfBridge + i; z < conntrack.Zones {
-			x.table.Flush(uint16(z))
+			x.table.Reset(uint16(z))
 		}
 	}
 	x.table.DropAffinity(func(c conntrack.Client, _ conntrack.Backend) bool { return c.Datapath == bridge })

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -44,6 +45,42 @@ func (a *app) printJSON(v any) error {
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
+}
+
+// A jsonList prints a list as one document, indented, element by element.
+type jsonList struct {
+	out io.Writer
+	n   int
+	err error // the first
+}
+
+func (a *app) jsonList() *jsonList { return &jsonList{out: a.out} }
+
+// add prints an element.
+func (l *jsonList) add(v any) {
+	var b bytes.Buffer
+	b.WriteString(map[bool]string{true: "[\n  ", false: ",\n  "}[l.n == 0])
+	e := json.NewEncoder(&b)
+	e.SetIndent("  ", "  ")
+	e.SetEscapeHTML(false)
+	l.do(e.Encode(v))
+	b.Truncate(max(b.Len()-1, 0)) // the end of the line
+	_, err := l.out.Write(b.Bytes())
+	l.do(err)
+	l.n++
+}
+
+func (l *jsonList) do(err error) {
+	if l.err == nil {
+		l.err = err
+	}
+}
+
+// end ends the document, and reports what went wrong.
+func (l *jsonList) end() error {
+	_, err := io.WriteString(l.out, map[bool]string{true: "[]\n", false: "\n]\n"}[l.n == 0])
+	l.do(err)
+	return l.err
 }
 
 // toJSON turns a message of the API into JSON with all its fields, in the

@@ -14,30 +14,45 @@ import (
 type table struct {
 	heads []string
 	rows  [][]string
+	width []int // of columns, as far as they were printed; nil: nothing was
 }
 
 func newTable(heads ...string) *table { return &table{heads: heads} }
 
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 
-// print prints the table, or none in place of one without rows.
+// print prints the table, or what part has left of it, or none in place of one without
+// rows.
 func (t *table) print(w io.Writer, none string) {
-	if len(t.rows) == 0 {
+	if len(t.rows) > 0 {
+		t.part(w)
+	} else if t.width == nil {
 		fmt.Fprintln(w, none)
-		return
 	}
+}
+
+// part prints the rows that there are, and forgets them. Columns grow with later
+// parts where they must.
+func (t *table) part(w io.Writer) {
 	heads := make([]string, len(t.heads))
-	width := make([]int, len(t.heads))
+	begins := t.width == nil
+	if begins {
+		t.width = make([]int, len(t.heads))
+	}
 	for i, h := range t.heads {
 		heads[i] = strings.TrimPrefix(h, ">")
-		width[i] = len(heads[i])
+		t.width[i] = max(t.width[i], len(heads[i]))
 		for _, r := range t.rows {
-			width[i] = max(width[i], utf8.RuneCountInString(r[i]))
+			t.width[i] = max(t.width[i], utf8.RuneCountInString(r[i]))
 		}
 	}
-	for _, r := range append([][]string{heads}, t.rows...) {
-		fmt.Fprintln(w, t.line(r, width))
+	if begins {
+		fmt.Fprintln(w, t.line(heads, t.width))
 	}
+	for _, r := range t.rows {
+		fmt.Fprintln(w, t.line(r, t.width))
+	}
+	t.rows = t.rows[:0]
 }
 
 func (t *table) line(cells []string, width []int) string {

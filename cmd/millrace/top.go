@@ -60,10 +60,18 @@ func (a *app) top(ctx context.Context, c *api.Client, f *topFlags) error {
 	if a.json {
 		return every(ctx, c, f.interval, f.count, func(p period) error { return a.printJSON(p.json(true)) })
 	}
+	return a.onScreen(ctx, func(ctx context.Context, draw func(string) error) error {
+		return every(ctx, c, f.interval, f.count, func(p period) error { return draw(screen(c.Info, p)) })
+	})
+}
+
+// onScreen has run draw one screen after another: over the one before on a
+// terminal, where q ends it, and below it elsewhere.
+func (a *app) onScreen(ctx context.Context, run func(ctx context.Context, draw func(text string) error) error) error {
 	out, ok := a.out.(*os.File)
 	if !ok || !isTerminal(out) {
-		return every(ctx, c, f.interval, f.count, func(p period) error {
-			_, err := io.WriteString(a.out, screen(c.Info, p)+"\n")
+		return run(ctx, func(text string) error {
+			_, err := io.WriteString(a.out, text+"\n")
 			return err
 		})
 	}
@@ -72,8 +80,8 @@ func (a *app) top(ctx context.Context, c *api.Client, f *topFlags) error {
 	fmt.Fprint(out, ansiScreen)
 	defer fmt.Fprint(out, ansiNoScreen)
 	defer a.onKey(quit)()
-	err := every(ctx, c, f.interval, f.count, func(p period) error {
-		_, err := io.WriteString(out, redraw(screen(c.Info, p), height(out)))
+	err := run(ctx, func(text string) error {
+		_, err := io.WriteString(out, redraw(text, height(out)))
 		return err
 	})
 	if ctx.Err() != nil {

@@ -27,8 +27,9 @@ const SocketName = "dataplane.sock"
 // errors of type *Error.
 type Client struct {
 	DataplaneClient
-	Flows FlowsClient
-	Info  *GetInfoResponse // as it was at Dial
+	Flows       FlowsClient
+	Connections ConnectionsClient
+	Info        *GetInfoResponse // as it was at Dial
 
 	conn *grpc.ClientConn
 }
@@ -84,7 +85,7 @@ func (l *dialer) try(ctx context.Context) (*Client, error) {
 	if err != nil {
 		return nil, errors.Join(err, first.Close())
 	}
-	c := &Client{DataplaneClient: NewDataplaneClient(conn), Flows: NewFlowsClient(conn), conn: conn}
+	c := &Client{DataplaneClient: NewDataplaneClient(conn), Flows: NewFlowsClient(conn), Connections: NewConnectionsClient(conn), conn: conn}
 	c.Info, err = c.GetInfo(ctx, &GetInfoRequest{})
 	if err == nil && c.Info.GetApiMajor() != Major {
 		err = mismatch(Version(), c.Info.GetVersion(), strconv.Itoa(int(c.Info.GetApiMajor())))

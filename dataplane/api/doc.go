@@ -1,8 +1,8 @@
 // Package api is the boundary between a dataplane and whoever controls it: the
-// protobuf service of millrace.proto, its errors, and a client that finds the
-// dataplane of a run directory.
+// protobuf services of millrace.proto, flows.proto and connections.proto, their errors,
+// and a client that finds the dataplane of a run directory.
 //
-// What the messages mean, with units, stands in millrace.proto. The package
+// What the messages mean, with units, stands in the .proto files. The package
 // imports nothing of ours, so that control and foreign programs can use it
 // without the dataplane.
 package api

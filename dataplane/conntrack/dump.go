@@ -31,14 +31,17 @@ const dumpStep = 256
 // Dump yields the connections in no useful order. It holds nothing while the
 // caller works: those that come and go meanwhile may be missing, none is
 // half old and half new.
-func (t *Table) Dump(now uint64) iter.Seq[Connection] {
+func (t *Table) Dump(now uint64) iter.Seq[Connection] { return t.Select(&Filter{}, now) }
+
+// Select is Dump for the connections that a filter has.
+func (t *Table) Select(f *Filter, now uint64) iter.Seq[Connection] {
 	return func(yield func(Connection) bool) {
 		part := make([]Connection, 0, dumpStep)
 		for from := uint32(1); from < t.stock.touched.Load(); from += dumpStep {
 			part = part[:0]
 			t.inside(func() {
 				for i := from; i < min(from+dumpStep, t.stock.touched.Load()); i++ {
-					if c, ok := t.connection(i, tickOf(now)); ok {
+					if c, ok := t.chosen(f, i, tickOf(now)); ok {
 						part = append(part, c)
 					}
 				}
@@ -50,6 +53,25 @@ func (t *Table) Dump(now uint64) iter.Seq[Connection] {
 			}
 		}
 	}
+}
+
+// chosen returns record i, if it is a connection that a filter has.
+func (t *Table) chosen(f *Filter, i, now uint32) (c Connection, ok bool) {
+	if t.deadlines[i].Load() == 0 || !f.mayHave(&t.records[i].original) {
+		return c, false
+	}
+	c, ok = t.connection(i, now)
+	return c, ok && f.Has(&c)
+}
+
+// At returns the connection that ref names, if it is there still.
+func (t *Table) At(ref Ref, now uint64) (c Connection, ok bool) {
+	i := ref.index()
+	if i == 0 || i >= t.stock.touched.Load() {
+		return c, false
+	}
+	t.inside(func() { c, ok = t.connection(i, tickOf(now)) })
+	return c, ok && c.Ref == ref
 }
 
 // Lookup returns the connection of which tuple is a direction. It takes note of

@@ -100,6 +100,7 @@ func (w *Worker) makeRoom() {
 	for gone, try := 0, 0; gone < evictMax && try < evictTries && s.left.Load() < w.t.reserve(); try++ {
 		if i := w.t.victim(uint32(w.random.Uint64())); i != 0 && w.t.remove(w.t.ref(i), &w.counts.evicted) {
 			gone++
+			w.t.zones[w.t.records[i].original.zone()].evicted.Add(1) // its key stays for this turn
 		}
 	}
 }

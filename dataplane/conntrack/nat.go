@@ -163,15 +163,16 @@ func (w *Worker) placeAt(i uint32, o *Tuple, t Tuple, zone uint16, n *NAT, h uin
 	if !r.Set {
 		port, r = &t.DstPort, &n.Dst
 	}
+	fixed := !t.ported() || !n.Src.Set && t.icmp() // a destination's port is none of ICMP's
 	keep := r.hasPort(*port) && !n.Random
-	if keep || !t.ported() {
+	if keep || fixed {
 		if got := w.try(i, o, &t, zone); got != taken {
 			return got
 		}
 	}
 	low, size := r.sourcePorts(&t)
 	switch {
-	case !t.ported(), !n.Src.Set && t.icmp(), !n.Src.Set && r.PortMin == 0 && r.PortMax == 0:
+	case fixed, !n.Src.Set && r.PortMin == 0 && r.PortMax == 0:
 		return taken
 	}
 	from := uint32(h >> 32)

@@ -251,3 +251,22 @@ func TestSelf(t *testing.T) {
 		t.Error("found after the flush")
 	}
 }
+
+// TestPortOfICMP gives a destination with a port to an echo: it has none, and goes to the address.
+func TestPortOfICMP(t *testing.T) {
+	_, w := newTable(t, small(1024))
+	n := &NAT{Dst: Range{Set: true, Min: addr("10.1.0.1"), Max: addr("10.1.0.1"), PortMin: 8080, PortMax: 8080}}
+	ping := tuple4(ProtoICMP, "10.0.0.1", 7, "192.0.2.80", 8<<8)
+	p := packetOf(ping, 0)
+	v, r := commit(w, 1, p, Terms{NAT: n}, start)
+	v.Translate(&p)
+	if want := tuple4(ProtoICMP, "10.0.0.1", 7, "10.1.0.1", 8<<8); r != Created || p.Tuple != want {
+		t.Fatalf("%v, became %v, want %v", r, p.Tuple, want)
+	}
+	answer := packetOf(p.Inverse(), 0)
+	w.Track(1, &answer, start, &v)
+	v.Translate(&answer)
+	if v.State&StateReply == 0 || answer.Tuple != ping.Inverse() {
+		t.Errorf("%v, became %v, want %v", v.State, answer.Tuple, ping.Inverse())
+	}
+}

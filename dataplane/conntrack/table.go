@@ -64,6 +64,7 @@ type Table struct {
 	policies  [256]atomic.Pointer[[Timeouts]uint32]
 	zones     []zone
 	zoneLocks []lock
+	zoneLimit atomic.Uint32 // of zones that have none of their own; 0: none
 	fragments fragments
 	affinity  affinities
 	memory    memory
@@ -88,6 +89,7 @@ func New(o Options) (*Table, error) {
 		return nil, fmt.Errorf("make conntrack table for %d connections: %d guard cells, want %d: %w", o.Capacity, len(o.Cells), CellsNeeded(o), ErrOptions)
 	}
 	t := &Table{options: o}
+	t.zoneLimit.Store(o.ZoneLimit)
 	if err := t.mapAll(); err != nil {
 		return nil, errors.Join(fmt.Errorf("make conntrack table for %d connections: %w", o.Capacity, err), t.memory.close())
 	}

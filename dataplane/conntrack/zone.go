@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"fmt"
+	"math"
 	"sync/atomic"
 )
 
@@ -9,14 +10,28 @@ import (
 const Zones = 1 << 16
 
 // A zone has its connections in a list, newest first, so that a flush costs
-// what it holds and nothing else. All but policy is written under the zone's lock.
+// what it holds and nothing else. All but policy, limit and evicted is written under the
+// zone's lock; all but the list may be read without.
 type zone struct {
 	head, tail uint32
 	count      atomic.Uint32
-	limit      uint32        // 0: the table's default
+	limit      atomic.Uint32 // 0: the table's default
 	refused    atomic.Uint64 // connections beyond the limit
+	created    atomic.Uint64
+	evicted    atomic.Uint64
 	policy     atomic.Uint32 // timeout policy of new connections
-	_          uint32
+	_          [5]uint32
+}
+
+// NoLimit is the limit of a zone that has none, whatever the default is.
+const NoLimit = math.MaxUint32
+
+// limitOf returns how many connections a zone may have, 0 for any number.
+func (t *Table) limitOf(z *zone) uint32 {
+	if limit := z.limit.Load(); limit != 0 {
+		return limit
+	}
+	return t.zoneLimit.Load()
 }
 
 // zoneLocks is how many locks zones share.
@@ -32,11 +47,7 @@ func (t *Table) enlist(i uint32) bool {
 	l, z := t.zoneLock(at), &t.zones[at]
 	l.Lock()
 	defer l.Unlock()
-	limit := z.limit
-	if limit == 0 {
-		limit = t.options.ZoneLimit
-	}
-	if limit != 0 && z.count.Load() >= limit {
+	if limit := t.limitOf(z); limit != 0 && z.count.Load() >= limit {
 		z.refused.Add(1)
 		return false
 	}
@@ -49,6 +60,7 @@ func (t *Table) enlist(i uint32) bool {
 	}
 	z.head = i
 	z.count.Add(1)
+	z.created.Store(z.created.Load() + 1)
 	return true
 }
 
@@ -75,14 +87,16 @@ func (t *Table) delist(i uint32) {
 	z.count.Add(^uint32(0))
 }
 
-// SetZoneLimit allows a zone limit connections; 0 stands for Options.ZoneLimit.
+// SetZoneLimit allows a zone limit connections; 0 stands for the table's default.
 // Connections beyond it stay.
-func (t *Table) SetZoneLimit(z uint16, limit uint32) {
-	l := t.zoneLock(z)
-	l.Lock()
-	defer l.Unlock()
-	t.zones[z].limit = limit
-}
+func (t *Table) SetZoneLimit(z uint16, limit uint32) { t.zones[z].limit.Store(limit) }
+
+// SetDefaultLimit allows zones without a limit of their own limit connections
+// each; 0 any number.
+func (t *Table) SetDefaultLimit(limit uint32) { t.zoneLimit.Store(limit) }
+
+// DefaultLimit returns what SetDefaultLimit was given, or Options.ZoneLimit.
+func (t *Table) DefaultLimit() uint32 { return t.zoneLimit.Load() }
 
 // SetZonePolicy gives new connections of a zone a timeout policy, which
 // SetPolicy has made.
@@ -94,21 +108,39 @@ func (t *Table) SetZonePolicy(z uint16, policy uint8) error {
 	return nil
 }
 
-// A ZoneInfo is the state of a zone.
+// A ZoneInfo is the state of a zone. What it counts, it counts since the table was
+// made or the zone was reset.
 type ZoneInfo struct {
 	Zone    uint16
 	Count   uint32 // connections now
 	Limit   uint32 // 0: the default
 	Policy  uint8
+	Created uint64
+	Evicted uint64 // gave way to new ones, of any zone, because the table was nearly full
 	Refused uint64 // connections that were not made because of the limit
 }
 
 // Zone returns the state of a zone.
 func (t *Table) Zone(z uint16) ZoneInfo {
+	at := &t.zones[z]
+	return ZoneInfo{
+		Zone: z, Count: at.count.Load(), Limit: at.limit.Load(), Policy: uint8(at.policy.Load()),
+		Created: at.created.Load(), Evicted: at.evicted.Load(), Refused: at.refused.Load(),
+	}
+}
+
+// Reset makes a zone what it was at first, with no connections, settings and
+// counts: it belongs to somebody else now.
+func (t *Table) Reset(z uint16) {
+	t.Flush(z)
 	l, at := t.zoneLock(z), &t.zones[z]
 	l.Lock()
 	defer l.Unlock()
-	return ZoneInfo{Zone: z, Count: at.count.Load(), Limit: at.limit, Policy: uint8(at.policy.Load()), Refused: at.refused.Load()}
+	at.limit.Store(0)
+	at.policy.Store(0)
+	at.created.Store(0)
+	at.evicted.Store(0)
+	at.refused.Store(0)
 }
 
 // flushStep is how many connections Flush takes at a time.
@@ -160,4 +192,26 @@ func (t *Table) FlushTuple(z uint16, tuple Tuple) (gone bool) {
 		}
 	})
 	return gone
+}
+
+// FlushSelected removes the connections that a filter has, and returns how many
+// there were. Like Flush, it holds nothing for long; but for filters that ask for
+// zones only, it looks at all connections.
+func (t *Table) FlushSelected(f *Filter) (n int) {
+	if f.onlyZones() {
+		for z := int(f.Zones.Min); z <= int(f.Zones.Max); z++ {
+			n += t.Flush(uint16(z))
+		}
+		return n
+	}
+	for from := uint32(1); from < t.stock.touched.Load(); from += flushStep {
+		t.inside(func() {
+			for i := from; i < min(from+flushStep, t.stock.touched.Load()); i++ {
+				if c, ok := t.chosen(f, i, 0); ok && t.remove(c.Ref, &t.counts.flushed) {
+					n++
+				}
+			}
+		})
+	}
+	return n
 }

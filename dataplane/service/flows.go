@@ -32,10 +32,10 @@ func newFlows(s *Server) *flows {
 	return &flows{Server: s, slots: make(chan struct{}, transactMax), counted: counted{life: binary.LittleEndian.Uint32(b[:]) | 1}}
 }
 
-// enter begins a call, if it is one of Flows. What such calls look at is outside
-// the Go heap, and stays until each of them has left.
+// enter begins a call, if it is one of Flows or Connections. What such calls look at
+// is outside the Go heap, and stays until each of them has left.
 func (f *flows) enter(method string) (leave func(), err error) {
-	if !strings.HasPrefix(method, "/"+api.Flows_ServiceDesc.ServiceName+"/") {
+	if !strings.HasPrefix(method, "/"+api.Flows_ServiceDesc.ServiceName+"/") && !strings.HasPrefix(method, "/"+api.Connections_ServiceDesc.ServiceName+"/") {
 		return func() {}, nil
 	}
 	f.calls.RLock()

@@ -12,7 +12,8 @@
 //
 //	handshake     who is it (peercred.go)
 //	guard         version, errors, panics (guard.go)
-//	handler       ports.go, entries.go, stats.go; flows.go and its like for the flow table
+//	handler       ports.go, entries.go, stats.go; flows.go and its like for the flow table,
+//	              connections.go and zones.go for connections
 //	check         all input, once (check.go)
 //	Switch        does it
 //	state         remembers it (state.go)
@@ -25,6 +26,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"sync"
 	"time"
@@ -35,6 +37,7 @@ import (
 
 	"millrace/dataplane"
 	"millrace/dataplane/api"
+	"millrace/dataplane/conntrack"
 	"millrace/flowtable"
 )
 
@@ -69,6 +72,16 @@ type Switch interface {
 	Cached(port string, entriesMax int, visit func(*dataplane.CachedProgram) bool) error
 	Trace(port string, frame []byte) (*dataplane.Trace, error)
 	Memory() []dataplane.MemoryUse
+
+	SelectConnections(f *conntrack.Filter) iter.Seq[conntrack.Connection]
+	ConnectionsOf(refs []conntrack.Ref) []conntrack.Connection
+	FlushSelected(f *conntrack.Filter) int
+	ConnectionStats() conntrack.Stats
+	ConnectionZone(zone uint16) conntrack.ZoneInfo
+	ConnectionZones() []conntrack.ZoneInfo
+	ConnectionDefault() uint32
+	SetConnectionDefault(limit uint32)
+	SetConnectionLimit(zone uint16, limit uint32)
 }
 
 // A Config says what a Server offers.
@@ -110,6 +123,7 @@ func New(c Config) *Server {
 	s.flows = newFlows(s)
 	api.RegisterDataplaneServer(s.grpc, s)
 	api.RegisterFlowsServer(s.grpc, s.flows)
+	api.RegisterConnectionsServer(s.grpc, &connections{Server: s})
 	grpc_health_v1.RegisterHealthServer(s.grpc, standardHealth{s: s})
 	return s
 }

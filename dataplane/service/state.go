@@ -29,6 +29,9 @@ type state struct {
 	Entries []staticEntry   `json:"entries"`
 	Bridges []bridgeState   `json:"bridges,omitempty"` // those that were told something
 	Workers []int           `json:"workers,omitempty"` // their CPUs; none: as the dataplane is started
+
+	Limits       []zoneLimit `json:"zone_limits,omitempty"`
+	LimitDefault uint32      `json:"zone_limit_default,omitempty"`
 }
 
 // bridgeState is what a bridge was told.
@@ -97,10 +100,14 @@ func (st *state) delPort(name string) bool {
 	st.Ports = slices.DeleteFunc(st.Ports, func(p *api.PortSpec) bool { return p.GetName() == name })
 	st.Wires = slices.DeleteFunc(st.Wires, func(w wire) bool { return w.In == name || w.Out == name })
 	st.Entries = slices.DeleteFunc(st.Entries, func(e staticEntry) bool { return e.Port == name })
-	st.Bridges = slices.DeleteFunc(st.Bridges, func(b bridgeState) bool {
-		return !slices.ContainsFunc(st.Ports, func(p *api.PortSpec) bool { return p.GetBridge() == b.Name })
-	})
+	st.Bridges = slices.DeleteFunc(st.Bridges, func(b bridgeState) bool { return !st.hasBridge(b.Name) })
+	st.Limits = slices.DeleteFunc(st.Limits, func(l zoneLimit) bool { return l.Bridge != "" && !st.hasBridge(l.Bridge) })
 	return len(st.Ports) < n
+}
+
+// hasBridge reports whether a port is of a bridge.
+func (st *state) hasBridge(name string) bool {
+	return slices.ContainsFunc(st.Ports, func(p *api.PortSpec) bool { return p.GetBridge() == name })
 }
 
 func (st *state) addWire(w wire) {
@@ -190,6 +197,10 @@ func (s *Server) restore(ctx context.Context, fresh bool) error {
 	}
 	for _, w := range st.Wires {
 		s.restored(w.String(), s.Switch.Wire(w.In, w.Out))
+	}
+	s.Switch.SetConnectionDefault(st.LimitDefault)
+	for _, l := range st.Limits {
+		s.restored(l.String(), s.applyLimit(l))
 	}
 	for _, e := range st.Entries {
 		m, err := entry(&api.Entry{Bridge: e.Bridge, Vlan: uint32(e.VLAN), Mac: e.MAC, Port: e.Port})

@@ -96,7 +96,7 @@ func (c *Cache) install(p *Plan, key *flowtable.Key, wide bool, comp *flowtable.
 		}
 	}
 	s := c.spotFor(kind, key, mask)
-	if sight && c.wantsSight(s.table, p.probes(wide)) && !c.sighted(s.hash) {
+	if sight && c.wantsSight(s.table) && !c.sighted(s.hash) {
 		c.tidy(p, mask) // the plan may have got it for this flow
 		return 0, FirstSight
 	}
@@ -104,12 +104,10 @@ func (c *Cache) install(p *Plan, key *flowtable.Key, wide bool, comp *flowtable.
 }
 
 // wantsSight reports whether an entry of a table is made at the second sight only.
-// So it is with exact ones, with all of a table that is half full, and from an eighth on for
-// ports with fleeting flows: a flood of flows that never come again then costs neither
-// entries that others have, nor the making, nor the search for one that may go.
-func (c *Cache) wantsSight(t *table, l *probes) bool {
-	return t.kind <= exactWide || t.used > t.size()/2 || l.fleeting && t.used > t.size()/8
-}
+// So it is with exact ones, and with all of a table that is half full: a flood of
+// flows that never come again then costs neither entries that others have nor the
+// search for one that may go.
+func (c *Cache) wantsSight(t *table) bool { return t.kind <= exactWide || t.used > t.size()/2 }
 
 // check says whether comp may be kept at all.
 func (c *Cache) check(p *Plan, comp *flowtable.Composed, since uint64) InstallResult {

@@ -79,7 +79,7 @@ func (c *Cache) ahead(keys *[BatchMax]NarrowKey, left int, p *Plan) {
 		t, id = c.tables[wildNarrow], p.narrow.list[0].mask
 	}
 	c.hashNarrow(keys, left, &c.masks[id], &b.tried)
-	if c.wantsSight(t, &p.narrow) {
+	if c.wantsSight(t) {
 		prefetch.Lines(c.seenBase(), &b.tried, left, uint64(len(c.seen)-1), 2)
 		return
 	}

@@ -24,7 +24,6 @@ type Plan struct {
 type probes struct {
 	n          int
 	exactFirst bool
-	fleeting   bool // of late hardly any key came twice
 	direct     bool // the first mask finds so much that its entries are read without a look at tags
 	exactHits  uint32
 	missed     uint32
@@ -201,10 +200,8 @@ func (l *probes) rank() {
 		l.direct = first*4 >= seen*3
 	}
 	exact, depth := uint64(l.exactHits), uint64(l.depth)
-	missed := uint64(l.missed)
 	l.exactHits, l.depth, l.missed = 0, 0, 0
 	all, whole := exact+wild, uint64(l.n+1)
-	l.fleeting = missed > fleetingFrom && missed > fleetingTimes*all
 	switch {
 	case all == 0:
 		l.exactFirst = l.exactFirst || l.n == 0
@@ -221,13 +218,6 @@ func (l *probes) rank() {
 		l.exactFirst = depth >= promoteDepth*wild
 	}
 }
-
-// A port has fleeting flows if in an epoch more than fleetingFrom keys missed, and
-// fleetingTimes as many as were found.
-const (
-	fleetingFrom  = 4096
-	fleetingTimes = 16
-)
 
 // exactPause is for how many epochs a list whose exact entries did not pay is
 // left without a further try.

@@ -9,6 +9,8 @@
 //	TestKills         both sides of a socket killed at random, under load
 //	TestDeaths        control, database, dataplane and supervisor killed at random, under traffic
 //	TestControlAway, TestDatabaseAway, TestBootWithoutDatabase  what goes on without them
+//	TestConnectionsOutliveControl  connections that control has nothing to do with
+//	TestSNAT, TestLoadBalancer  kernels that speak TCP through connection tracking, many connections at a time
 //	TestHostileGuest  all mischief that a guest can do, beside two ports that forward
 //
 // Each test ends with the same questions: do the accounts of all ports balance,

@@ -20,6 +20,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, guestMain(config))
 		os.Exit(1)
 	}
+	if os.Getenv(serversEnv) != "" {
+		fmt.Fprintln(os.Stderr, serversMain())
+		os.Exit(1)
+	}
 	flag.Parse()
 	os.Exit(mainCode(m))
 }

@@ -49,7 +49,7 @@ func TestMedians(t *testing.T) {
 // TestResults keeps two cases of each group, the later one first, and finds both
 // in the table and in a plot that is well-formed.
 func TestResults(t *testing.T) {
-	for group, names := range map[string][2]string{"vhost": {"p2p", "1500"}, "flows": {"flows-1k", "tse"}} {
+	for group, names := range map[string][2]string{"vhost": {"p2p", "1500"}, "flows": {"flows-1k", "tse"}, "ct": {"ct-1k", "ct-new"}} {
 		dir := t.TempDir()
 		for _, name := range []string{names[1], names[0]} {
 			c := findCases(name)[0]
@@ -133,7 +133,7 @@ func read(t *testing.T, path string) string {
 func TestCases(t *testing.T) {
 	for name, n := range map[string]int{
 		"p2p": 1, "l2": 1, "1500": 1, "imix": 1, "vhost": 4, "flows-1k": 1, "flows-64k": 1, "flows-1m": 1, "rules": 1, "newflows": 1, "tse": 1,
-		"change": 4, "change-one": 1, "flows": 10, "all": 14, "nothing": 0,
+		"change": 4, "change-one": 1, "flows": 10, "ct": 5, "ct-1k": 1, "ct-64k": 1, "ct-1m": 1, "ct-ovn": 1, "ct-new": 1, "all": 19, "nothing": 0,
 	} {
 		if cases := findCases(name); len(cases) != n {
 			t.Errorf("case %s: %d cases, want %d", name, len(cases), n)
@@ -207,5 +207,41 @@ func TestSwap(t *testing.T) {
 	}
 	if len(removed) != 1000 || len(added) != 1000 || removed[1001] || added[1500] {
 		t.Errorf("%d removed, %d added", len(removed), len(added))
+	}
+}
+
+// TestReadmeParts puts results of two groups into their places, and asks for a place
+// only if there are results.
+func TestReadmeParts(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "README.md")
+	keep := func(name string, ours float64) {
+		o := outcome{Case: findCases(name)[0], Ours: []sample{{Mpps: ours}}, Peer: []sample{{Mpps: 1}}}
+		if err := writeResults(dir, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(path, []byte("a\n"+readmeBegin+readmeEnd+"b\n"+connectBegin+readmeEnd+"c\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	keep("ct-64k", 7)
+	if err := writeReadme(path, dir); err != nil {
+		t.Fatal(err)
+	}
+	keep("flows-1k", 3)
+	if err := writeReadme(path, dir); err != nil {
+		t.Fatal(err)
+	}
+	text := read(t, path)
+	_, flows, _ := strings.Cut(text, readmeBegin)
+	flows, connections, _ := strings.Cut(flows, connectBegin)
+	if !strings.Contains(flows, "**3.0**") || !strings.Contains(connections, "**7.0**") || !strings.Contains(connections, "docs/results/ct.svg") || strings.Contains(flows, "ct.svg") {
+		t.Errorf("%s", text)
+	}
+	if err := os.WriteFile(path, []byte(readmeBegin+readmeEnd), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeReadme(path, dir); err == nil {
+		t.Error("no place for connections, no error")
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -38,6 +39,7 @@ type settings struct {
 	Results string
 	Readme  string
 	Only    string
+	Tuning  string
 	Queue   uint
 	genCPU  int
 	swCPU   int
@@ -50,7 +52,8 @@ func main() {
 	flag.Float64Var(&s.Seconds, "seconds", 3, "length of one turn")
 	flag.StringVar(&s.Binary, "binary", "bin/millrace", "the switch")
 	flag.StringVar(&s.Results, "results", "docs/results", "directory for what was measured, the table and the plot of all cases; empty: not written")
-	flag.StringVar(&s.Readme, "readme", "", "put the results of the flow table that -results has into this README, and measure nothing")
+	flag.StringVar(&s.Readme, "readme", "", "put the results of flow table and connection tracking that -results has into this README, and measure nothing")
+	flag.StringVar(&s.Tuning, "tuning", "", "the only way to configure OVS that is tried, as its turns name it; nothing is written")
 	flag.StringVar(&s.Only, "only", "", "ovs or millrace: a look at one side, nothing is written")
 	flag.UintVar(&s.Queue, "ring", 256, "descriptors of the generator's rings")
 	flag.IntVar(&s.genCPU, "gen-cpu", 0, "CPU of the generator, and of everything that does not poll")
@@ -87,8 +90,8 @@ func run(ctx context.Context, s settings) error {
 	if s.Only != "" && s.Only != "ovs" && s.Only != "millrace" {
 		return fmt.Errorf("-only %q: want ovs or millrace", s.Only)
 	}
-	if (s.Pairs < leastPairs || s.Only != "") && s.Results != "" {
-		fmt.Fprintf(os.Stderr, "fewer than %d pairs, or one side only: a quick look, results are not kept\n", leastPairs)
+	if (s.Pairs < leastPairs || s.Only != "" || s.Tuning != "") && s.Results != "" {
+		fmt.Fprintf(os.Stderr, "fewer than %d pairs, or one side or tuning only: a quick look, results are not kept\n", leastPairs)
 		s.Results = ""
 	}
 	binary, err := filepath.Abs(s.Binary)
@@ -98,6 +101,9 @@ func run(ctx context.Context, s settings) error {
 	s.Binary = binary
 	var done []outcome
 	for _, c := range cases {
+		if s.Tuning != "" {
+			c.tunings = slices.DeleteFunc(c.tunings, func(t tuning) bool { return t.Name != s.Tuning })
+		}
 		o, err := measure(ctx, s, c)
 		if err != nil {
 			return fmt.Errorf("case %s: %w", c.Name, err)

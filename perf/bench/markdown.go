@@ -8,11 +8,15 @@ import (
 // markdown is the page of a group for docs/results.
 func markdown(group string, done []outcome) string {
 	var b strings.Builder
-	title := map[string]string{vhostGroup: "millrace and OVS-DPDK, side by side", flowsGroup: "The flow table: millrace and OVS-DPDK, side by side"}[group]
+	title := map[string]string{vhostGroup: "millrace and OVS-DPDK, side by side", flowsGroup: "The flow table: millrace and OVS-DPDK, side by side",
+		connectGroup: "Connection tracking: millrace and OVS-DPDK, side by side"}[group]
 	fmt.Fprintf(&b, "# %s\n\n", title)
 	b.WriteString(procedure(done[0]))
-	if group == flowsGroup {
+	switch group {
+	case flowsGroup:
 		b.WriteString(flowsProcedure)
+	case connectGroup:
+		b.WriteString(connectProcedure)
 	}
 	rates, special := split(done)
 	if rates != nil {
@@ -46,6 +50,14 @@ func procedure(o outcome) string {
 const flowsProcedure = "Both sides have the same rules, made from a seed in both languages (`perf/ruleset`), and match addresses and ports of the frames, so " +
 	"that no shortcut by input port applies. Flows come in an order that has none. Each way that OVS's guide offers to use its caches has a turn before the " +
 	"pairs; the best takes part in them. Its AVX512 implementations are on where the build has them.\n\n"
+
+const connectProcedure = "Both sides have the same rules, made in both languages (`perf/ruleset`), and the same zones; OVS-DPDK may have 8,000,000 connections " +
+	"and does not check TCP's sequence numbers, as millrace does not by default. Before each turn the generator has every client of UDP ask and every server answer, " +
+	"each frame the answer to the one that came before; answers come through by a rule for established connections only. Then clients send as much as the " +
+	"switch takes, in an order that has none; nearly all frames must arrive, and all connections must be there at the end, or there is no result. ct-new is " +
+	"TCP: SYN, SYN and ACK, ACK, FIN and ACK by either end, last ACK; each end answers to what it has heard, to the addresses that it came from, and checks " +
+	"addresses, ports, checksums and sequence numbers. No two connections of a turn are the same; tables are emptied before each. There, rates, cycles and " +
+	"the ceiling are of connections, not of packets.\n\n"
 
 // split parts cases whose point is packets a second from those whose is not. A
 // case with metrics may be in both.

@@ -27,11 +27,13 @@ func measure(ctx context.Context, s settings, c scenario) (outcome, error) {
 	}
 	defer release()
 	fmt.Fprintf(os.Stderr, "%s: measuring the generator alone\n", c.Name)
-	ceiling, err := pktgen.Ceiling(ctx, s.generator(c, nil, 0))
-	if err != nil {
+	measureCeiling := c.ceiling
+	if measureCeiling == nil {
+		measureCeiling = ceilingFrames
+	}
+	if o.Ceiling, err = measureCeiling(ctx, s, c); err != nil {
 		return o, fmt.Errorf("generator's ceiling: %w", err)
 	}
-	o.Ceiling = ceiling.Total.RxMpps
 	var peer, mine side
 	if s.Only != "millrace" {
 		if peer, err = startOVS(ctx, s, c, dir); err != nil {
@@ -48,6 +50,16 @@ func measure(ctx context.Context, s settings, c scenario) (outcome, error) {
 		o.OursName = mine.about()
 	}
 	return o, o.pairs(ctx, s, peer, mine)
+}
+
+// ceilingFrames is how many frames the generator sends through a forwarder that only
+// copies, in Mpps.
+func ceilingFrames(ctx context.Context, s settings, c scenario) (float64, error) {
+	r, err := pktgen.Ceiling(ctx, s.generator(c, nil, 0))
+	if err != nil {
+		return 0, err
+	}
+	return r.Total.RxMpps, nil
 }
 
 // pairs has both sides take turns. One of them may be nil: a look at the other.
@@ -171,28 +183,34 @@ func turn(ctx context.Context, s settings, c scenario, who, other side, n int) (
 
 // turnRate sends as much as the switch takes.
 func turnRate(ctx context.Context, s settings, c scenario, who side, n int) (sample, error) {
+	a, _, err := flood(ctx, s, c, who, n)
+	if err != nil || c.metrics == nil || c.warm == nil {
+		return a, err
+	}
+	masks, err := who.masks(ctx)
+	a.Values[keyMasks] = float64(masks)
+	return a, err
+}
+
+// flood sends as much as the switch takes, and says what came of it.
+func flood(ctx context.Context, s settings, c scenario, who side, n int) (sample, *pktgen.Result, error) {
 	if err := who.mark(ctx); err != nil {
-		return sample{}, err
+		return sample{}, nil, err
 	}
 	r, err := pktgen.Run(ctx, s.generator(c, who.ports(), n))
 	if err != nil {
-		return sample{}, err
+		return sample{}, nil, err
 	}
 	u, err := who.usage(ctx)
 	a := sample{Mpps: r.Total.RxMpps, Gbps: r.Total.RxGbps, Cycles: u.Cycles}
 	if err != nil || c.metrics == nil {
-		return a, err
+		return a, r, err
 	}
 	a.Values = map[string]float64{keyBusy: u.Busy}
 	if u.Walks >= 0 {
 		a.Values[keyWalks] = u.Walks * r.Total.RxMpps
 	}
-	if c.warm != nil {
-		masks, err := who.masks(ctx)
-		a.Values[keyMasks] = float64(masks)
-		return a, err
-	}
-	return a, nil
+	return a, r, nil
 }
 
 // turnAttack measures the victim alone, then under attack: it sends from port 0
@@ -246,7 +264,7 @@ func (s settings) generator(c scenario, ports []pktgen.Port, turn int) pktgen.Co
 	}
 	cfg := pktgen.Config{
 		Ports: append([]pktgen.Port(nil), ports...), Direction: pktgen.Uni, Mode: pktgen.Fast, Sizes: c.Sizes, Flows: c.Flows,
-		Duration: s.turn(), Warmup: s.turn() / 6, RingSize: uint16(s.ring(c)), Huge: true, CPUs: []int{s.genCPU}, PeerCPU: s.swCPU,
+		Duration: s.turn(), Warmup: max(s.turn()/6, c.warmup), RingSize: uint16(s.ring(c)), Huge: true, CPUs: []int{s.genCPU}, PeerCPU: s.swCPU,
 	}
 	for i := range cfg.Ports {
 		cfg.Ports[i].Traffic, cfg.Ports[i].Silent = &streams[i], i > 0

@@ -19,11 +19,13 @@ import (
 // ours is millrace, run as users run it.
 type ours struct {
 	s       settings
+	c       scenario
 	dir     string
 	cmd     *exec.Cmd
 	runDir  string
 	gen     []pktgen.Port
-	pid     int // of the dataplane
+	process int // that is the dataplane
+	memory  footprint
 	version string
 	before  workerCount
 }
@@ -36,7 +38,7 @@ type workerCount struct {
 }
 
 func startOurs(ctx context.Context, s settings, c scenario, dir string) (side, error) {
-	o := &ours{s: s, dir: dir, runDir: filepath.Join(dir, "run"), gen: sockets(dir, "a", c.generatorPorts())}
+	o := &ours{s: s, c: c, dir: dir, runDir: filepath.Join(dir, "run"), gen: sockets(dir, "a", c.generatorPorts())}
 	if err := o.start(); err != nil {
 		return nil, err
 	}
@@ -107,7 +109,7 @@ func (o *ours) decide(ctx context.Context, c scenario) error {
 func (o *ours) findDataplane() error {
 	b, err := os.ReadFile(filepath.Join(o.runDir, "dataplane.lock"))
 	if err == nil {
-		o.pid, err = strconv.Atoi(strings.TrimSpace(string(b)))
+		o.process, err = strconv.Atoi(strings.TrimSpace(string(b)))
 	}
 	if err != nil {
 		return fmt.Errorf("find the dataplane of millrace run: %w", err)
@@ -149,13 +151,13 @@ func (o *ours) usage(ctx context.Context) (usage, error) {
 	}
 	busy, idle := float64(now.Busy-o.before.Busy), float64(now.Idle-o.before.Idle)
 	return usage{
-		Cycles: busy / float64(now.Frames-o.before.Frames), Busy: busy / (busy + idle), Walks: -1,
+		Cycles: busy / float64(now.Frames-o.before.Frames), Packets: float64(now.Frames - o.before.Frames), Busy: busy / (busy + idle), Walks: -1,
 	}, nil
 }
 
 func (o *ours) ports() []pktgen.Port { return o.gen }
-func (o *ours) pause() error         { return syscall.Kill(o.pid, syscall.SIGSTOP) }
-func (o *ours) resume() error        { return syscall.Kill(o.pid, syscall.SIGCONT) }
+func (o *ours) pause() error         { return syscall.Kill(o.process, syscall.SIGSTOP) }
+func (o *ours) resume() error        { return syscall.Kill(o.process, syscall.SIGCONT) }
 func (o *ours) about() string        { return o.version + ", --poll busy, one worker" }
 
 func (o *ours) close() {

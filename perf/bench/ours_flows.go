@@ -33,6 +33,36 @@ func (o *ours) replace(ctx context.Context, rules ruleset.Set) error {
 	return err
 }
 
+// connections is what the dataplane says of its memory.
+func (o *ours) connections(ctx context.Context) (connectionCount, error) {
+	c, err := api.Dial(ctx, o.runDir)
+	if err != nil {
+		return connectionCount{}, err
+	}
+	defer c.Close()
+	m, err := c.Flows.GetMemory(ctx, &api.GetMemoryRequest{})
+	for _, u := range m.GetUses() {
+		if u.GetPart() == "connections" {
+			return connectionCount{int(u.GetUsed()), over(float64(u.GetBytes()), float64(u.GetUsed()))}, err
+		}
+	}
+	return connectionCount{}, errors.Join(err, fmt.Errorf("count connections: %w", errNotReady))
+}
+
+// forget makes the bridge anew, if it has connections: they go with it.
+func (o *ours) forget(ctx context.Context) error {
+	if n, err := o.connections(ctx); err != nil || n.Total == 0 {
+		return err
+	}
+	if _, err := o.tool(ctx, "bridge", "del", "br0"); err != nil {
+		return err
+	}
+	return o.configure(ctx, o.c)
+}
+
+func (o *ours) footprint() *footprint { return &o.memory }
+func (o *ours) pid() int              { return o.process }
+
 // prepare writes the rules into the database, and stops everything.
 func (o *ours) prepare(ctx context.Context, rules ruleset.Set) error {
 	err := o.replace(ctx, rules)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"syscall"
@@ -18,6 +19,8 @@ type ovs struct {
 	version string
 	tuning  string
 	rules   ruleset.Set // for launch
+	memory  footprint
+	tracks  bool // connections
 }
 
 func startOVS(ctx context.Context, s settings, c scenario, dir string) (side, error) {
@@ -46,6 +49,11 @@ func (v *ovs) configure(ctx context.Context, c scenario) error {
 	}
 	if err := v.decide(ctx, c); err != nil {
 		return err
+	}
+	if v.tracks = c.connects; v.tracks {
+		if err := errors.Join(v.o.SetConnectionsMax(ctx, connectionsMax), v.o.IgnoreSequenceNumbers(ctx)); err != nil {
+			return err
+		}
 	}
 	version, err := v.o.Version(ctx)
 	v.version = version
@@ -78,7 +86,7 @@ func (v *ovs) usage(ctx context.Context) (usage, error) {
 		sum.Misses += p.Misses
 	}
 	busy := float64(sum.ProcessingCycles)
-	return usage{Cycles: sum.ProcessingCyclesPerPacket(), Busy: over(busy, busy+float64(sum.IdleCycles)), Walks: over(float64(sum.Misses), float64(sum.Packets))}, nil
+	return usage{Cycles: sum.ProcessingCyclesPerPacket(), Packets: float64(sum.Packets), Busy: over(busy, busy+float64(sum.IdleCycles)), Walks: over(float64(sum.Misses), float64(sum.Packets))}, nil
 }
 
 func (v *ovs) ports() []pktgen.Port { return v.gen }
@@ -88,6 +96,9 @@ func (v *ovs) about() string {
 	s := v.version + ", one PMD, tuned as its guide says"
 	if v.tuning != "" {
 		s += ", " + v.tuning
+	}
+	if v.tracks {
+		s += ", TCP sequence numbers not checked, as by millrace"
 	}
 	if n := len(v.o.Notes()); n > 0 {
 		s += fmt.Sprintf(" but for %d settings that this build does not have (AVX512)", n)

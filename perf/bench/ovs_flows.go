@@ -54,8 +54,22 @@ func (v *ovs) replace(ctx context.Context, rules ruleset.Set) error {
 	if err := rules.WriteOpenFlow(&b, v.numbers()); err != nil {
 		return err
 	}
+	if groups := rules.Groups(); groups != nil {
+		if err := v.o.ReplaceGroups(ctx, "br0", strings.Join(groups, "\n")+"\n"); err != nil {
+			return err
+		}
+	}
 	return v.o.ReplaceFlows(ctx, "br0", b.String())
 }
+
+func (v *ovs) connections(ctx context.Context) (connectionCount, error) {
+	n, err := v.o.CountConnections(ctx)
+	return connectionCount{Total: n}, err
+}
+
+func (v *ovs) forget(ctx context.Context) error { return v.o.FlushConnections(ctx) }
+func (v *ovs) footprint() *footprint            { return &v.memory }
+func (v *ovs) pid() int                         { return v.o.PID() }
 
 // prepare keeps the rules for launch: OVS has none when it starts.
 func (v *ovs) prepare(_ context.Context, rules ruleset.Set) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"millrace/perf/pktgen"
 	"millrace/perf/ruleset"
@@ -18,7 +19,7 @@ type scenario struct {
 	// Bridge: the switches learn and look up addresses. Otherwise the input
 	// port alone decides, on both sides, unless there are rules.
 	Bridge bool   `json:"bridge"`
-	Group  string `json:"group,omitempty"` // of results: vhost or flows
+	Group  string `json:"group,omitempty"` // of results: vhost, flows or ct
 
 	ring    uint                            // descriptors of the generator's rings; 0: as the command line says
 	ports   int                             // 0: two
@@ -29,7 +30,15 @@ type scenario struct {
 	turn    turnFunc                        // nil: turnRate
 	metrics []metric                        // what is measured besides packets and cycles
 	bare    bool                            // packets a second and their ratio are not the point
+
+	connects bool                         // connections are tracked
+	client   func(n uint32) pktgen.Header // that are established before a turn
+	warmup   time.Duration                // of each turn, if a sixth of it is not enough
+	ceiling  ceilingFunc                  // of the generator; nil: as many frames as go through a forwarder
 }
+
+// A ceilingFunc measures what the generator can do, in the unit of the case's rates.
+type ceilingFunc func(ctx context.Context, s settings, c scenario) (float64, error)
 
 // A turnFunc is one turn of who, turn number n of it.
 type turnFunc func(ctx context.Context, s settings, c scenario, who side, n int) (sample, error)
@@ -45,22 +54,23 @@ type metric struct {
 
 // The groups of results.
 const (
-	vhostGroup = "vhost"
-	flowsGroup = "flows"
+	vhostGroup   = "vhost"
+	flowsGroup   = "flows"
+	connectGroup = "ct"
 )
 
 func small() []pktgen.Share { return []pktgen.Share{{Size: 60, Weight: 1}} }
 
 func allCases() []scenario {
-	return append([]scenario{
+	return slices.Concat([]scenario{
 		{Name: "p2p", About: "port to port, 60 bytes: the input port decides", Sizes: small(), Flows: 1, Group: vhostGroup},
 		{Name: "l2", About: "learning bridge (OVS: action NORMAL), 60 bytes", Sizes: small(), Flows: 1, Bridge: true, Group: vhostGroup},
 		{Name: "1500", About: "port to port, 1500 bytes", Sizes: []pktgen.Share{{Size: 1500, Weight: 1}}, Flows: 1, Group: vhostGroup},
 		{Name: "imix", About: "port to port, 7 x 60, 4 x 590, 1 x 1514 bytes", Sizes: pktgen.IMIX(), Flows: 1, Group: vhostGroup},
-	}, flowCases()...)
+	}, flowCases(), connectCases())
 }
 
-// findCases returns the case called name, or those of a group: vhost, flows,
+// findCases returns the case called name, or those of a group: vhost, flows, ct,
 // change, or all.
 func findCases(name string) []scenario {
 	return slices.DeleteFunc(allCases(), func(c scenario) bool {
@@ -74,7 +84,7 @@ func caseNames() string {
 	for _, c := range allCases() {
 		names = append(names, c.Name)
 	}
-	return strings.Join(append(names, changeGroup, vhostGroup, flowsGroup, "all"), ", ")
+	return strings.Join(append(names, changeGroup, vhostGroup, flowsGroup, connectGroup, "all"), ", ")
 }
 
 // generatorPorts is how many ports the generator has.

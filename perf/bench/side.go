@@ -42,6 +42,13 @@ type side interface {
 	launch(context.Context) error
 	inForce(context.Context) (int, error)
 
+	// connections is how many connections there are, and forget removes them.
+	connections(context.Context) (connectionCount, error)
+	forget(context.Context) error
+	footprint() *footprint
+	// pid is the process that forwards.
+	pid() int
+
 	about() string
 	// explain says in words what the switch has dropped.
 	explain(context.Context) string
@@ -50,9 +57,10 @@ type side interface {
 
 // A usage is what a switch has done since its mark.
 type usage struct {
-	Cycles float64 // TSC cycles per packet, of turns that carried packets
-	Busy   float64 // share of its time in such turns
-	Walks  float64 // share of packets that had to be looked up in the rules; negative: nobody counts
+	Cycles  float64 // TSC cycles per packet, of turns that carried packets
+	Busy    float64 // share of its time in such turns
+	Packets float64
+	Walks   float64 // share of packets that had to be looked up in the rules; negative: nobody counts
 }
 
 // A changer changes rules of ruleset.Gate over a connection that is open

@@ -52,7 +52,7 @@ func (m *Match) Millrace() string {
 	if m.RegMask != 0 {
 		add("reg%d == %s", m.Reg, maskedHex(m.RegValue, m.RegMask))
 	}
-	if parts == nil {
+	if parts = append(parts, m.millraceState()...); parts == nil {
 		return "1"
 	}
 	return strings.Join(parts, " && ")
@@ -65,6 +65,10 @@ func (r *Rule) Actions() string {
 		fmt.Fprintf(&b, "reg%d = %#x; ", a.Reg, a.Value)
 	}
 	switch {
+	case r.Connect != nil && r.Next != 0:
+		b.WriteString(r.Connect.millrace(false))
+	case r.Connect != nil:
+		fmt.Fprintf(&b, "%s outport = %q; output;", r.Connect.millrace(true), r.Output)
 	case r.Next != 0:
 		fmt.Fprintf(&b, "next(%d);", r.Next)
 	case r.Output != "":

@@ -11,20 +11,29 @@ import (
 // OpenFlow numbers of ports by name.
 func (s Set) WriteOpenFlow(w io.Writer, ports map[string]int) error {
 	b := bufio.NewWriter(w)
+	group := 1
 	for i := range s {
-		fmt.Fprintln(b, s[i].OpenFlow(ports))
+		fmt.Fprintln(b, s[i].OpenFlow(ports, group))
+		if c := s[i].Connect; c != nil && c.Backends != nil {
+			group++
+		}
 	}
 	return b.Flush()
 }
 
-// OpenFlow is the rule as ovs-ofctl(8) reads it.
-func (r *Rule) OpenFlow(ports map[string]int) string {
+// OpenFlow is the rule as ovs-ofctl(8) reads it. group is the number of its group, if
+// it has one: see Groups.
+func (r *Rule) OpenFlow(ports map[string]int, group int) string {
 	parts := append([]string{fmt.Sprintf("table=%d,priority=%d", r.Table, r.Priority)}, r.Match.openFlow(ports)...)
 	var actions []string
 	for _, a := range r.Set {
 		actions = append(actions, fmt.Sprintf("load:%#x->NXM_NX_REG%d[]", a.Value, a.Reg))
 	}
+	if r.Connect != nil {
+		actions = append(actions, r.Connect.openFlow(r.Next, group))
+	}
 	switch {
+	case r.Connect != nil && r.Next != 0:
 	case r.Next != 0:
 		actions = append(actions, fmt.Sprintf("resubmit(,%d)", r.Next))
 	case r.Output != "":
@@ -58,6 +67,9 @@ func (m *Match) openFlow(ports map[string]int) []string {
 	}
 	if m.RegMask != 0 {
 		add("reg%d=%s", m.Reg, maskedHex(m.RegValue, m.RegMask))
+	}
+	if m.StateBits != 0 {
+		add("ct_state=%s", m.openFlowState())
 	}
 	return parts
 }

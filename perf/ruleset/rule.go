@@ -26,6 +26,7 @@ type Rule struct {
 	Priority int
 	Match    Match
 	Set      []Assign // registers, before anything else
+	Connect  *Connect // then the packet's connection, if not nil; Next is the table after this one, or 0
 	Next     int      // table to look on in; 0: none
 	Output   string   // port; with neither Next nor Output the packet is dropped
 }
@@ -49,6 +50,7 @@ type Match struct {
 	Reg              int // compared if RegMask is not 0
 	RegValue         uint32
 	RegMask          uint32
+	State, StateBits State // of its connection
 }
 
 // A Mask is what a Match looks at: two matches with one Mask differ in values
@@ -59,11 +61,12 @@ type Mask struct {
 	SrcPort, DstPort    uint16
 	Reg                 int
 	RegMask             uint32
+	State               State
 }
 
 // Mask is what m looks at.
 func (m *Match) Mask() Mask {
-	return Mask{m.InPort != "", m.IPv4, m.Proto != 0, m.SrcMask, m.DstMask, m.SrcBits, m.DstBits, m.Reg, m.RegMask}
+	return Mask{m.InPort != "", m.IPv4, m.Proto != 0, m.SrcMask, m.DstMask, m.SrcBits, m.DstBits, m.Reg, m.RegMask, m.StateBits}
 }
 
 // A Set is the rules of a switch.
@@ -76,17 +79,29 @@ type Verdict struct {
 	Steps  int // tables looked up
 }
 
-// Decide takes a UDP packet from a port through the tables.
-func (s Set) Decide(port string, h pktgen.Header) Verdict {
+// An Answer is what connection tracking says of a packet, one time that it is asked:
+// its state, and the addresses and ports that it has then.
+type Answer struct {
+	State  State
+	Header pktgen.Header
+}
+
+// Decide takes a UDP packet from a port through the tables. answers are those of
+// connection tracking, in their order; it has none for what is only committed.
+func (s Set) Decide(port string, h pktgen.Header, answers ...Answer) Verdict {
 	var v Verdict
+	var state State
 	for table := 0; ; {
 		v.Steps++
-		r := s.find(table, port, h, &v.Regs)
+		r := s.find(table, port, h, state, &v.Regs)
 		if r == nil {
 			return v
 		}
 		for _, a := range r.Set {
 			v.Regs[a.Reg] = a.Value
+		}
+		if r.Connect != nil && r.Next != 0 {
+			state, h, answers = answers[0].State, answers[0].Header, answers[1:]
 		}
 		if r.Next == 0 {
 			v.Output = r.Output
@@ -96,11 +111,11 @@ func (s Set) Decide(port string, h pktgen.Header) Verdict {
 	}
 }
 
-func (s Set) find(table int, port string, h pktgen.Header, regs *[Registers]uint32) *Rule {
+func (s Set) find(table int, port string, h pktgen.Header, state State, regs *[Registers]uint32) *Rule {
 	var best *Rule
 	for i := range s {
 		r := &s[i]
-		if r.Table == table && (best == nil || r.Priority > best.Priority) && r.Match.holds(port, h, regs) {
+		if r.Table == table && (best == nil || r.Priority > best.Priority) && r.Match.holds(port, h, state, regs) {
 			best = r
 		}
 	}
@@ -108,11 +123,11 @@ func (s Set) find(table int, port string, h pktgen.Header, regs *[Registers]uint
 }
 
 // holds reports whether a UDP packet is one that m is for.
-func (m *Match) holds(port string, h pktgen.Header, regs *[Registers]uint32) bool {
+func (m *Match) holds(port string, h pktgen.Header, state State, regs *[Registers]uint32) bool {
 	return (m.InPort == "" || m.InPort == port) &&
 		h.Src&m.SrcMask == m.Src && h.Dst&m.DstMask == m.Dst &&
 		(m.Proto == 0 || m.Proto == UDP && h.SrcPort&m.SrcBits == m.SrcPort && h.DstPort&m.DstBits == m.DstPort) &&
-		regs[m.Reg]&m.RegMask == m.RegValue
+		regs[m.Reg]&m.RegMask == m.RegValue && state&m.StateBits == m.State
 }
 
 // Masks is the number of different masks, over all tables.

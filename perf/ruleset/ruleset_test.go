@@ -26,6 +26,7 @@ func sets() map[string]Set {
 	return map[string]Set{
 		"L4": L4("p0", "p1"), "Clients": clients("p0", "p1", 400), "Guarded": Guarded("p0", "p1", "p2", "p3"),
 		"Gate": Gate("p0", "p1", "p3", 100), "Generation": Generation(2, 100, "p0", "p3", "p2"),
+		"Firewall": Firewall(UDP, "p0", "p1"), "Balanced": Balanced(UDP, "p0", "p1"),
 		"Mixed": Mixed{Rules: 1000, Masks: 40, Tables: 5, Flows: 5000, In: "p0", Out: "p1"}.Set(),
 	}
 }
@@ -71,17 +72,18 @@ func TestLanguages(t *testing.T) {
 		for range 30 { // the generator's own
 			packets = append(packets, pktgen.Header{Src: ownNet | r.Uint32N(1600), Dst: ownDst, SrcPort: firstSP + uint16(r.Uint32N(200)), DstPort: ownPort})
 		}
-		openFlow, millrace := readOpenFlow(t, flow.String()), readMillrace(t, mill.String())
+		openFlow, millrace := readOpenFlow(t, flow.String(), s.Groups()), readMillrace(t, mill.String())
 		outputs := map[string]int{}
 		for _, h := range packets {
 			port := s.Ports()[r.IntN(len(s.Ports()))]
-			want := s.Decide(port, h)
+			answers := someAnswers(s, r)
+			want := s.Decide(port, h, answers...)
 			outputs[want.Output]++
-			if got := openFlow(port, h); got != want {
-				t.Fatalf("%s: OpenFlow makes %+v of %+v from %s, want %+v", name, got, h, port, want)
+			if got := openFlow(port, h, answers); got != want {
+				t.Fatalf("%s: OpenFlow makes %+v of %+v from %s with %v, want %+v", name, got, h, port, answers, want)
 			}
-			if got := millrace(port, h); got != want {
-				t.Fatalf("%s: millrace makes %+v of %+v from %s, want %+v", name, got, h, port, want)
+			if got := millrace(port, h, answers); got != want {
+				t.Fatalf("%s: millrace makes %+v of %+v from %s with %v, want %+v", name, got, h, port, answers, want)
 			}
 		}
 		if len(outputs) < 2 {
@@ -93,22 +95,88 @@ func TestLanguages(t *testing.T) {
 // flowRule is a rule of either text, as far as an interpreter has to know.
 type flowRule struct {
 	table, priority int
-	holds           func(port string, h pktgen.Header, regs *[Registers]uint32) bool
+	holds           func(port string, h pktgen.Header, state State, regs *[Registers]uint32) bool
 	sets            []Assign
+	asks            bool // connection tracking, whose answer holds in the next table
 	next            int
 	output          string
 }
 
+// someAnswers are answers of connection tracking, with the header that the sets are for
+// or another one.
+func someAnswers(s Set, r *rand.Rand) []Answer {
+	var answers []Answer
+	headers := append(somePackets(s, r, 4), ServiceClient(5), Client(7))
+	for range 5 {
+		a := Answer{StateTracked | StateEstablished, headers[r.IntN(len(headers))]}
+		if r.IntN(3) == 0 {
+			a.State = State(r.IntN(8))
+		}
+		answers = append(answers, a)
+	}
+	return answers
+}
+
+// TestBalanced: packets of connections come through, and others do not.
+func TestBalanced(t *testing.T) {
+	s := Balanced(UDP, "p0", "p1")
+	const tracked = StateTracked
+	h := ServiceClient(3)
+	inside := h
+	inside.Dst, inside.DstPort = Backends(3)[0].Addr, Backends(3)[0].Port
+	reply := pktgen.Header{Src: inside.Dst, Dst: h.Src, SrcPort: inside.DstPort, DstPort: h.SrcPort}
+	outside := pktgen.Header{Src: h.Dst, Dst: h.Src, SrcPort: h.DstPort, DstPort: h.SrcPort}
+	for name, tt := range map[string]struct {
+		from    string
+		header  pktgen.Header
+		answers []Answer
+		output  string
+		steps   int
+	}{
+		"first":          {"p0", h, []Answer{{tracked | StateNew, h}, {tracked | StateNew, inside}, {tracked | StateNew, inside}, {tracked | StateNew, inside}}, "p1", 12},
+		"later":          {"p0", h, []Answer{{tracked | StateEstablished, inside}, {tracked | StateEstablished, inside}}, "p1", 12},
+		"reply":          {"p1", reply, []Answer{{tracked | StateEstablished, reply}, {tracked | StateEstablished, outside}}, "p0", 12},
+		"from a server":  {"p1", reply, []Answer{{tracked | StateNew, reply}}, "", 5},
+		"repeated":       {"p0", h, []Answer{{tracked | StateNew, inside}, {tracked | StateNew, inside}, {tracked | StateNew, inside}}, "p1", 12},
+		"not a service":  {"p0", Client(3), []Answer{{tracked | StateNew, Client(3)}}, "", 5},
+		"second zone":    {"p0", h, []Answer{{tracked | StateEstablished, inside}, {tracked | StateNew, reply}}, "", 10},
+		"foreign sender": {"p0", reply, nil, "", 1},
+	} {
+		if v := s.Decide(tt.from, tt.header, tt.answers...); v.Output != tt.output || v.Steps != tt.steps {
+			t.Errorf("%s: %+v, want %q in %d steps", name, v, tt.output, tt.steps)
+		}
+	}
+	tables := map[int]bool{}
+	for i := range s {
+		tables[s[i].Table] = true
+	}
+	if len(tables) != 12 || len(s.Groups()) != services {
+		t.Errorf("%d tables, %d load balancers", len(tables), len(s.Groups()))
+	}
+}
+
+// TestClientsOfServers: clients differ from each other, as far as they are counted.
+func TestClientsOfServers(t *testing.T) {
+	seen := map[pktgen.Header]bool{}
+	for i := range uint32(1 << 18) {
+		seen[Client(i)], seen[Client(i+1<<28)] = true, true
+	}
+	if len(seen) != 1<<19 {
+		t.Errorf("%d different clients of %d", len(seen), 1<<19)
+	}
+}
+
 // interpret goes through rules one by one.
-func interpret(rules []flowRule) func(string, pktgen.Header) Verdict {
-	return func(port string, h pktgen.Header) Verdict {
+func interpret(rules []flowRule) func(string, pktgen.Header, []Answer) Verdict {
+	return func(port string, h pktgen.Header, answers []Answer) Verdict {
 		var v Verdict
+		var state State
 		for table := 0; ; {
 			v.Steps++
 			var best *flowRule
 			for i := range rules {
 				r := &rules[i]
-				if r.table == table && (best == nil || r.priority > best.priority) && r.holds(port, h, &v.Regs) {
+				if r.table == table && (best == nil || r.priority > best.priority) && r.holds(port, h, state, &v.Regs) {
 					best = r
 				}
 			}
@@ -117,6 +185,9 @@ func interpret(rules []flowRule) func(string, pktgen.Header) Verdict {
 			}
 			for _, a := range best.sets {
 				v.Regs[a.Reg] = a.Value
+			}
+			if best.asks {
+				state, h, answers = answers[0].State, answers[0].Header, answers[1:]
 			}
 			if table = best.next; table == 0 {
 				v.Output = best.output
@@ -127,7 +198,7 @@ func interpret(rules []flowRule) func(string, pktgen.Header) Verdict {
 }
 
 // readOpenFlow reads what ovs-ofctl(8) reads.
-func readOpenFlow(t *testing.T, text string) func(string, pktgen.Header) Verdict {
+func readOpenFlow(t *testing.T, text string, groups []string) func(string, pktgen.Header, []Answer) Verdict {
 	t.Helper()
 	names := map[string]string{}
 	for name, n := range portNumbers {
@@ -145,12 +216,12 @@ func readOpenFlow(t *testing.T, text string) func(string, pktgen.Header) Verdict
 		delete(fields, "table")
 		delete(fields, "priority")
 		for k := range fields {
-			if !slices.Contains([]string{"in_port", "ip", "tcp", "udp", "nw_src", "nw_dst", "tp_src", "tp_dst", "reg0", "reg1", "reg2", "reg3"}, k) {
+			if !slices.Contains([]string{"in_port", "ip", "tcp", "udp", "nw_src", "nw_dst", "tp_src", "tp_dst", "reg0", "reg1", "reg2", "reg3", "ct_state"}, k) {
 				t.Fatalf("%s: field %q", line, k)
 			}
 		}
 		_, tcp := fields["tcp"]
-		r.holds = func(port string, h pktgen.Header, regs *[Registers]uint32) bool {
+		r.holds = func(port string, h pktgen.Header, state State, regs *[Registers]uint32) bool {
 			seen := map[string]uint64{
 				"in_port": uint64(portNumbers[port]), "nw_src": uint64(h.Src), "nw_dst": uint64(h.Dst),
 				"tp_src": uint64(h.SrcPort), "tp_dst": uint64(h.DstPort),
@@ -163,10 +234,19 @@ func readOpenFlow(t *testing.T, text string) func(string, pktgen.Header) Verdict
 					return false
 				}
 			}
-			return !tcp
+			return !tcp && holdsState(t, fields["ct_state"], state)
 		}
-		for action := range strings.SplitSeq(actions, ",") {
-			switch m := regexp.MustCompile(`^(?:load:(0x[0-9a-f]+)->NXM_NX_REG(\d)\[\]|output:(\d+)|resubmit\(|(\d+)\)|drop)$`).FindStringSubmatch(action); {
+		for _, action := range splitActions(actions) {
+			if n, is := strings.CutPrefix(action, "group:"); is { // its buckets go on in one table
+				action = regexp.MustCompile(`actions=(ct\(commit.*?\)\))`).FindStringSubmatch(groups[atoi(t, n)-1])[1]
+			}
+			if strings.HasPrefix(action, "ct(") {
+				if m := regexp.MustCompile(`table=(\d+)`).FindStringSubmatch(action); m != nil {
+					r.asks, r.next = true, atoi(t, m[1])
+				}
+				continue
+			}
+			switch m := regexp.MustCompile(`^(?:load:(0x[0-9a-f]+)->NXM_NX_REG(\d)\[\]|output:(\d+)|resubmit\(,(\d+)\)|drop)$`).FindStringSubmatch(action); {
 			case m == nil:
 				t.Fatalf("%s: action %q", line, action)
 			case m[1] != "":
@@ -181,6 +261,40 @@ func readOpenFlow(t *testing.T, text string) func(string, pktgen.Header) Verdict
 		rules = append(rules, r)
 	}
 	return interpret(rules)
+}
+
+// splitActions splits at commas that are not inside of parentheses.
+func splitActions(text string) (actions []string) {
+	depth, start := 0, 0
+	for i, c := range text {
+		switch c {
+		case '(':
+			depth++
+		case ')':
+			depth--
+		case ',':
+			if depth == 0 {
+				actions = append(actions, text[start:i])
+				start = i + 1
+			}
+		}
+	}
+	return append(actions, text[start:])
+}
+
+// holdsState compares a state with what ct_state says, such as -new+est.
+func holdsState(t *testing.T, text string, state State) bool {
+	t.Helper()
+	for _, m := range regexp.MustCompile(`([-+])([a-z]+)`).FindAllStringSubmatch(text, -1) {
+		bit := slices.Index(stateNames[:], m[2])
+		if bit < 0 {
+			t.Fatalf("state %q", text)
+		}
+		if (state>>bit&1 != 0) != (m[1] == "+") {
+			return false
+		}
+	}
+	return true
 }
 
 func atoi(t *testing.T, s string) int {
@@ -223,7 +337,7 @@ func (world) InPortGroup(name string, key uint32) bool { return false }
 
 // readMillrace reads the lines, and has millrace's own parser and its plain
 // interpreter read what is in them.
-func readMillrace(t *testing.T, text string) func(string, pktgen.Header) Verdict {
+func readMillrace(t *testing.T, text string) func(string, pktgen.Header, []Answer) Verdict {
 	t.Helper()
 	form := regexp.MustCompile(`^table=(\d+) priority=(\d+) match=("(?:[^"\\]|\\.)*") actions=("(?:[^"\\]|\\.)*")$`)
 	symbols := logical.NewSymbols()
@@ -250,12 +364,13 @@ func readMillrace(t *testing.T, text string) func(string, pktgen.Header) Verdict
 			t.Fatalf("%s: %v", actions, err)
 		}
 		r := flowRule{table: atoi(t, m[1]), priority: atoi(t, m[2])}
-		r.holds = func(port string, h pktgen.Header, regs *[Registers]uint32) bool {
+		r.holds = func(port string, h pktgen.Header, state State, regs *[Registers]uint32) bool {
 			p := logical.Packet{
 				logical.FieldInport: logical.U64(uint64(portNumbers[port])), logical.FieldEthType: logical.U64(0x800), logical.FieldIPProto: logical.U64(UDP),
 				logical.FieldIP4Src: logical.U64(uint64(h.Src)), logical.FieldIP4Dst: logical.U64(uint64(h.Dst)),
 				logical.FieldUDPSrc: logical.U64(uint64(h.SrcPort)), logical.FieldUDPDst: logical.U64(uint64(h.DstPort)),
-				logical.FieldXXReg0: {Hi: uint64(regs[0])<<32 | uint64(regs[1]), Lo: uint64(regs[2])<<32 | uint64(regs[3])},
+				logical.FieldCTState: logical.U64(ovnState(state)),
+				logical.FieldXXReg0:  {Hi: uint64(regs[0])<<32 | uint64(regs[1]), Lo: uint64(regs[2])<<32 | uint64(regs[3])},
 			}
 			return symbols.Eval(expr, &p, world{})
 		}
@@ -270,6 +385,12 @@ func readMillrace(t *testing.T, text string) func(string, pktgen.Header) Verdict
 				r.sets = append(r.sets, Assign{atoi(t, strings.TrimPrefix(a.To.Symbol.Name, "reg")), uint32(a.Value.Value.Lo)})
 			case *logical.Next:
 				r.next = a.Table
+			case *logical.Zone, *logical.LoadBalance:
+				r.asks, r.next = true, r.table+1
+			case *logical.Block:
+				if a.Verb != "ct_commit" {
+					t.Fatalf("action %v", a)
+				}
 			case *logical.Simple:
 				if a.Verb != "output" {
 					t.Fatalf("action %v", a)
@@ -282,6 +403,19 @@ func readMillrace(t *testing.T, text string) func(string, pktgen.Header) Verdict
 		rules = append(rules, r)
 	}
 	return interpret(rules)
+}
+
+// ovnState is a state as OVN has it in ct_state.
+func ovnState(s State) (bits uint64) {
+	for _, b := range []struct {
+		ours State
+		ovn  uint64
+	}{{StateNew, 1}, {StateEstablished, 2}, {StateTracked, 32}} {
+		if s&b.ours != 0 {
+			bits |= b.ovn
+		}
+	}
+	return bits
 }
 
 // TestOVSReads has ovs-ofctl read each set: as many rules as were written.
@@ -367,7 +501,7 @@ func TestMixed(t *testing.T) {
 func (s Set) meets(port string, h pktgen.Header) (n int) {
 	var regs [Registers]uint32
 	for table := 0; ; {
-		r := s.find(table, port, h, &regs)
+		r := s.find(table, port, h, 0, &regs)
 		if r == nil {
 			return n
 		}
@@ -446,6 +580,19 @@ func TestGenerations(t *testing.T) {
 			if v := s.Decide("p0", h); v.Output != want {
 				t.Errorf("flow %d goes to %q, want %q", i, v.Output, want)
 			}
+		}
+	}
+}
+
+// TestOVSReadsGroups has ovs-ofctl read the load balancers.
+func TestOVSReadsGroups(t *testing.T) {
+	if _, err := exec.LookPath("ovs-ofctl"); err != nil {
+		t.Skip("needs ovs-ofctl: apt-get install openvswitch-switch")
+	}
+	for _, g := range Balanced(UDP, "p0", "p1").Groups() {
+		out, err := exec.Command("ovs-ofctl", "-O", "OpenFlow15", "parse-group", g).CombinedOutput()
+		if err != nil || strings.Count(string(out), "bucket_id") != backends && strings.Count(string(out), "bucket=") != backends {
+			t.Fatalf("%s: %v: %s", g, err, out)
 		}
 	}
 }

@@ -40,6 +40,8 @@ type Switch struct {
 	settings map[string]dataplane.BridgeSettings
 	workers  []int
 	flow     flow
+
+	connections connections
 }
 
 type key struct {
