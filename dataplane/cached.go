@@ -148,21 +148,11 @@ func (l *listing) copy(i int) CachedProgram {
 	c, program := l.w.flow.cache, l.programs[i]
 	h := c.Program(program)
 	p := CachedProgram{
-		CPU: l.w.cpu, Packets: h.Packets, Bytes: h.Bytes, Ops: acting(c.Ops(program)), Drop: dropArg(h),
+		CPU: l.w.cpu, Packets: h.Packets, Bytes: h.Bytes, Ops: slices.Clone(c.Ops(program)), Drop: dropArg(h),
 		Entries: l.entries[i].first, NEntries: l.entries[i].n, Rules: slices.Clone(c.Rules(program)),
 	}
 	for _, g := range c.Guards(nil, program) {
 		p.Stale = p.Stale || l.w.engine.cells.Load(g.Cell) != g.Want
 	}
 	return p
-}
-
-// acting copies the ops that do something to frames.
-func acting(ops []flowtable.Op) (out []flowtable.Op) {
-	for _, op := range ops {
-		if op.Code != flowtable.OpCT {
-			out = append(out, op)
-		}
-	}
-	return out
 }

@@ -18,6 +18,7 @@ type connector struct {
 	worker *conntrack.Worker
 	trace  bool // takes note of nothing
 
+	holding
 	head   []byte // of the frame that is walked
 	length uint32
 	read   bool   // packet is this frame's
@@ -41,11 +42,13 @@ type connector struct {
 	place  int  // where to go on telling of programs
 	second uint32
 	swept  uint64 // ticks when connections were last looked over
+
+	sweptFragments uint64 // ticks when some fragments were
 }
 
 // begin takes note of the frame that is about to be walked.
 func (c *connector) begin(head []byte, length uint32) {
-	c.head, c.length, c.read, c.tracked = head, length, false, false
+	c.head, c.length, c.read, c.tracked, c.waits = head, length, false, false, false
 }
 
 // connect is flowtable.SideTables.Connect.
@@ -109,9 +112,11 @@ func (c *connector) visit(ask *flowtable.Connect, got *flowtable.Connected, know
 		c.worker.Track(ask.Zone, p, c.now, v)
 	}
 	if v.Wait {
-		got.Drop = ownDrop | uint32(packet.ReasonCTFragment)
+		c.waits, c.waitZone, c.waitFor = true, ask.Zone, *p
+		got.Drop = dropFragment
 		return false
 	}
+	c.released = c.released || v.Released
 	if commit {
 		got.Drop = refusal(c.worker.Commit(ask.Zone, p, &c.terms, c.now, v))
 	}

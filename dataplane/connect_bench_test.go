@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"millrace/dataplane/conntrack"
+	"millrace/dataplane/packet"
 	"millrace/flowtable"
 )
 
@@ -46,6 +47,72 @@ func BenchmarkConnections(b *testing.B) {
 				s.run(b)
 			})
 		}
+	}
+}
+
+// A tcpDevice receives whole TCP connections: each step of a batch of them is a batch.
+type tcpDevice struct {
+	fakeDevice
+	first, step int
+	frames      [2][packet.BatchMax][]byte // of each direction
+}
+
+// tcpSteps are a connection from SYN to the last ACK: a direction, and flags.
+var tcpSteps = [...][2]byte{{0, 2}, {1, 18}, {0, 16}, {0, 24}, {1, 24}, {0, 17}, {1, 17}, {0, 16}}
+
+func newTCPDevice() *tcpDevice {
+	d := &tcpDevice{}
+	for i := range d.frames[0] {
+		x := ipv4{ap("10.0.0.1:1"), ap("198.51.100.1:80"), conntrack.ProtoTCP}
+		d.frames[0][i], d.frames[1][i] = x.frame(0, 6), x.reply().frame(0, 6)
+	}
+	return d
+}
+
+type tcpRx tcpDevice
+
+func (d *tcpDevice) Rx() []RxQueue { return []RxQueue{(*tcpRx)(d)} }
+
+func (q *tcpRx) Rx(b *packet.Batch) {
+	dir, flags := tcpSteps[q.step][0], tcpSteps[q.step][1]
+	for i := range packet.BatchMax {
+		f, n := q.frames[dir][i], q.first+i
+		addr, port := 26, 34
+		if dir == 1 {
+			addr, port = 30, 36
+		}
+		f[addr+1], f[addr+2] = byte(n>>24), byte(n>>16)
+		f[port], f[port+1], f[47] = byte(n>>8), byte(n), flags
+		b.Frames[i] = packet.Frame{Off: packet.HeadRoom, HeadLen: uint16(len(f)), Len: uint32(len(f))}
+		copy(b.Slot(i)[packet.HeadRoom:], f)
+	}
+	if q.step++; q.step == len(tcpSteps) {
+		q.step, q.first = 0, q.first+packet.BatchMax
+	}
+	b.N, b.Bytes = packet.BatchMax, 60*packet.BatchMax
+}
+func (q *tcpRx) Release()    {}
+func (q *tcpRx) Arm() bool   { return true }
+func (q *tcpRx) Disarm()     {}
+func (q *tcpRx) WakeFD() int { return wakePoll }
+func (q *tcpRx) Signal()     {}
+
+// BenchmarkTCP is whole TCP connections, from SYN to the last ACK, of eight frames each.
+func BenchmarkTCP(b *testing.B) {
+	for zones := 1; zones <= 2; zones++ {
+		b.Run(fmt.Sprintf("%d zones", zones), func(b *testing.B) {
+			s := newStageOf(b, newTCPDevice())
+			s.add(tracking(zones, false))
+			w := s.s.workers[0]
+			before := s.s.ConnectionStats()
+			for range 800 {
+				w.turn()
+			}
+			if st := s.s.ConnectionStats(); int(st.Created-before.Created) < 90*packet.BatchMax*zones || st.Invalid != before.Invalid {
+				b.Fatalf("%+v", st)
+			}
+			measure(b, w)
+		})
 	}
 }
 

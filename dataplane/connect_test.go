@@ -120,6 +120,12 @@ const (
 // connections out and only answers in, and source translation of what goes out by b.
 func twoZones(t testing.TB) *rig {
 	r := flowRig(t, "a", "b")
+	r.firewall()
+	return r
+}
+
+// firewall puts the rules of twoZones in force.
+func (r *rig) firewall() {
 	in := func(port uint64) flowtable.Masked {
 		return is(flowtable.Field{Word: flowtable.WordIn, Shift: 32, Width: 32}, port)
 	}
@@ -133,10 +139,9 @@ func twoZones(t testing.TB) *rig {
 	add(3, 1, ms(hasState(isNew|trk, 0)), connect(5, flowtable.CTCommit, 0, setTo(fieldCTMark, 7)), next(2))
 	add(4, 1, ms(hasState(est|trk, conntrack.StateInvalid)), next(2))
 	add(5, 2, nil, connect(6, committed|flowtable.CTTranslate, 3, natTo(flowtable.NATSource, "192.0.2.1", 0)))
-	add(6, 3, nil, out(2))
+	add(6, 3, ms(hasState(trk, conntrack.StateInvalid)), out(2))
 	add(7, 4, nil, connect(5, resume, 5))
 	add(8, 5, ms(hasState(est|trk, 0)), out(1))
-	return r
 }
 
 // pass gives a frame to a port, and returns what leaves by another.

@@ -11,17 +11,13 @@ import (
 // in pieces, between turns: once a second, when a program goes, and when
 // somebody asks.
 
-// told tells connections what a program has counted for them.
-func (c *connector) told(ops []flowtable.Op, packets, bytes uint64) {
-	for i := range ops {
-		switch op := &ops[i]; {
-		case op.Code != flowtable.OpCT:
-		case op.Arg == flowtable.CountClient:
-			c.worker.TouchAffinity(op.Value, c.nanos(sys.TSC()))
-		default:
-			c.worker.Touch(conntrack.Ref(op.Value), op.Arg == flowtable.CountReply, packets, bytes, c.nanos(sys.TSC()))
-		}
+// told tells a connection, or a client's entry, what a program has counted for it.
+func (c *connector) told(ref uint64, what uint32, packets, bytes uint64) {
+	if what == flowtable.CountClient {
+		c.worker.TouchAffinity(ref, c.nanos(sys.TSC()))
+		return
 	}
+	c.worker.Touch(conntrack.Ref(ref), what == flowtable.CountReply, packets, bytes, c.nanos(sys.TSC()))
 }
 
 // kept takes note that a walk's program is in the cache. Its packet of n bytes, which
@@ -58,10 +54,17 @@ func (c *connector) upkeep(cache *flowcache.Cache, ticks uint64, second uint32) 
 	c.sweep(ticks, second)
 }
 
-// sweep looks for connections whose time is over: as many as are due for all to
+// fragmentParts is in how many parts fragments are looked over in a second.
+const fragmentParts = 64
+
+// sweep looks for fragments and connections whose time is over: as many as are due for all to
 // be looked at once in sweepSeconds.
 func (c *connector) sweep(ticks uint64, second uint32) {
 	since := ticks - c.swept
+	if ticks-c.sweptFragments > uint64(sys.TSCHz()/fragmentParts) {
+		c.sweptFragments = ticks
+		c.worker.ExpireFragments(c.nanos(ticks), fragmentParts)
+	}
 	touched := float64(c.table.Touched())
 	due := touched * float64(since) / (sweepSeconds * sys.TSCHz())
 	if due < 64 && since < uint64(sys.TSCHz()/4) {

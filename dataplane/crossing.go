@@ -97,6 +97,7 @@ func (x *crossing) expire(second uint32) {
 		return
 	}
 	now := x.nanos(sys.TSC())
+	x.table.ExpireFragments(now)
 	for n := 0; n < x.table.Touched()+expireBudget; n += expireBudget {
 		x.table.Expire(now, expireBudget)
 	}

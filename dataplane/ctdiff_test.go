@@ -165,8 +165,6 @@ const collateral = "another connection with the same port, whose translation cla
 // otherPort is a difference after which the ports of a class clash otherwise.
 const otherPort = "a connection that takes the place of one that is over has its translation; OVS 3.1 gives it another port if only the destination is translated"
 
-// lateFirst is why fragments in disorder may differ.
-const lateFirst = "a later fragment that comes before the first one is dropped"
 
 // touches says which talks may meet in a translation: those with the same port.
 func (t *talk) touches() string {

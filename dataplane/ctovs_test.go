@@ -146,7 +146,6 @@ var unlikeOVS = []known{
 	meant(`^tcp: state (ESTABLISHED|SYN_SENT) \| (SYN_SENT/CLOSED|ESTABLISHED/SYN_SENT)$|^tcp: state SYN_RECV \| ESTABLISHED/ESTABLISHED$`,
 		"a connection that was picked up in the middle, or whose SYN was answered by something else, has one state for both ends, as in Linux; OVS has one for each"),
 	meant(`^icmp none >\w+: new \| new, contents$`, "identifiers of ICMP are translated if they clash, as in Linux; OVS does not commit such a connection"),
-	meant(`^(udp|icmp) .*disordered: part \| `, lateFirst),
 	meant(`^(udp|icmp) .*incomplete: `, "fragments go on as they come; OVS keeps them until all are there"),
 	meant(`^(udp|icmp) .*(disordered|fragments): .*, bad "" \| "pieces differ`, "each fragment has the mark of its connection; OVS 3.1 gives it to some of them"),
 	meant(`^(udp|icmp) .*disordered: (\S*) \| (inv|part|nothing)$`, "a fragment that comes twice goes on twice; OVS 3.1 makes the rest of the datagram invalid, or drops it"),

@@ -144,7 +144,10 @@ func newRig(t testing.TB) *rig {
 }
 
 // newRigWith makes a rig with a flow cache of other sizes; with nil, all sizes are as in use.
-func newRigWith(t testing.TB, cache *flowcache.CacheOptions) *rig {
+func newRigWith(t testing.TB, cache *flowcache.CacheOptions) *rig { return newRigFor(t, cache, 0) }
+
+// newRigFor is newRigWith for so many connections.
+func newRigFor(t testing.TB, cache *flowcache.CacheOptions, connections int) *rig {
 	t.Helper()
 	r := &rig{t: t, devs: map[string]*fakeDevice{}}
 	open := func(spec PortSpec, e Env) (Device, error) {
@@ -152,7 +155,7 @@ func newRigWith(t testing.TB, cache *flowcache.CacheOptions) *rig {
 		r.devs[spec.Name] = d
 		return d, nil
 	}
-	o := Options{CPUs: []int{0}, Openers: map[string]Opener{TypeVhostServer: open}, Cache: cache, RulesMax: 1 << 12, RuleMemory: 2 << 20}
+	o := Options{CPUs: []int{0}, Openers: map[string]Opener{TypeVhostServer: open}, Cache: cache, Connections: connections, RulesMax: 1 << 12, RuleMemory: 2 << 20}
 	if cache == nil {
 		o.RulesMax, o.RuleMemory = 0, 0
 	}

@@ -66,12 +66,20 @@ type stage struct {
 }
 
 func newStage(b testing.TB, keys []flowtable.Key, order []uint32) *stage {
-	r := newRigWith(b, nil)
-	s := &stage{rig: r, src: &streamDevice{frames: make([]byte, 64*len(order))}, dst: &nullDevice{}}
+	src := &streamDevice{frames: make([]byte, 64*len(order))}
 	for i, k := range order {
-		copy(s.src.frames[64*i:64*i+60], parse.Build(keys[k]))
+		copy(src.frames[64*i:64*i+60], parse.Build(keys[k]))
 	}
-	r.s.opts.Openers["src"] = func(PortSpec, Env) (Device, error) { return s.src, nil }
+	s := newStageOf(b, src)
+	s.src = src
+	return s
+}
+
+// newStageOf is newStage with another device whose frames come in.
+func newStageOf(b testing.TB, src Device) *stage {
+	r := newRigWith(b, nil)
+	s := &stage{rig: r, dst: &nullDevice{}}
+	r.s.opts.Openers["src"] = func(PortSpec, Env) (Device, error) { return src, nil }
 	r.s.opts.Openers["dst"] = func(PortSpec, Env) (Device, error) { return s.dst, nil }
 	r.port("src", PortSpec{Type: "src"})
 	r.port("dst", PortSpec{Type: "dst"})

@@ -250,8 +250,11 @@ func (w *worker) carryOut(p *workerPort, set uint64) {
 		h := c.Program(off)
 		h.Packets++
 		h.Bytes += uint64(b.Frames[i].Len)
-		if h.Code == flowcache.ProgramOutput {
+		if h.Code == flowcache.ProgramOutput || h.Code == flowcache.ProgramPatch {
 			if o := w.port(h.Arg); o != nil && o.plain && o.n < len(o.own) {
+				if h.Code == flowcache.ProgramPatch {
+					(*edit.Patch)(c.Patch(off)).Apply(b, i)
+				}
 				if o.n == 0 {
 					w.fl.out = append(w.fl.out, o)
 				}
@@ -261,47 +264,22 @@ func (w *worker) carryOut(p *workerPort, set uint64) {
 				continue
 			}
 		}
-		if h.Code == flowcache.ProgramOps {
-			if e := w.patchOf(off); e.out != 0 {
-				if o := w.port(e.out); o != nil && o.plain && o.n < len(o.own) {
-					e.patch.Apply(b, i)
-					if o.n == 0 {
-						w.fl.out = append(w.fl.out, o)
-					}
-					o.own[o.n] = packet.Ref{Frame: uint16(i)}
-					o.n++
-					outputs++
-					continue
-				}
-			}
-		}
 		w.execute(p, i, off)
 	}
 	p.outputs += outputs
 }
 
-// A patched is a program that changes the frame and then outputs it once, made
-// ready. It is made ready again each second, so that no program that has come to the place
-// of another is taken for it.
-type patched struct {
-	program flowcache.Handle
-	second  uint32
-	out     uint32 // port; 0: the program does something else
-	patch   edit.Patch
+// A patcher makes the changes of programs ready for edit.Patch.Apply, for the cache.
+type patcher struct{}
+
+func (patcher) Compile(ops []flowtable.Op, to *flowcache.Patch) bool {
+	p, ok := edit.Compile(ops)
+	*to = flowcache.Patch(p)
+	return ok
 }
 
-// patchOf returns program off made ready.
-func (w *worker) patchOf(off uint32) *patched {
-	e, h := &w.patches[off/2%uint32(len(w.patches))], w.flow.cache.Handle(off)
-	if e.program == h && e.second == w.now {
-		return e
-	}
-	*e = patched{program: h, second: w.now}
-	ops := w.flow.cache.Ops(off)
-	if n := len(ops) - 1; n > 0 && edits(ops) == n && ops[n].Code == flowtable.OpOutput {
-		e.out, e.patch = ops[n].Arg, edit.Compile(ops[:n])
-	}
-	return e
+func (patcher) Ops(p *flowcache.Patch, ops []flowtable.Op) []flowtable.Op {
+	return (*edit.Patch)(p).Ops(ops)
 }
 
 // execute carries out program off on received frame i.
@@ -321,7 +299,7 @@ func (w *worker) execute(p *workerPort, i int, off uint32) {
 
 // dropArg is the reason of a program that outputs nothing.
 func dropArg(h *flowcache.Program) uint32 {
-	if h.Code == flowcache.ProgramOutput {
+	if h.Code == flowcache.ProgramOutput || h.Code == flowcache.ProgramPatch {
 		return 0
 	}
 	return h.Arg

@@ -191,6 +191,9 @@ func (w *worker) walk(t *transit, key *flowtable.Key, wide bool, n uint32, stale
 	wire := w.batch.WireLen(t.slot)
 	comp := w.flow.walker.Walk(clean, wire, uint64(w.now))
 	w.visited += len(comp.Rules)
+	if w.flow.ct.waits && w.hold(t, comp, n) {
+		return 0
+	}
 	if program := w.keep(p, key, wide, n, wire, comp, since, stale); program != 0 {
 		return program
 	}

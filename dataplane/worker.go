@@ -41,9 +41,9 @@ type worker struct {
 	signals []*workerPort // to be signalled at the end of the turn
 	decided decisions
 	sweep   uint32 // the decision that was last looked over
-	patches [64]patched
 	tunnelDesk
 	meters  localMeters
+	back    readmission
 	replier replier
 	trace   *tracer // nil: it is a worker that runs
 	fair    fairness
@@ -204,6 +204,9 @@ func (w *worker) turn() {
 	w.flow.walker.Quiet()
 	w.flow.ct.worker.Quiet()
 	carried := w.pollAll()
+	if w.flow.ct.released {
+		carried = w.readmit() || carried
+	}
 	if carried {
 		w.signal()
 		w.flow.ct.untold = true
@@ -212,6 +215,7 @@ func (w *worker) turn() {
 		w.sweepDecisions()
 		w.flow.cache.Upkeep(uint16(w.now), upkeep)
 		w.flow.ct.upkeep(w.flow.cache, w.clock.last, w.now)
+		w.countLost()
 	}
 	if w.clock.tick(w, carried) && w.mode == PollAdaptive && !w.quit && w.flow.ct.isDone() {
 		w.sleep()
@@ -248,6 +252,9 @@ func (w *worker) poll(q *rxQueue, limit int) int {
 	w.classify(p)
 	w.carry()
 	if w.missed != 0 {
+		if w.flow.ct.released {
+			w.back.by = q
+		}
 		w.charge(q)
 	}
 	return n

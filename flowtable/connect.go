@@ -1,5 +1,7 @@
 package flowtable
 
+import "slices"
+
 // Flags of ActCT, in the low half of Arg. Its high half is the zone, unless Src
 // names a field whose low 16 bits are it.
 //
@@ -75,7 +77,7 @@ type Connected struct {
 	Cacheable bool   // the answer is the same for the next packet
 	Drop      uint32 // the packet ends here, for this reason, unless it is 0
 
-	Ref   uint64 // of the connection, for OpCT; 0: none
+	Ref   uint64 // of the connection, for OpCT, with bits 29 and 30 clear; 0: none
 	Reply bool   // the packet is in its reply direction
 
 	// Set is what translation makes of the packet, and Inner of the packet
@@ -130,8 +132,8 @@ func (w *Walker) question(ask *Connect, got *Connected) {
 	for i, m := range got.Mask {
 		w.consult(uint8(i), m)
 	}
-	if got.Guard.Cell != 0 {
-		w.out.Guards = append(w.out.Guards, got.Guard)
+	if got.Guard.Cell != 0 && !slices.Contains(w.out.Guards, got.Guard) {
+		w.out.Guards = append(w.out.Guards, got.Guard) // once, however often the packet comes through the zone
 	}
 	w.passing = w.passing || !got.Cacheable
 }

@@ -12,7 +12,7 @@ const (
 	OpRestore             //
 	OpMeter               // meter Arg; beyond its rate go on behind the OpRestore of the innermost OpSave before, or end
 	OpLearn               // FDB Arg learns the Ethernet address in Mask behind the port in Value
-	OpCT                  // counts for Value, which Arg says what it is: CountOriginal and its kin; nothing is done to the frame
+	OpCT                  // counts for Value, which Arg says what it is: CountOriginal and its kin; its bits 29 and 30 are 0; nothing is done to the frame
 	OpInner               // as OpSet, to the packet that an ICMP error quotes
 	OpReply               // the frame becomes a reply to what it is: of kind Word, with MTU Value, turned round if Mask is 1; beyond the rate of meter Arg, or if it may not be, go on as OpMeter does
 )

@@ -246,9 +246,17 @@ func (w *Walker) flushWord(i uint8, bits uint64) {
 	if wrong == 0 {
 		return
 	}
+	wrong |= wholeBytes(wrong) & touched // bytes are written faster than bits
 	w.emit(Op{Code: OpSet, Word: i, Mask: wrong, Value: w.ctx[i] & wrong})
 	w.frame[i] = w.frame[i]&^wrong | w.ctx[i]&wrong
 	w.done[i] |= wrong
+}
+
+// wholeBytes returns all bits of the bytes in which v has some.
+func wholeBytes(v uint64) uint64 {
+	v = (v | v>>4) & 0x0f0f0f0f0f0f0f0f
+	v = (v | v>>2) & 0x0303030303030303
+	return (v | v>>1) & 0x0101010101010101 * 0xff
 }
 
 // output delivers to the port that an action names.

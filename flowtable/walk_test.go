@@ -45,7 +45,7 @@ func TestOps(t *testing.T) {
 		{"out port all", []Action{setTo("outport", FloodPort|2), {Code: ActOutput, Dst: field("outport")}}, []Op{{Code: OpFlood, Arg: FloodPort | 2}}, 0},
 		{"out port all of nothing", []Action{setTo("outport", FloodPort|3), {Code: ActOutput, Dst: field("outport")}}, nil, DropNoPort},
 		{"push", []Action{{Code: ActPushVLAN, Arg: 0x8100}, setTo("vlan.tci", 7), outTo(2)},
-			[]Op{{Code: OpPushVLAN, Arg: 0x8100}, {Code: OpSet, Word: WordIn, Value: 7 << 16, Mask: 7 << 16}, out(2)}, 0},
+			[]Op{{Code: OpPushVLAN, Arg: 0x8100}, {Code: OpSet, Word: WordIn, Value: 7 << 16, Mask: 0xff << 16}, out(2)}, 0},
 		{"drop", []Action{setTo("ip4.src", 5), {Code: ActDrop, Arg: 77}}, nil, 77},
 		{"no output", []Action{setTo("ip4.src", 5)}, nil, DropNoOutput},
 		{"out port 0", []Action{{Code: ActOutput, Dst: field("outport")}}, nil, DropNoPort},

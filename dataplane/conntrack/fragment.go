@@ -1,5 +1,7 @@
 package conntrack
 
+import "sync/atomic"
+
 // Fragments: a later fragment has no ports. The first one's are remembered under
 // what all fragments of a datagram have in common, so that later ones find the same
 // connection. One that comes before the first waits in memory of a fixed size.
@@ -41,6 +43,7 @@ func (d *datagram) known() bool { return d.flags&firstSeen != 0 }
 type fragments struct {
 	setTable
 	sets  [][setSize]datagram
+	live  atomic.Int32 // datagrams
 	store store
 }
 
@@ -97,6 +100,7 @@ func (f *fragments) begin(set *[setSize]datagram, k *[5]uint64, now uint32, c *c
 		life = datagram6Ticks
 	}
 	*d = datagram{key: *k, deadline: max(now+life, 1)}
+	f.live.Add(1)
 	return d
 }
 
@@ -104,7 +108,10 @@ func (f *fragments) begin(set *[setSize]datagram, k *[5]uint64, now uint32, c *c
 func (f *fragments) forget(d *datagram, c *counts) {
 	if d.waiting != 0 {
 		c.fragLost.Add(uint64(d.waiting))
-		f.store.drop(d.held)
+		f.store.lose(d.held)
+	}
+	if d.deadline != 0 {
+		f.live.Add(-1)
 	}
 	*d = datagram{}
 }
@@ -183,8 +190,8 @@ const (
 
 // Hold keeps a copy of a frame whose verdict says Wait until the first fragment
 // of its datagram comes to this zone: Verdict.Released then has that worker call
-// Release. meta is returned with it. Frames whose first does not come are dropped
-// and counted.
+// Release. meta is returned with it; by its low 8 bits the memory is shared out.
+// Frames whose first does not come are counted, and Lost tells of them.
 func (w *Worker) Hold(zone uint16, p *Packet, frame []byte, meta, now uint64) Holding {
 	f, at := &w.t.fragments, tickOf(now)
 	k := p.datagramKey(zone)
@@ -206,14 +213,38 @@ func (w *Worker) Hold(zone uint16, p *Packet, frame []byte, meta, now uint64) Ho
 	return Held
 }
 
+// Ready has Release return a copy of a frame: of one that Hold has answered Known for. It
+// reports whether there was room.
+func (w *Worker) Ready(frame []byte, meta uint64) bool {
+	return w.t.fragments.store.add(&w.ready, frame, meta)
+}
+
 // Release returns a frame that may go on, appended to dst, and its meta. It
 // reports false if there is none.
 func (w *Worker) Release(dst []byte) (frame []byte, meta uint64, ok bool) {
 	return w.t.fragments.store.next(&w.ready, dst)
 }
 
+// Lost returns the size and meta of a frame of anybody's that was held in vain. It
+// reports false if there is none. Until it is called, such frames keep their memory.
+func (w *Worker) Lost() (size int, meta uint64, ok bool) { return w.t.fragments.store.nextLost() }
+
+// ExpireFragments forgets datagrams whose time is over, of one part of all of which there are
+// parts. It goes on where the last call of anybody has stopped.
+func (w *Worker) ExpireFragments(now uint64, parts int) {
+	w.t.fragments.expire(tickOf(now), w.t.fragments.n/parts+1, &w.counts)
+}
+
+// ExpireFragments is Worker.ExpireFragments, of all, for whoever is no worker.
+func (t *Table) ExpireFragments(now uint64) {
+	t.fragments.expire(tickOf(now), t.fragments.n, &t.counts)
+}
+
 // expire forgets datagrams of some sets whose time is over.
 func (f *fragments) expire(now uint32, sets int, c *counts) {
+	if f.live.Load() == 0 {
+		return
+	}
 	f.some(sets, func(at uint32) {
 		for i := range f.sets[at] {
 			if d := &f.sets[at][i]; d.deadline != 0 && int32(now-d.deadline) >= 0 {

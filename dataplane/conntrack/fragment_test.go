@@ -112,7 +112,7 @@ func TestFragments(t *testing.T) {
 // TestFragmentsLost checks what waits for ever: it is bounded, and goes.
 func TestFragmentsLost(t *testing.T) {
 	o := small(64)
-	o.Held = 20 * pieceSize
+	o.Held = 40 * pieceSize
 	table, w := newTable(t, o)
 	udp := tuple4(ProtoUDP, "10.0.0.1", 4000, "10.0.0.2", 53)
 	held, refused := 0, 0
@@ -133,8 +133,18 @@ func TestFragmentsLost(t *testing.T) {
 		t.Fatalf("held %d, refused %d, %+v", held, refused, s)
 	}
 	sweep(table, start+31*second)
-	if s := table.Stats(); s.FragmentsLost != s.FragmentsHeld {
-		t.Errorf("got %+v, want all of them lost", s)
+	told := 0
+	for {
+		size, meta, ok := w.Lost()
+		if !ok {
+			break
+		}
+		if told++; size != 3000 || meta != 0 {
+			t.Fatalf("lost %d bytes, meta %d", size, meta)
+		}
+	}
+	if s := table.Stats(); s.FragmentsLost != s.FragmentsHeld || told != held {
+		t.Errorf("got %+v, told of %d, want all of %d lost", s, told, held)
 	}
 	p := pieces(udp, 1, 2)[1]
 	for range 5 {
@@ -154,6 +164,25 @@ func TestFragmentsLost(t *testing.T) {
 	}
 	if h := w.Hold(1, &p, nil, 0, start+31*second); h != Known {
 		t.Errorf("held what is known: %v", h)
+	}
+}
+
+// TestFragmentShares has one owner fill the store with what waits for ever: another one finds
+// room all the same.
+func TestFragmentShares(t *testing.T) {
+	o := small(64)
+	o.Fragments, o.Held = 4096, 60*pieceSize
+	_, w := newTable(t, o)
+	udp, held := tuple4(ProtoUDP, "10.0.0.1", 4000, "10.0.0.2", 53), [3]int{}
+	for id := range uint32(300) {
+		owner := id / 100
+		p := pieces(udp, id, 2)[1]
+		if w.Hold(1, &p, make([]byte, 100), uint64(owner)|7<<32, start) == Held {
+			held[owner]++
+		}
+	}
+	if held != [3]int{30, 15, 8} {
+		t.Errorf("of 60 places three owners have %v", held)
 	}
 }
 
@@ -267,6 +296,11 @@ func FuzzFragments(f *testing.F) {
 		sweep(table, now+100*second)
 		if s := table.Stats(); s.FragmentsReleased != out || s.FragmentsHeld != out+s.FragmentsLost {
 			t.Fatalf("%d came out, %+v", out, s)
+		}
+		for {
+			if _, _, ok := w.Lost(); !ok {
+				break
+			}
 		}
 		free := 0
 		for i := w.t.fragments.store.free; i != 0; i = w.t.fragments.store.pieces[i].more {

@@ -41,8 +41,9 @@ func (r *record) key(dir int) *key {
 // generation returns the generation.
 func (r *record) generation() uint32 { return uint32(r.ident.Load() >> 32) }
 
-// A Ref names a connection: index and generation. Zero names none. It stays
-// what it is when the connection has gone: Touch then tells.
+// A Ref names a connection: index (0..28; there are no more records) and generation
+// (32..63). Zero names none. It stays what it is when the connection has gone: Touch
+// then tells.
 type Ref uint64
 
 func (r Ref) index() uint32      { return uint32(r) }

@@ -1,6 +1,9 @@
 package conntrack
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // pieceSize is how many bytes of a frame one piece of the store holds.
 const pieceSize = 2048
@@ -18,45 +21,56 @@ type piece struct {
 // A heldList is a list of frames in the order in which they came.
 type heldList struct{ first, last uint32 }
 
-// A store keeps frames in memory of a fixed size.
+// owners is among how many the store is divided, by the low bits of meta.
+const owners = 256
+
+// A store keeps frames in memory of a fixed size. An owner may have as many pieces as
+// are free then: one alone gets a half, two a third each, and there is always room
+// for one who comes later.
 type store struct {
 	mu     sync.Mutex
 	pieces []piece
 	free   uint32
 	fresh  uint32 // lowest piece never used
+	spare  int    // free ones, with those never used
+	used   [owners]int
+	lost   heldList    // frames that nobody waits for any more, until Worker.Lost
+	losses atomic.Bool // there are some
 }
 
 // init makes a store of about size bytes.
 func (s *store) init(m *memory, size int) (err error) {
 	s.pieces, err = array[piece](m, size/pieceSize+1)
-	s.fresh = 1
+	s.fresh, s.spare = 1, len(s.pieces)-1
 	return err
 }
 
-// take returns a free piece, or 0.
+// take returns a free piece. There is one.
 func (s *store) take() uint32 {
 	if i := s.free; i != 0 {
 		s.free = s.pieces[i].more
 		return i
 	}
-	if int(s.fresh) == len(s.pieces) {
-		return 0
-	}
 	s.fresh++
 	return s.fresh - 1
 }
+
+// piecesOf returns how many pieces a frame of n bytes takes.
+func piecesOf(n int) int { return max((n+pieceSize-1)/pieceSize, 1) }
 
 // add copies a frame to the end of a list. It reports whether there was room.
 func (s *store) add(l *heldList, frame []byte, meta uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	used, need := &s.used[meta%owners], piecesOf(len(frame))
+	if *used+need > s.spare {
+		return false
+	}
+	*used += need
+	s.spare -= need
 	first, at := uint32(0), (*uint32)(nil)
 	for rest := frame; first == 0 || len(rest) > 0; {
 		i := s.take()
-		if i == 0 {
-			s.giveBack(first)
-			return false
-		}
 		p := &s.pieces[i]
 		p.more, p.next = 0, 0
 		rest = rest[copy(p.data[:], rest):]
@@ -111,19 +125,38 @@ func (s *store) next(l *heldList, dst []byte) (frame []byte, meta uint64, ok boo
 	return dst, meta, true
 }
 
-// drop frees all frames of a list.
-func (s *store) drop(l heldList) {
+// lose gives up the frames of a list, which is not empty.
+func (s *store) lose(l heldList) {
+	s.join(&s.lost, l)
+	s.losses.Store(true)
+}
+
+// nextLost frees the first frame that was lost.
+func (s *store) nextLost() (size int, meta uint64, ok bool) {
+	if !s.losses.Load() {
+		return 0, 0, false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := l.first; i != 0; {
-		next := s.pieces[i].next
-		s.giveBack(i)
-		i = next
+	i := s.lost.first
+	if i == 0 {
+		s.losses.Store(false)
+		return 0, 0, false
 	}
+	p := &s.pieces[i]
+	if s.lost.first = p.next; p.next == 0 {
+		s.lost.last = 0
+	}
+	size, meta = int(p.size), p.meta
+	s.giveBack(i)
+	return size, meta, true
 }
 
 // giveBack frees the pieces of the frame whose first is i.
 func (s *store) giveBack(i uint32) {
+	n := piecesOf(int(s.pieces[i].size))
+	s.used[s.pieces[i].meta%owners] -= n
+	s.spare += n
 	for i != 0 {
 		more := s.pieces[i].more
 		s.pieces[i].more = s.free

@@ -181,6 +181,10 @@ func (t *Table) Worker(i int) *Worker {
 // Retire says that the worker has ended. What it has counted stays; Worker with its
 // number returns it again.
 func (w *Worker) Retire() {
+	if w.ready.first != 0 {
+		w.t.fragments.store.lose(w.ready)
+		w.ready = heldList{}
+	}
 	w.t.giveBack(w.free)
 	w.free = w.free[:0]
 	w.Offline()

@@ -198,8 +198,9 @@ func TestGuards(t *testing.T) {
 	established := func(w *Worker) {
 		commit(w, 1, packetOf(tcp, FlagSYN), Terms{}, start)
 		track(w, 1, packetOf(tcp.Inverse(), FlagSYN|FlagACK), start)
-		for range 2 {
+		for range 2 { // data both ways: it is young no more
 			track(w, 1, packetOf(tcp, FlagACK), start)
+			track(w, 1, packetOf(tcp.Inverse(), FlagACK), start)
 		}
 	}
 	for _, tt := range []struct {

@@ -198,13 +198,19 @@ func (w *Worker) known(i uint32, dir int, p *Packet, now uint64, v *Verdict) boo
 			}
 		}
 		w.note(i, dir, p, now, what, next, v)
-		v.Cacheable = next == old && what == accepted && v.Uses&UsesUnkeyed == 0 && !(p.Proto == ProtoTCP && t.options.Windows)
+		v.Cacheable = next == old && what == accepted && v.Uses&UsesUnkeyed == 0 && !(p.Proto == ProtoTCP && (t.options.Windows || r.isYoung(dir)))
 		if what == ended {
 			t.remove(t.ref(i), &w.counts.ended)
 			v.Ref = 0
 		}
 		return true
 	}
+}
+
+// isYoung reports whether a TCP connection has had one packet of data in a direction at
+// most. Many have no more: to keep a program for it would cost more than to walk once more.
+func (r *record) isYoung(dir int) bool {
+	return atomic.LoadUint64(&r.packets[dir]) <= uint64(3-dir) // SYN and ACK, or SYN+ACK, and one
 }
 
 // note counts a packet of a connection in status s, and describes the

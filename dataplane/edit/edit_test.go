@@ -200,20 +200,37 @@ func sound(frame []byte) error {
 
 // simple returns ops of which Compile makes straight stores, mostly.
 func simple(r *rand.Rand) []flowtable.Op {
-	ops := make([]flowtable.Op, r.IntN(5))
-	for i := range ops {
-		ops[i] = flowtable.Op{Code: flowtable.OpSet, Word: flowtable.WordDst + uint8(r.IntN(2)), Value: r.Uint64(), Mask: mask(r) &^ 0xffff}
-		switch r.IntN(6) {
-		case 0, 1:
-			ops[i] = flowtable.Op{Code: flowtable.OpDecTTL}
+	set := func(word uint8, mask uint64) flowtable.Op {
+		return flowtable.Op{Code: flowtable.OpSet, Word: word, Value: r.Uint64(), Mask: mask}
+	}
+	whole := wholeBytes[r.IntN(256)]
+	ops := make([]flowtable.Op, 0, 16)
+	for range r.IntN(5) {
+		switch r.IntN(7) {
+		case 0:
+			ops = append(ops, flowtable.Op{Code: flowtable.OpDecTTL})
+		case 1:
+			ops = append(ops, set(flowtable.WordIP4, whole))
 		case 2:
-			ops[i].Word, ops[i].Mask = flowtable.WordIP4, mask(r)
+			ops = append(ops, set(flowtable.WordL4, whole>>32<<32))
 		case 3:
-			ops[i].Word, ops[i].Mask = flowtable.WordL4, mask(r)>>32<<32
+			ops = append(ops, set(flowtable.WordSrc, whole&^0xff00))
+		default:
+			ops = append(ops, set(flowtable.WordDst+uint8(r.IntN(2)), whole&^0xffff))
 		}
 	}
-	if r.IntN(8) == 0 {
+	switch r.IntN(8) {
+	case 0:
 		ops = append(ops, program(r, false)...)
+	case 1:
+		ops = append(ops, flowtable.Op{Code: flowtable.OpPushVLAN, Arg: 0x8100}, set(flowtable.WordIn, mask(r)))
+	case 2:
+		ops = append(ops, flowtable.Op{Code: flowtable.OpPopVLAN})
+	case 3:
+		ops = append(ops, set(flowtable.WordIP4, mask(r)))
+	}
+	for i := range ops {
+		ops[i].Value &= ops[i].Mask
 	}
 	return ops
 }
@@ -222,32 +239,44 @@ func simple(r *rand.Rand) []flowtable.Op {
 func TestPatch(t *testing.T) {
 	r := seeded(t)
 	b := packet.NewBatch()
+	ready := 0
 	for range 60000 {
 		frame := parsetest.Frame(r)
 		if r.IntN(2) == 0 {
 			frame = parsetest.Damage(r, frame)
 		}
-		comparePatch(t, b, frame, simple(r))
+		ready += comparePatch(t, b, frame, simple(r))
 		if t.Failed() {
 			return
 		}
 	}
+	if ready < 20000 {
+		t.Errorf("%d of 60000 lists were made ready", ready)
+	}
 }
 
-// comparePatch applies ops to frame in both ways.
-func comparePatch(t *testing.T, b *packet.Batch, frame []byte, ops []flowtable.Op) {
+// comparePatch applies ops to frame in both ways, if they can be made ready. It
+// returns how many were.
+func comparePatch(t *testing.T, b *packet.Batch, frame []byte, ops []flowtable.Op) (ready int) {
 	t.Helper()
 	b.Reset()
 	if len(frame) == 0 || len(frame) > packet.FrameMax || !add(b, frame) || !add(b, frame) {
-		return
+		return 0
+	}
+	p, ok := Compile(ops)
+	if !ok {
+		return 0
 	}
 	Apply(b, 0, ops)
-	p := Compile(ops)
 	p.Apply(b, 1)
 	plain, fast := b.AppendTo(nil, 0), b.AppendTo(nil, 1)
 	if !bytes.Equal(plain, fast) || b.Frames[0].Len != b.Frames[1].Len {
 		t.Errorf("%x\nops      %v\nplain    %x\ncompiled %x", frame, ops, plain, fast)
 	}
+	if again, ok := Compile(p.Ops(nil)); !ok || again != p {
+		t.Errorf("ops %v\nbecome %v, compiled %x, and again %x", ops, p.Ops(nil), p, again)
+	}
+	return 1
 }
 
 // FuzzEdit finds no frame and ops that panic, that write outside the frame,
@@ -382,7 +411,7 @@ func TestUDPChecksum(t *testing.T) {
 			b.Add(frame)
 			b.Add(none)
 			b.Add(none)
-			p := Compile(ops)
+			p, _ := Compile(ops)
 			for i := range 2 {
 				Apply(b, 2*i, ops)
 				p.Apply(b, 2*i+1)
@@ -416,10 +445,11 @@ func TestAllocs(t *testing.T) {
 	for w := range uint8(flowtable.KeyWords) {
 		ops = append(ops, flowtable.Op{Code: flowtable.OpSet, Word: w, Value: r.Uint64(), Mask: ^uint64(0)})
 	}
+	easy := []flowtable.Op{{Code: flowtable.OpDecTTL}, {Code: flowtable.OpSet, Word: flowtable.WordIP4, Value: 1, Mask: 0xffffffff}}
 	n := testing.AllocsPerRun(100, func() {
 		for i := range b.N {
 			Apply(b, i, ops)
-			p := Compile(ops[:3])
+			p, _ := Compile(easy)
 			p.Apply(b, i)
 		}
 	})
@@ -449,11 +479,15 @@ func BenchmarkPatch(b *testing.B) {
 				for range packet.BatchMax {
 					batch.Add(parse.Build(flowtable.Key{flowtable.WordIn: kind, flowtable.WordSrc: 17<<8 | 255}))
 				}
-				p := Compile(tt.ops)
+				p, ok := Compile(tt.ops)
 				b.ReportAllocs()
 				for i := 0; i < b.N; i += packet.BatchMax {
 					for f := range batch.N {
-						p.Apply(batch, f)
+						if ok {
+							p.Apply(batch, f)
+						} else {
+							Apply(batch, f, tt.ops)
+						}
 					}
 					if i>>6%128 == 127 {
 						refill(batch)

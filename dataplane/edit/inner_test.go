@@ -193,8 +193,7 @@ func TestIdentifier(t *testing.T) {
 	ip := []byte{0x45, 0, 0, 30, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2}
 	frame := append(append(append(make([]byte, 12), 8, 0), ip...), icmp...)
 	add(b, frame)
-	p := Compile([]flowtable.Op{{Code: flowtable.OpSet, Word: flowtable.WordL4, Value: 0x4321, Mask: 0xffff}})
-	p.Apply(b, 0)
+	Apply(b, 0, []flowtable.Op{{Code: flowtable.OpSet, Word: flowtable.WordL4, Value: 0x4321, Mask: 0xffff}})
 	got := b.AppendTo(nil, 0)[34:]
 	if got[4] != 0x43 || got[5] != 0x21 || total(0, got) != 0 {
 		t.Errorf("got %x", got)

@@ -17,7 +17,10 @@ func TestUnfinished(t *testing.T) {
 		{Code: flowtable.OpSet, Word: flowtable.WordL4, Value: 0x1f90_0035 << 32, Mask: 0xffffffff << 32},
 		{Code: flowtable.OpDecTTL},
 	}
-	patch := Compile(ops)
+	patch, ok := Compile(ops)
+	if !ok {
+		t.Fatal("the changes cannot be made ready")
+	}
 	for name, apply := range map[string]func(*packet.Batch, int){
 		"ops":   func(b *packet.Batch, i int) { Apply(b, i, ops) },
 		"patch": func(b *packet.Batch, i int) { patch.Apply(b, i) },

@@ -8,28 +8,20 @@ import (
 	"millrace/flowtable"
 )
 
-// A Patch is a list of ops made ready. What routing and address translation
-// change in TCP and UDP over IPv4, in one pass and with one correction of each checksum,
-// is written straight; other lists and other frames are done op by op.
-type Patch struct {
-	// What becomes of the first twelve bytes of the frame.
-	first, firstMask   uint64
-	second, secondMask uint32
-
-	ttl            uint32 // how much is taken off the TTL, in bits 24..31
-	ttlTo, ttlMask uint32 // what it becomes, in the same bits; not both
-
-	// What becomes of IPv4 addresses and ports, as in their words.
-	addrs, addrsMask uint64
-	ports, portsMask uint32
-
-	// What becomes of tags, if nothing is changed behind the Ethernet type.
-	retag tagging
-	tag   uint32 // Ethernet type and TCI of the one that is put on
-
-	scope scope
-	ops   []flowtable.Op
-}
+// A Patch is a list of ops made ready: what routing and address translation change in
+// TCP and UDP over IPv4 is written straight, in one pass and with one correction of each
+// checksum; other frames are done op by op. It has no pointers, so it can lie
+// in a program's memory:
+//
+//	0  first eight bytes of the frame
+//	1  next four (32..63), ports (0..31)
+//	2  IPv4 addresses, as in their word
+//	3  a bit for each byte that is written: of word 0 (0..7), of the next four (8..11), of
+//	   addresses (12..19), of ports (20..23); TTL that is written (32..39), 1 if one is (24),
+//	   1 if one is taken off it (25); tagging (40..41), scope (48..49)
+//	4  Ethernet type and TCI of the tag that is put on
+//	5  nothing
+type Patch [6]uint64
 
 // A tagging is what a Patch does with tags.
 type tagging uint8
@@ -45,118 +37,216 @@ type scope uint8
 
 // Scopes, each with all that is in those before it.
 const (
-	ethernet   scope = iota // addresses
-	route                   // TTL
-	translate               // IPv4 addresses and ports
-	everything              // what only ops say
+	ethernet  scope = iota // addresses
+	route                  // TTL
+	translate              // IPv4 addresses and ports
 )
 
-// Compile makes a Patch of ops, which it keeps.
-func Compile(ops []flowtable.Op) Patch {
-	p := Patch{ops: ops}
+// Bits of word 3 of a Patch.
+const (
+	setsTTL  = 1 << 24
+	takesTTL = 1 << 25
+)
+
+func (p *Patch) retag() tagging { return tagging(p[3] >> 40 & 3) }
+func (p *Patch) scope() scope   { return scope(p[3] >> 48 & 3) }
+func (p *Patch) first() uint64  { return wholeBytes[uint8(p[3])] }
+func (p *Patch) second() uint32 { return uint32(wholeBytes[p[3]>>8&0xf]) }
+func (p *Patch) addrs() uint64  { return wholeBytes[uint8(p[3]>>12)] }
+func (p *Patch) ports() uint32  { return uint32(wholeBytes[p[3]>>20&0xf]) }
+
+// wholeBytes are masks of the bytes whose bits are set in the index.
+var wholeBytes = func() (masks [256]uint64) {
+	for i := range masks {
+		for b := range 8 {
+			masks[i] |= 0xff << (8 * b) * uint64(i>>b&1)
+		}
+	}
+	return masks
+}()
+
+// bytesOf undoes wholeBytes. It reports false of a mask that cuts through a byte.
+func bytesOf(mask uint64) (bits uint64, ok bool) {
+	for b := range 8 {
+		bits |= mask >> (8 * b) & 1 << b
+	}
+	return bits, wholeBytes[bits] == mask
+}
+
+// A draft is a Patch that is being made.
+type draft struct {
+	Patch
+	at                                          scope
+	tags                                        tagging
+	firstMask, secondMask, addrsMask, portsMask uint64
+	ttl                                         bool // the TTL is changed
+	lost                                        bool // only ops say it
+}
+
+// Compile makes a Patch of ops that all change the frame. It reports false if they
+// cannot be made ready.
+func Compile(ops []flowtable.Op) (p Patch, ok bool) {
+	var d draft
 	for i := range ops {
 		switch op := &ops[i]; op.Code {
 		case flowtable.OpSet:
-			p.compileSet(op.Word, op.Value&op.Mask, op.Mask)
+			d.set(op.Word, op.Value&op.Mask, op.Mask)
 		case flowtable.OpDecTTL:
-			p.scope = max(p.scope, route)
-			if p.ttl += 1 << 24; p.ttl == 0 || p.ttlMask != 0 {
-				p.scope = everything
-			}
+			d.ttlOnce(takesTTL)
 		case flowtable.OpPushVLAN:
-			p.compileTag(pushTag, op.Arg<<16)
+			d.tag(pushTag, uint64(op.Arg)<<16)
 		case flowtable.OpPopVLAN:
-			p.compileTag(popTag, 0)
-		case flowtable.OpInner:
-			p.scope = everything
+			d.tag(popTag, 0)
+		default:
+			d.lost = true
 		}
 	}
-	if p.retag != keepTags && p.scope != ethernet {
-		p.scope = everything
-	}
-	return p
+	return d.finish()
 }
 
-// compileTag adds a push or a pop: one of them is done straight.
-func (p *Patch) compileTag(t tagging, tag uint32) {
-	if p.retag != keepTags {
-		p.scope = everything
+// finish packs masks.
+func (d *draft) finish() (p Patch, ok bool) {
+	if d.lost || d.tags != keepTags && d.at != ethernet {
+		return Patch{}, false
 	}
-	p.retag, p.tag = t, tag
+	shift := 0
+	for _, m := range [...]struct {
+		mask uint64
+		bits int
+	}{{d.firstMask, 8}, {d.secondMask, 4}, {d.addrsMask, 8}, {d.portsMask, 4}} {
+		bits, whole := bytesOf(m.mask)
+		if !whole {
+			return Patch{}, false
+		}
+		d.Patch[3] |= bits << shift
+		shift += m.bits
+	}
+	d.Patch[3] |= uint64(d.tags)<<40 | uint64(d.at)<<48
+	return d.Patch, true
 }
 
-// compileSet adds an OpSet; value has no bits outside mask.
-func (p *Patch) compileSet(word uint8, value, mask uint64) {
+// ttlOnce notes that the TTL is changed, which is done straight once.
+func (d *draft) ttlOnce(how uint64) {
+	d.at = max(d.at, route)
+	d.lost = d.lost || d.ttl
+	d.ttl = true
+	d.Patch[3] |= how
+}
+
+// tag adds a push or a pop: one of them is done straight.
+func (d *draft) tag(t tagging, tag uint64) {
+	d.lost = d.lost || d.tags != keepTags
+	d.tags, d.Patch[4] = t, tag
+}
+
+// put writes bits of a part of a word, and notes them in its mask.
+func put(word *uint64, mask *uint64, shift int, value, bits uint64) {
+	*word = *word&^(bits<<shift) | value<<shift
+	*mask |= bits
+}
+
+// set adds an OpSet; value has no bits outside mask.
+func (d *draft) set(word uint8, value, mask uint64) {
 	if mask == 0 {
 		return
 	}
-	reach := ethernet
+	p := &d.Patch
 	switch word {
 	case flowtable.WordIn:
-		switch m := uint32(mask>>16) & priorityAndID; {
-		case m == 0 || p.retag == popTag: // what the key does not say cannot be set
-		case p.retag == pushTag:
-			p.tag = p.tag&^m | uint32(value>>16)&m
-		default:
-			reach = everything
-		}
+		d.setTag(value>>16, mask>>16&priorityAndID)
 	case flowtable.WordDst:
-		mask &^= 0xffff
-		p.first = p.first&^mask | value&mask
-		p.firstMask |= mask
+		put(&p[0], &d.firstMask, 0, value&^0xffff, mask&^0xffff)
 	case flowtable.WordSrc:
-		if ttl := uint32(uint8(mask)) << 24; ttl != 0 {
-			reach = route
-			p.ttlTo = p.ttlTo&^ttl | uint32(value)<<24
-			p.ttlMask |= ttl
-			if p.ttl != 0 {
-				reach = everything
-			}
-		}
-		high, low := mask>>48, uint32(mask>>16)
-		p.first = p.first&^high | value>>48
-		p.firstMask |= high
-		p.second = p.second&^low | uint32(value>>16)
-		p.secondMask |= low
+		d.setTTL(uint8(value), uint8(mask))
+		put(&p[0], &d.firstMask, 0, value>>48, mask>>48)
+		put(&p[1], &d.secondMask, 32, value>>16&0xffffffff, mask>>16&0xffffffff)
 	case flowtable.WordIP4:
-		reach = translate
-		p.addrs = p.addrs&^mask | value
-		p.addrsMask |= mask
+		d.at = translate
+		put(&p[2], &d.addrsMask, 0, value, mask)
 	case flowtable.WordL4:
-		high := uint32(mask >> 32)
-		switch {
-		case uint8(mask>>24) != 0, uint16(mask) != 0:
-			reach = everything
-		case high != 0:
-			reach = translate
+		if d.lost = d.lost || uint8(mask>>24) != 0 || uint16(mask) != 0; mask>>32 != 0 {
+			d.at = translate
 		}
-		p.ports = p.ports&^high | uint32(value>>32)
-		p.portsMask |= high
+		put(&p[1], &d.portsMask, 0, value>>32, mask>>32)
 	default:
-		reach = everything
+		d.lost = true
 	}
-	p.scope = max(p.scope, reach)
+}
+
+// setTag sets bits of the tag: of one that was put on straight. What the key does not
+// say cannot be set.
+func (d *draft) setTag(value, mask uint64) {
+	switch {
+	case mask == 0 || d.tags == popTag:
+	case d.tags == pushTag:
+		d.Patch[4] = d.Patch[4]&^mask | value&mask
+	default:
+		d.lost = true
+	}
+}
+
+// setTTL sets the TTL as a whole.
+func (d *draft) setTTL(value, mask uint8) {
+	if mask == 0 {
+		return
+	}
+	d.ttlOnce(setsTTL | uint64(value)<<32)
+	d.lost = d.lost || mask != 0xff
+}
+
+// Ops appends ops that do what p does.
+func (p *Patch) Ops(ops []flowtable.Op) []flowtable.Op {
+	set := func(word uint8, value, mask uint64) {
+		if mask != 0 {
+			ops = append(ops, flowtable.Op{Code: flowtable.OpSet, Word: word, Value: value & mask, Mask: mask})
+		}
+	}
+	switch p.retag() {
+	case pushTag:
+		ops = append(ops, flowtable.Op{Code: flowtable.OpPushVLAN, Arg: uint32(p[4]) >> 16})
+		set(flowtable.WordIn, p[4]<<16, priorityAndID<<16)
+	case popTag:
+		ops = append(ops, flowtable.Op{Code: flowtable.OpPopVLAN})
+	}
+	first, second, ttl := p.first(), uint64(p.second()), uint64(0)
+	if p[3]&setsTTL != 0 {
+		ttl = 0xff
+	}
+	set(flowtable.WordDst, p[0], first&^0xffff)
+	set(flowtable.WordSrc, p[0]<<48|p[1]>>32<<16|p[3]>>32&0xff, first<<48|second<<16|ttl)
+	if p[3]&takesTTL != 0 {
+		ops = append(ops, flowtable.Op{Code: flowtable.OpDecTTL})
+	}
+	set(flowtable.WordIP4, p[2], p.addrs())
+	set(flowtable.WordL4, p[1]<<32, uint64(p.ports())<<32)
+	return ops
+}
+
+// byOps carries p out op by op.
+func (p *Patch) byOps(b *packet.Batch, i int) {
+	var room [8]flowtable.Op
+	Apply(b, i, p.Ops(room[:0]))
 }
 
 // Apply carries p out on frame i of b, as the function Apply does.
 func (p *Patch) Apply(b *packet.Batch, i int) {
 	f := &b.Frames[i]
 	headLen, length := uint32(f.HeadLen), f.Len
-	if p.scope == everything || f.Off > packet.SlotSize-straightMax || headLen < etherLen+ip4Len {
-		Apply(b, i, p.ops)
+	if f.Off > packet.SlotSize-straightMax || headLen < etherLen+ip4Len {
+		p.byOps(b, i)
 		return
 	}
-	if p.retag != keepTags {
+	if p.retag() != keepTags {
 		if !p.tagStraight(b, i) {
-			Apply(b, i, p.ops)
+			p.byOps(b, i)
 			return
 		}
-		if p.firstMask == 0 && p.secondMask == 0 {
+		if p[3]&0xfff == 0 {
 			return
 		}
 	}
 	h := (*[straightMax]byte)(b.Slot(i)[f.Off:])
-	if p.scope != ethernet {
+	if scope := p.scope(); scope != ethernet {
 		ip, room := (*[tcpLen]byte)(h[etherLen:]), uint32(etherLen)
 		kind := binary.BigEndian.Uint16(h[12:])
 		if kind != typeIPv4 && parse.IsTag(kind) {
@@ -165,18 +255,20 @@ func (p *Patch) Apply(b *packet.Batch, i int) {
 		}
 		first, ttl := binary.BigEndian.Uint32(ip[:]), binary.BigEndian.Uint32(ip[8:]) // with protocol and checksum
 		size := first & 0xffff
-		if kind != typeIPv4 || first>>24 != 0x45 || size-ip4Len > length-room-ip4Len || room+ip4Len > headLen || ttl < p.ttl ||
-			p.scope == translate && !p.translate(ip, min(size, headLen-room)) {
-			Apply(b, i, p.ops)
+		if kind != typeIPv4 || first>>24 != 0x45 || size-ip4Len > length-room-ip4Len || room+ip4Len > headLen || ttl < uint32(p[3]&takesTTL>>1) ||
+			scope == translate && !p.translate(ip, min(size, headLen-room)) {
+			p.byOps(b, i)
 			return
 		}
-		if p.scope == route {
+		if scope == route {
 			now, delta := p.newTTL(ttl)
 			binary.BigEndian.PutUint32(ip[8:], now|uint32(corrected(uint16(ttl), delta)))
 		}
 	}
-	binary.BigEndian.PutUint64(h[:], binary.BigEndian.Uint64(h[:])&^p.firstMask|p.first)
-	binary.BigEndian.PutUint32(h[8:], binary.BigEndian.Uint32(h[8:])&^p.secondMask|p.second)
+	if p[3]&0xfff != 0 {
+		binary.BigEndian.PutUint64(h[:], binary.BigEndian.Uint64(h[:])&^p.first()|p[0])
+		binary.BigEndian.PutUint32(h[8:], binary.BigEndian.Uint32(h[8:])&^p.second()|uint32(p[1]>>32))
+	}
 }
 
 // tagStraight puts a tag on or takes one off, and reports whether that was
@@ -188,10 +280,10 @@ func (p *Patch) tagStraight(b *packet.Batch, i int) bool {
 	}
 	h := (*[etherLen + 2*tagLen]byte)(s[f.Off-tagLen:])
 	first, second := binary.BigEndian.Uint64(h[tagLen:]), binary.BigEndian.Uint32(h[tagLen+8:])
-	if p.retag == pushTag {
+	if p.retag() == pushTag {
 		binary.BigEndian.PutUint64(h[:], first)
 		binary.BigEndian.PutUint32(h[8:], second)
-		binary.BigEndian.PutUint32(h[addrsLen:], p.tag)
+		binary.BigEndian.PutUint32(h[addrsLen:], uint32(p[4]))
 		b.Grow(i, tagLen)
 		return true
 	}
@@ -230,11 +322,11 @@ func (p *Patch) translate(ip *[tcpLen]byte, size uint32) bool {
 		return false
 	}
 	addrs, ports := binary.BigEndian.Uint64(ip[12:]), binary.BigEndian.Uint32(ip[ip4Len:])
-	newAddrs, newPorts := addrs&^p.addrsMask|p.addrs, ports&^p.portsMask|p.ports
+	newAddrs, newPorts := addrs&^p.addrs()|p[2], ports&^p.ports()|uint32(p[1])
 	binary.BigEndian.PutUint64(ip[12:], newAddrs)
 	binary.BigEndian.PutUint32(ip[ip4Len:], newPorts)
 	delta := halves(^addrs) + halves(newAddrs)
-	if p.addrsMask != 0 || p.ttl|p.ttlMask != 0 {
+	if p[3]&(0xff<<12|setsTTL|takesTTL) != 0 {
 		now, more := p.newTTL(ttl)
 		binary.BigEndian.PutUint32(ip[8:], now|uint32(corrected(uint16(ttl), delta+more)))
 	}
@@ -251,7 +343,10 @@ func (p *Patch) translate(ip *[tcpLen]byte, size uint32) bool {
 // newTTL returns the word of TTL and protocol as it becomes, without the checksum,
 // and what that adds to the sum of 16-bit words.
 func (p *Patch) newTTL(ttl uint32) (now uint32, delta uint64) {
-	now = ((ttl-p.ttl)&^p.ttlMask | p.ttlTo) &^ 0xffff
+	now = (ttl - uint32(p[3]&takesTTL>>1)) &^ 0xffff
+	if p[3]&setsTTL != 0 {
+		now = now&0xffffff | uint32(p[3]>>32)<<24
+	}
 	return now, uint64(^uint16(ttl>>16)) + uint64(now>>16)
 }
 

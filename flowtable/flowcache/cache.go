@@ -73,6 +73,7 @@ type Cache struct {
 	plans     []*Plan    // by id; 0 is none
 	freeMasks []uint16   // ids without users
 	seen      []uint32
+	drawn     uint64 // chance, for seen
 	seenMem   mapping
 	epoch     uint16
 	idle      uint16 // epochs without a hit after which an entry goes; fewer when memory is short
@@ -187,12 +188,16 @@ func (c *Cache) Usage() CacheUsage {
 // that is made of them, are valid until the next Upkeep, Flush or Close.
 func (c *Cache) Program(result uint32) *Program { return c.programs.at(result &^ Stale) }
 
-// Ops returns the steps of a result's program, in the cache's memory.
-func (c *Cache) Ops(result uint32) []flowtable.Op {
-	off := result &^ Stale
-	h := c.programs.at(off)
-	return h.ops(c.programs.words(off, h.words()))
-}
+// Ops returns the steps of a result's program, without OpCT. They are lent until the
+// next call that installs, or of Ops.
+func (c *Cache) Ops(result uint32) []flowtable.Op { return c.programs.allOps(result &^ Stale) }
+
+// Patch returns the patch of a result whose program's code is ProgramPatch.
+func (c *Cache) Patch(result uint32) *Patch { return c.programs.patchAt(result &^ Stale) }
+
+// SetPatcher has changes of frames made ready by p. It is called before anything is
+// installed.
+func (c *Cache) SetPatcher(p Patcher) { c.programs.patcher = p }
 
 // Rules returns the handles of the rules that a result's program counts for.
 func (c *Cache) Rules(result uint32) []uint32 {

@@ -122,14 +122,17 @@ func (c *Cache) check(p *Plan, comp *flowtable.Composed, since uint64) InstallRe
 	return Installed
 }
 
-// sighted reports whether the hash is that of a flow seen before, and notes it.
+// sighted reports whether the hash is that of a flow seen before, and notes it: in one
+// of two places, by chance. If it were always the same, flows that come by turns and meet
+// there would make each other forgotten for ever.
 func (c *Cache) sighted(hash uint64) bool {
-	slot := &c.seen[hash&uint64(len(c.seen)-1)]
+	at := hash & uint64(len(c.seen)-1)
 	tag := uint32(hash>>32) | 1
-	if *slot == tag {
+	if c.seen[at] == tag || c.seen[at^1] == tag {
 		return true
 	}
-	*slot = tag
+	c.drawn = c.drawn*6364136223846793005 + 1
+	c.seen[at^c.drawn>>63] = tag
 	return false
 }
 
@@ -322,8 +325,14 @@ func (c *Cache) Refresh(p *Plan, key *flowtable.Key, wide bool, result uint32, w
 
 // recompose returns what a program was made from, but for its mask.
 func (c *Cache) recompose(off uint32) flowtable.Composed {
-	comp := flowtable.Composed{Ops: append([]flowtable.Op(nil), c.Ops(off)...), Guards: c.Guards(nil, off), Rules: append([]uint32(nil), c.Rules(off)...), Tag: c.Tag(off)}
-	if h := c.programs.at(off); h.Code != ProgramOutput {
+	h := c.programs.at(off)
+	comp := flowtable.Composed{Guards: c.Guards(nil, off), Rules: append([]uint32(nil), c.Rules(off)...), Tag: c.Tag(off)}
+	for _, conn := range h.conns(c.programs.words(off, h.words())) {
+		value, arg := counted(conn)
+		comp.Ops = append(comp.Ops, flowtable.Op{Code: flowtable.OpCT, Value: value, Arg: arg})
+	}
+	comp.Ops = append(comp.Ops, c.Ops(off)...)
+	if h.Code == ProgramDrop || h.Code == ProgramOps {
 		comp.Drop = h.Arg
 	}
 	return comp

@@ -1,6 +1,8 @@
 package flowcache
 
 import (
+	"math/bits"
+
 	"millrace/flowtable"
 	"millrace/flowtable/prefetch"
 )
@@ -321,7 +323,7 @@ func (c *Cache) settle(n int, out *[BatchMax]uint32) {
 	if a.live >= prefetchFrom {
 		prefetch.Lines(a.base(), &b.found, n, 1<<32-1, narrowShift)
 	}
-	stale := 0
+	stale, deep, codes := 0, uint64(0), uint8(0)
 	for i := 0; i < n && i < BatchMax; i++ {
 		id := b.found[i]
 		off := uint32(id)
@@ -330,9 +332,12 @@ func (c *Cache) settle(n int, out *[BatchMax]uint32) {
 		bad |= c.cells.now(h.guards[1].Cell) ^ h.guards[1].Want
 		bad |= c.cells.now(h.guards[2].Cell) ^ h.guards[2].Want
 		bad |= c.cells.now(h.guards[3].Cell) ^ h.guards[3].Want
-		if bad != 0 || h.guardCount > guardsInLine && !a.guardsHold(off, c.cells) {
+		codes |= h.Code
+		if bad != 0 {
 			off |= Stale
 			stale++
+		} else if h.guardCount > guardsInLine {
+			deep |= 1 << i
 		}
 		if h.gen != uint16(id>>32) {
 			off = 0
@@ -340,4 +345,23 @@ func (c *Cache) settle(n int, out *[BatchMax]uint32) {
 		out[i] = off
 	}
 	c.stats.Stale += uint64(stale)
+	if deep != 0 || codes >= ProgramPatch {
+		c.settleMore(n, deep, out)
+	}
+}
+
+// settleMore asks for the second lines of programs, and looks at the guards there of
+// the results in set.
+func (c *Cache) settleMore(n int, set uint64, out *[BatchMax]uint32) {
+	a := c.programs
+	if a.live >= prefetchFrom {
+		prefetch.Lines(a.base()+lineBytes, &c.batch.found, n, 1<<32-1, narrowShift)
+	}
+	for ; set != 0; set &= set - 1 {
+		i := bits.TrailingZeros64(set)
+		if off := out[i]; off != 0 && !a.guardsHold(off, c.cells) {
+			out[i] = off | Stale
+			c.stats.Stale++
+		}
+	}
 }

@@ -50,9 +50,11 @@ func (c *Cache) Tell(from, budget int) (on int) {
 	return 0
 }
 
-// TellOps has f told the ops of each program that is told of, and what it has
-// counted since it was last. f may not change the cache.
-func (c *Cache) TellOps(f func(ops []flowtable.Op, packets, bytes uint64)) { c.programs.ops = f }
+// TellConnections has f told, for each OpCT of each program that is told of, by its Value and
+// Arg, what it has counted since it was last. f may not change the cache.
+func (c *Cache) TellConnections(f func(value uint64, arg uint32, packets, bytes uint64)) {
+	c.programs.conns = f
+}
 
 // A tally is what a program has counted when it was last told of.
 type tally struct{ packets, bytes uint64 }
@@ -68,8 +70,11 @@ func (a *programs) tell(off uint32) {
 	}
 	image := a.words(off, h.words())
 	a.retired(image[len(image)-1], h.rules(image), h.Packets-t.packets, h.Bytes-t.bytes)
-	if a.ops != nil && h.opCount != 0 {
-		a.ops(h.ops(image), h.Packets-t.packets, h.Bytes-t.bytes)
+	if a.conns != nil {
+		for _, conn := range h.conns(image) {
+			value, arg := counted(conn)
+			a.conns(value, arg, h.Packets-t.packets, h.Bytes-t.bytes)
+		}
 	}
 	t.packets, t.bytes = h.Packets, h.Bytes
 }

@@ -3,6 +3,7 @@ package flowcache
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"millrace/flowtable"
@@ -13,16 +14,32 @@ const (
 	ProgramDrop   = iota + 1 // nothing; Arg is the reason
 	ProgramOutput            // to port Arg, the frame as it is
 	ProgramOps               // see Ops
+	ProgramPatch             // changes that are made ready, see Cache.Patch; then to port Arg
 )
 
+// PatchWords is how many words a Patch takes: what a line has left behind the header.
+const PatchWords = 6
+
+// A Patch is changes of a frame made ready, in the form of whoever makes it.
+type Patch = [PatchWords]uint64
+
+// A Patcher makes changes of frames ready. What it says depends on its arguments only.
+type Patcher interface {
+	// Compile makes a Patch of ops. It reports false if that cannot be.
+	Compile(ops []flowtable.Op, to *Patch) bool
+	// Ops appends ops that do what p does.
+	Ops(p *Patch, ops []flowtable.Op) []flowtable.Op
+}
+
 // A Program is the header of a composed program in a worker's arena. A hit needs
-// its first line only:
+// its first line only, and the second if there is a patch:
 //
 //	 0  packets   8  bytes   16  four guards   48  generation, counts
-//	56  code, class, flags   60  arg   64  digest   72  references   76  link
+//	56  code, class, flags, connections   60  arg   64  digest   72  references   76  link
 //
-// Behind it follow steps (24 bytes each), guards beyond the fourth (8 bytes
-// each), handles of rules (4 bytes each), the tag (8 bytes). Programs of equal
+// Behind it follow the patch (48 bytes), guards beyond the fourth and connections
+// (8 bytes each), steps (24 bytes each), handles of rules (4 bytes each), the tag
+// (8 bytes). What is a patch, or an output only, has no steps. Programs of equal
 // content are one program: many flows that one set of rules decides share it
 // and its line stays hot.
 type Program struct {
@@ -35,7 +52,7 @@ type Program struct {
 	Code           uint8 // ProgramDrop, ...
 	class          uint8 // size class
 	flags          uint8 // linked, ...
-	_              uint8
+	connCount      uint8
 	Arg            uint32 // port; else the reason if it delivers nothing
 	digest         uint64 // of the image
 	refs           uint32 // entries that lead here
@@ -89,11 +106,15 @@ type programs struct {
 	tallied mapping
 	image   []uint64 // the image that is being made
 	retired func(tag uint64, rules []uint32, packets, bytes uint64)
-	ops     func(ops []flowtable.Op, packets, bytes uint64) // may be nil
-	live    int                                             // programs
-	lines   int                                             // lines that they take
-	killed  int                                             // programs that were killed and still have entries
-	limbo   []uint32                                        // programs that may have no reference
+	conns   func(value uint64, arg uint32, packets, bytes uint64) // of an OpCT; may be nil
+	patcher Patcher                                               // may be nil
+	steps   []flowtable.Op                                        // of the image: all but OpCT
+	patch   Patch                                                 // of the image
+	scratch []flowtable.Op                                        // lent by Ops
+	live    int                                                   // programs
+	lines   int                                                   // lines that they take
+	killed  int                                                   // programs that were killed and still have entries
+	limbo   []uint32                                              // programs that may have no reference
 }
 
 // newPrograms maps an arena of about size bytes. retired is told what a
@@ -152,62 +173,122 @@ func (a *programs) intern(c *flowtable.Composed) (uint32, error) {
 
 // compose makes the image of c in a.image.
 func (a *programs) compose(c *flowtable.Composed) error {
-	words := headerWords + imageWords(len(c.Ops), len(c.Guards), len(c.Rules))
-	if words > tooLongWords {
+	var h Program
+	a.steps = a.steps[:0]
+	for i := range c.Ops {
+		if c.Ops[i].Code != flowtable.OpCT {
+			a.steps = append(a.steps, c.Ops[i])
+		}
+	}
+	conns := len(c.Ops) - len(a.steps)
+	h.Code, h.Arg = a.simple(c.Drop)
+	if h.Code == ProgramOps {
+		h.opCount = uint16(len(a.steps))
+	}
+	h.guardCount, h.ruleCount, h.connCount = uint16(len(c.Guards)), uint16(len(c.Rules)), uint8(conns)
+	words := h.words()
+	if words > tooLongWords || conns > math.MaxUint8 {
 		return ErrProgramLong
 	}
-	a.image = a.image[:words]
-	clear(a.image)
-	h := &wordsAs[Program](a.image, 0, 1)[0]
-	h.Code, h.Arg = simple(c)
-	h.opCount, h.guardCount, h.ruleCount = uint16(len(c.Ops)), uint16(len(c.Guards)), uint16(len(c.Rules))
 	rest := c.Guards[copy(h.guards[:], c.Guards):]
-	copy(h.ops(a.image), c.Ops)
+	a.image = a.image[:words]
+	wordsAs[Program](a.image, 0, 1)[0] = h
+	a.image[words-2], a.image[words-1] = 0, c.Tag // half of the word before may have no rule
+	if h.Code == ProgramPatch {
+		copy(a.image[headerWords:], a.patch[:])
+	}
 	copy(h.moreGuards(a.image), rest)
+	copyConns(h.conns(a.image), c.Ops)
+	copy(h.ops(a.image), a.steps)
 	copy(h.rules(a.image), c.Rules)
-	a.image[words-1] = c.Tag
 	return nil
 }
 
-// imageWords returns how many words lie behind the header of a program.
-func imageWords(ops, guards, rules int) int {
-	return ops*opWords + max(guards-guardsInLine, 0) + (rules+1)/2 + 1 // the tag
+// A connection of a program is the Value of its OpCT, with the Arg in bits that are free there.
+const (
+	countShift = 29
+	countBits  = 3 << countShift
+)
+
+// counted returns the Value and Arg of a connection of a program.
+func counted(conn uint64) (value uint64, arg uint32) {
+	return conn &^ countBits, uint32(conn >> countShift & 3)
 }
 
-// simple returns the code and argument of what c does.
-func simple(c *flowtable.Composed) (code uint8, arg uint32) {
-	n, last := 0, 0
-	for i := range c.Ops {
-		if c.Ops[i].Code != flowtable.OpCT {
-			n, last = n+1, i
+// copyConns copies the connections that ops count for.
+func copyConns(conns []uint64, ops []flowtable.Op) {
+	n := 0
+	for i := range ops {
+		if op := &ops[i]; op.Code == flowtable.OpCT {
+			conns[n] = op.Value | uint64(op.Arg)<<countShift
+			n++
 		}
 	}
-	switch {
-	case n == 0:
-		return ProgramDrop, c.Drop
-	case n == 1 && c.Ops[last].Code == flowtable.OpOutput:
-		return ProgramOutput, c.Ops[last].Arg
-	}
-	return ProgramOps, c.Drop
 }
 
-// ops, moreGuards and rules return the parts of the image that h heads.
+// simple returns the code and argument of what a.steps do. drop is why they output
+// nothing.
+func (a *programs) simple(drop uint32) (code uint8, arg uint32) {
+	n := len(a.steps) - 1
+	switch {
+	case n < 0:
+		return ProgramDrop, drop
+	case a.steps[n].Code != flowtable.OpOutput:
+	case n == 0:
+		return ProgramOutput, a.steps[n].Arg
+	case a.patcher != nil && a.patcher.Compile(a.steps[:n], &a.patch):
+		return ProgramPatch, a.steps[n].Arg
+	}
+	return ProgramOps, drop
+}
+
+// Places of the parts behind the header, in words.
+
+func (h *Program) guardsAt() int {
+	if h.Code == ProgramPatch {
+		return headerWords + PatchWords
+	}
+	return headerWords
+}
+func (h *Program) connsAt() int { return h.guardsAt() + max(int(h.guardCount)-guardsInLine, 0) }
+func (h *Program) opsAt() int   { return h.connsAt() + int(h.connCount) }
+func (h *Program) rulesAt() int { return h.opsAt() + int(h.opCount)*opWords }
+
+// words returns how many words h and what is behind it take.
+func (h *Program) words() int { return h.rulesAt() + (int(h.ruleCount)+1)/2 + 1 }
+
+// ops, conns, moreGuards and rules return the parts of the image that h heads.
 
 func (h *Program) ops(image []uint64) []flowtable.Op {
-	return wordsAs[flowtable.Op](image, headerWords, int(h.opCount))
+	return wordsAs[flowtable.Op](image, h.opsAt(), int(h.opCount))
 }
 
+func (h *Program) conns(image []uint64) []uint64 { return image[h.connsAt():h.opsAt()] }
+
 func (h *Program) moreGuards(image []uint64) []flowtable.Guard {
-	return wordsAs[flowtable.Guard](image, headerWords+int(h.opCount)*opWords, max(int(h.guardCount)-guardsInLine, 0))
+	return wordsAs[flowtable.Guard](image, h.guardsAt(), max(int(h.guardCount)-guardsInLine, 0))
 }
 
 func (h *Program) rules(image []uint64) []uint32 {
-	return wordsAs[uint32](image, headerWords+int(h.opCount)*opWords+max(int(h.guardCount)-guardsInLine, 0), int(h.ruleCount))
+	return wordsAs[uint32](image, h.rulesAt(), int(h.ruleCount))
 }
 
-// words returns how many words h and what is behind it take.
-func (h *Program) words() int {
-	return headerWords + imageWords(int(h.opCount), int(h.guardCount), int(h.ruleCount))
+// allOps returns the ops of a program, without those that count for connections. They
+// are lent until the next call.
+func (a *programs) allOps(off uint32) []flowtable.Op {
+	h := a.at(off)
+	ops := a.scratch[:0]
+	switch h.Code {
+	case ProgramOps:
+		return h.ops(a.words(off, h.words()))
+	case ProgramPatch:
+		ops = a.patcher.Ops(a.patchAt(off), ops)
+		fallthrough
+	case ProgramOutput:
+		ops = append(ops, flowtable.Op{Code: flowtable.OpOutput, Arg: h.Arg})
+	}
+	a.scratch = ops
+	return ops
 }
 
 // place returns a program with the image's content, an old one if there is.
@@ -248,7 +329,7 @@ func (a *programs) find(digest uint64) uint32 {
 // same reports whether program off has the image's content.
 func (a *programs) same(off uint32) bool {
 	h, image := a.at(off), &wordsAs[Program](a.image, 0, 1)[0]
-	return h.opCount == image.opCount && h.guardCount == image.guardCount && h.ruleCount == image.ruleCount &&
+	return h.opCount == image.opCount && h.guardCount == image.guardCount && h.ruleCount == image.ruleCount && h.connCount == image.connCount &&
 		h.guards == image.guards && h.Code == image.Code && h.Arg == image.Arg &&
 		slices.Equal(a.words(off, len(a.image))[headerWords:], a.image[headerWords:])
 }

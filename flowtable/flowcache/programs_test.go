@@ -84,7 +84,7 @@ func TestProgramsRandom(t *testing.T) {
 		}
 		for off, c := range live {
 			h := a.at(off)
-			if image := a.words(off, h.words()); !slices.Equal(h.ops(image), c.Ops) || !slices.Equal(h.rules(image), c.Rules) {
+			if image := a.words(off, h.words()); !slices.Equal(a.allOps(off), c.Ops) || !slices.Equal(h.rules(image), c.Rules) {
 				t.Fatalf("program %d of %d steps has changed", off, len(c.Ops))
 			}
 			if r.IntN(4) == 0 {
@@ -134,6 +134,7 @@ func TestProgramsShared(t *testing.T) {
 		{"first guard", func(c *flowtable.Composed) { c.Guards[0].Want++ }, false},
 		{"third guard", func(c *flowtable.Composed) { c.Guards[2].Want++ }, false},
 		{"one guard less", func(c *flowtable.Composed) { c.Guards = c.Guards[:2] }, false},
+		{"connection", func(c *flowtable.Composed) { c.Ops = append(c.Ops, flowtable.Op{Code: flowtable.OpCT, Value: 5}) }, false},
 		{"rule", func(c *flowtable.Composed) { c.Rules[2]++ }, false},
 		{"reason", func(c *flowtable.Composed) { c.Drop = 7 }, false},
 	}

@@ -9,6 +9,9 @@ import (
 // lineBytes is the size of a cache line, the unit of the arena's offsets.
 const lineBytes = 64
 
+// A Patch fills the second line.
+var _ [2 * lineBytes]byte = [8 * (headerWords + PatchWords)]byte{}
+
 // A Program is headerWords long.
 var _ [8 * headerWords]byte = [unsafe.Sizeof(Program{})]byte{}
 
@@ -25,6 +28,13 @@ var (
 // the arena maps lines of them; nothing unmaps the arena while its worker runs.
 func (a *programs) at(off uint32) *Program {
 	return (*Program)(unsafe.Add(a.mem.base, uintptr(off)*lineBytes))
+}
+
+// patchAt returns the patch of the program at offset off, which has one.
+//
+// SAFETY: as at; a program is two lines at least, and the patch ends with the second.
+func (a *programs) patchAt(off uint32) *Patch {
+	return (*Patch)(unsafe.Add(a.mem.base, uintptr(off)*lineBytes+8*headerWords))
 }
 
 // words returns the n words at offset off, in lines.
