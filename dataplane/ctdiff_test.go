@@ -165,7 +165,6 @@ const collateral = "another connection with the same port, whose translation cla
 // otherPort is a difference after which the ports of a class clash otherwise.
 const otherPort = "a connection that takes the place of one that is over has its translation; OVS 3.1 gives it another port if only the destination is translated"
 
-
 // touches says which talks may meet in a translation: those with the same port.
 func (t *talk) touches() string {
 	return fmt.Sprint(t.class, t.proto, t.client.Port(), t.server)
