@@ -3,6 +3,7 @@ package dataplane
 import (
 	"encoding/binary"
 	"fmt"
+	"runtime"
 	"slices"
 
 	"millrace/dataplane/fdb"
@@ -95,6 +96,7 @@ func (t *tracer) follow(p *port, frame []byte) *Trace {
 	t.again(t.portOf(p.number), transit{fdbSlot: -1})
 	t.flow.walker.Offline()
 	t.out, t.ports, t.known = nil, nil, nil
+	runtime.KeepAlive(frame) // the batch has its end by address only
 	return out
 }
 

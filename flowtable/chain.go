@@ -233,7 +233,10 @@ func (t *Tables) freeTower(b uint32) {
 func (t *Tables) drawLevels() int {
 	t.drawn++
 	n := 0
-	for h := t.seed.mix(t.seed.start, t.drawn); n < towerMax && h&3 == 0; h >>= 2 {
+	h := t.seed.start + t.drawn*0x9e3779b97f4a7c15 // SplitMix64: all bits of the count reach the low ones
+	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
+	h = (h ^ h>>27) * 0x94d049bb133111eb
+	for h ^= h >> 31; n < towerMax && h&3 == 0; h >>= 2 {
 		n++
 	}
 	return n

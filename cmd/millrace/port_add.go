@@ -37,7 +37,7 @@ database, as ovs-vsctl writes them. The types are those of Open vSwitch:
   patch                the other end is the patch port --peer of another bridge
   tap, internal        a network device NAME of the kernel, for a pod or the host:
                        in the network namespace --netns, with the addresses --ip
-  geneve, vxlan        a tunnel to another host: --option remote_ip=ADDRESS, and as they are needed
+  geneve, vxlan        a tunnel to another host: --option remote_ip=ADDRESS, and as needed
                        key, local_ip, csum, tos, ttl, df_default and dst_port
 
 The command returns when the port is in force. What is wrong with it then is an

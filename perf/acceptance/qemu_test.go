@@ -56,13 +56,13 @@ func TestQEMU(t *testing.T) {
 		t.Run(n.name, func(t *testing.T) { pingAll(ctx, t, guests[0], n) })
 	}
 	t.Run("TCP in super-frames", func(t *testing.T) {
-		talk(ctx, t, guests, nets[0])
+		sendFile(ctx, t, guests, nets[0])
 		if p := s.stats(nets[0].port(1))[0]; p.GetTxBytes() < 2000*p.GetTxFrames() || p.GetFinished().GetTcp() != 0 {
 			t.Errorf("to a guest that takes them went %v", p)
 		}
 	})
 	t.Run("TCP to a guest that takes nothing", func(t *testing.T) {
-		talk(ctx, t, guests, nets[3])
+		sendFile(ctx, t, guests, nets[3])
 		if f := s.stats(nets[3].port(1))[0].GetFinished(); f.GetTcp() == 0 || f.GetChecksums() < f.GetSegments() {
 			t.Errorf("finished: %v", f)
 		}
@@ -156,8 +156,8 @@ func pingAll(ctx context.Context, t *testing.T, g *peers.QEMUGuest, n guestNet) 
 // takesNothing are properties of a device whose driver wants finished frames.
 const takesNothing = "guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off"
 
-// talk sends a file by TCP from guest 0 to guest 1, and compares what arrives.
-func talk(ctx context.Context, t *testing.T, guests [2]*peers.QEMUGuest, n guestNet) {
+// sendFile sends a file by TCP from guest 0 to guest 1, and compares what arrives.
+func sendFile(ctx context.Context, t *testing.T, guests [2]*peers.QEMUGuest, n guestNet) {
 	t.Helper()
 	sum := func(g *peers.QEMUGuest, line string) string {
 		out, err := g.Run(ctx, line)
