@@ -579,6 +579,9 @@ func TestAgainstPlainSwitch(t *testing.T) {
 		}
 	}
 	t.Logf("%d frames, %d outputs, %d dropped, %d of %d rounds without room for copies; by reason %v", frames, sent, dropped, short, rounds, reasons)
+	if raceOn {
+		return // a fiftieth of the frames is too few to judge the mix by
+	}
 	if sent < frames/4 || dropped < frames/10 || short > rounds/20 {
 		t.Errorf("of %d frames came %d outputs and %d drops: the test does not test much", frames, sent, dropped)
 	}
