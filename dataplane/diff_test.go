@@ -579,10 +579,9 @@ func TestAgainstPlainSwitch(t *testing.T) {
 		}
 	}
 	t.Logf("%d frames, %d outputs, %d dropped, %d of %d rounds without room for copies; by reason %v", frames, sent, dropped, short, rounds, reasons)
-	if raceOn {
-		return // a fiftieth of the frames is too few to judge the mix by
-	}
-	if sent < frames/4 || dropped < frames/10 || short > rounds/20 {
+	// Of the 600 rounds under the race detector some 30 are short, and that is the bound: they
+	// are judged by the full run.
+	if sent < frames/4 || dropped < frames/10 || !raceOn && short > rounds/20 {
 		t.Errorf("of %d frames came %d outputs and %d drops: the test does not test much", frames, sent, dropped)
 	}
 }
