@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 	"dataplane":             {"dataplane/packet", "dataplane/sys", "dataplane/fdb", "dataplane/parse", "dataplane/conntrack", "dataplane/edit", "dataplane/reply", "dataplane/tunnel", "flowtable", "flowtable/flowcache"},
 	"dataplane/afxdp":       {"dataplane/packet", "dataplane/sys"},
 	"dataplane/api":         nil,
-	"dataplane/conntrack":   {"dataplane/parse"},
+	"dataplane/conntrack":   {"dataplane/parse", "flowtable/prefetch"},
 	"dataplane/edit":        {"dataplane/packet", "dataplane/parse", "flowtable"},
 	"dataplane/fdb":         nil,
 	"dataplane/flowapi":     {"dataplane/api", "flowtable"},

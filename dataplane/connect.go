@@ -23,6 +23,8 @@ type connector struct {
 	length uint32
 	read   bool   // packet is this frame's
 	took   uint64 // frames that took the long way
+	zoneOf uint16 // the first zone that the last frame came through
+	zones  int    // how many it came through
 	isIP   bool
 	layout parse.Layout
 	packet conntrack.Packet
@@ -48,7 +50,7 @@ type connector struct {
 
 // begin takes note of the frame that is about to be walked.
 func (c *connector) begin(head []byte, length uint32) {
-	c.head, c.length, c.read, c.tracked, c.waits = head, length, false, false, false
+	c.head, c.length, c.read, c.tracked, c.waits, c.zones = head, length, false, false, false, 0
 }
 
 // connect is flowtable.SideTables.Connect.
@@ -61,6 +63,9 @@ func (c *connector) connect(ctx *flowtable.Context, ask *flowtable.Connect, got 
 		return
 	}
 	tupleOf(p, ctx)
+	if c.zones++; c.zones == 1 {
+		c.zoneOf = ask.Zone
+	}
 	if ask.Flags&flowtable.CTLook != 0 {
 		c.look(ask.Zone, got)
 		return
@@ -169,6 +174,31 @@ func (c *connector) tell(got *flowtable.Connected) {
 		got.Guard = flowtable.Guard{Cell: c.first + flowtable.Cell(v.Cell), Want: v.Want}
 	}
 	got.Ref, got.Reply = uint64(v.Ref), v.Reply
+}
+
+// ahead asks for what connection tracking will look at for frames with these keys, if they
+// come to the zone that the last frame came to first.
+func (c *connector) ahead(keys *[flowtable.AheadMax]flowtable.Key, n int) {
+	if c.zones == 0 {
+		return
+	}
+	for i := range keys[:min(n, len(keys))] {
+		key := &keys[i]
+		t := conntrack.Tuple{Proto: uint8(key[flowtable.WordSrc] >> 8), Six: key[flowtable.WordIn]&0xffff == 0x86dd}
+		if t.Proto != conntrack.ProtoTCP && t.Proto != conntrack.ProtoUDP {
+			continue
+		}
+		l4 := key[flowtable.WordL4]
+		t.SrcPort, t.DstPort = uint16(l4>>48), uint16(l4>>32)
+		if t.Six {
+			t.Src = conntrack.Addr{key[flowtable.WordIP6Src], key[flowtable.WordIP6SrcLow]}
+			t.Dst = conntrack.Addr{key[flowtable.WordIP6Dst], key[flowtable.WordIP6DstLow]}
+		} else {
+			t.Src, t.Dst = conntrack.Addr{1: key[flowtable.WordIP4] >> 32}, conntrack.Addr{1: key[flowtable.WordIP4] & 0xffffffff}
+		}
+		c.worker.Expect(&t)
+	}
+	c.worker.Ahead(c.zoneOf)
 }
 
 // portWords are the bits of flowtable.WordL4 that are ports or, of ICMP, type, code

@@ -43,9 +43,10 @@ const (
 	tellPiece    = 16
 )
 
-// upkeep is for every few turns.
-func (c *connector) upkeep(cache *flowcache.Cache, ticks uint64, second uint32) {
-	if c.used && (c.place != 0 || c.second != second || c.untold) {
+// upkeep is for every few turns; idle says that the worker would sleep if it could. Programs
+// tell once a second, and then: who sleeps leaves nothing untold.
+func (c *connector) upkeep(cache *flowcache.Cache, ticks uint64, second uint32, idle bool) {
+	if c.used && (c.place != 0 || c.second != second || c.untold && idle) {
 		if c.place == 0 {
 			c.second, c.untold = second, false
 		}

@@ -96,7 +96,7 @@ func (e *engine) newFlow(side flowtable.SideTables, n int) (f flow, err error) {
 		return flow{}, errors.Join(fmt.Errorf("make a flow cache: %w", err), f.counters.Close())
 	}
 	f.ct = e.crossing.connector()
-	f.cache.TellConnections(f.ct.told)
+	f.cache.TellConnections(f.ct.told, f.ct.worker.TouchAhead)
 	f.cache.SetPatcher(patcher{})
 	side.Connect, side.Recall, side.Stick = f.ct.connect, f.ct.recall, f.ct.stick
 	f.walker = e.tables.NewWalker(side)

@@ -137,6 +137,7 @@ func (w *worker) lookAhead(set uint64) {
 		key[flowtable.WordL4] &^= lengthBits
 	}
 	w.flow.walker.Ahead(&w.ahead, n, w.flow.counters)
+	w.flow.ct.ahead(&w.ahead, n)
 }
 
 // lookup finds the programs of the frames in set, which is not empty.

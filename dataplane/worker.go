@@ -49,6 +49,7 @@ type worker struct {
 	fair    fairness
 	now     uint32 // seconds, for ageing; coarse
 	clock   clock
+	idle    bool // there has been no traffic for long
 	stats   WorkerStats
 	quit    bool
 
@@ -214,10 +215,11 @@ func (w *worker) turn() {
 	if w.stats.Turns%upkeepTurns == 0 {
 		w.sweepDecisions()
 		w.flow.cache.Upkeep(uint16(w.now), upkeep)
-		w.flow.ct.upkeep(w.flow.cache, w.clock.last, w.now)
+		w.flow.ct.upkeep(w.flow.cache, w.clock.last, w.now, w.idle && w.mode == PollAdaptive)
 		w.countLost()
 	}
-	if w.clock.tick(w, carried) && w.mode == PollAdaptive && !w.quit && w.flow.ct.isDone() {
+	w.idle = w.clock.tick(w, carried)
+	if w.idle && w.mode == PollAdaptive && !w.quit && w.flow.ct.isDone() {
 		w.sleep()
 	}
 }

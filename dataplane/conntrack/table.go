@@ -156,6 +156,7 @@ type Worker struct {
 	free   []uint32 // records that it has taken from the stock
 	random *rand.PCG
 	ready  heldList // fragments whose first has come
+	sight  sight
 	counts counts
 }
 

@@ -39,21 +39,56 @@ func (c *Cache) Tell(from, budget int) (on int) {
 		if s.used == 0 {
 			continue
 		}
-		size := uint32(a.classes[s.class])
-		for i := range uint32(s.fresh) {
-			if off := uint32(at)*slabLines + i*size; a.at(off).flags&inUse != 0 {
-				a.tell(off)
-			}
-		}
+		a.tellSlab(uint32(at))
 		budget -= int(s.fresh)
 	}
 	return 0
 }
 
+// tellSlab tells of the programs of a slab. What is told to will be looked at in memory that
+// is far away, so it is asked for before.
+func (a *programs) tellSlab(at uint32) {
+	size := uint32(a.classes[a.slabs[at].class])
+	n := 0
+	for i := range uint32(a.slabs[at].fresh) {
+		off := at*slabLines + i*size
+		if a.at(off).flags&inUse == 0 || !a.hasNews(off) {
+			continue
+		}
+		a.due[n] = off
+		if n++; n == len(a.due) {
+			a.tellDue(n)
+			n = 0
+		}
+	}
+	a.tellDue(n)
+}
+
+// tellDue tells of the first n programs that are due.
+func (a *programs) tellDue(n int) {
+	if a.ahead != nil {
+		values := 0
+		for _, off := range a.due[:n] {
+			h := a.at(off)
+			for _, conn := range h.conns(a.words(off, h.words())) {
+				if values < len(a.values) {
+					a.values[values], _ = counted(conn)
+					values++
+				}
+			}
+		}
+		a.ahead(&a.values, values)
+	}
+	for _, off := range a.due[:n] {
+		a.tell(off)
+	}
+}
+
 // TellConnections has f told, for each OpCT of each program that is told of, by its Value and
-// Arg, what it has counted since it was last. f may not change the cache.
-func (c *Cache) TellConnections(f func(value uint64, arg uint32, packets, bytes uint64)) {
-	c.programs.conns = f
+// Arg, what it has counted since it was last. ahead, which may be nil, is told the Values of
+// some of those that come next. They may not change the cache.
+func (c *Cache) TellConnections(f func(value uint64, arg uint32, packets, bytes uint64), ahead func(values *[BatchMax]uint64, n int)) {
+	c.programs.conns, c.programs.ahead = f, ahead
 }
 
 // A tally is what a program has counted when it was last told of.
@@ -62,12 +97,18 @@ type tally struct{ packets, bytes uint64 }
 // linesMin is how many lines a program has at least.
 const linesMin = (8*(headerWords+1) + lineBytes - 1) / lineBytes
 
+// hasNews reports whether a program has counted since it was last told of.
+func (a *programs) hasNews(off uint32) bool {
+	h, t := a.at(off), &a.tallies[off/linesMin]
+	return h.Packets != t.packets || h.Bytes != t.bytes
+}
+
 // tell tells what a program has counted since it was last told of.
 func (a *programs) tell(off uint32) {
-	h, t := a.at(off), &a.tallies[off/linesMin]
-	if h.Packets == t.packets && h.Bytes == t.bytes {
+	if !a.hasNews(off) {
 		return
 	}
+	h, t := a.at(off), &a.tallies[off/linesMin]
 	image := a.words(off, h.words())
 	a.retired(image[len(image)-1], h.rules(image), h.Packets-t.packets, h.Bytes-t.bytes)
 	if a.conns != nil {

@@ -107,6 +107,9 @@ type programs struct {
 	image   []uint64 // the image that is being made
 	retired func(tag uint64, rules []uint32, packets, bytes uint64)
 	conns   func(value uint64, arg uint32, packets, bytes uint64) // of an OpCT; may be nil
+	ahead   func(values *[BatchMax]uint64, n int)                 // of OpCTs that conns will be told; may be nil
+	due     [BatchMax / 2]uint32                                  // programs that will be told of
+	values  [BatchMax]uint64                                      // of their OpCTs
 	patcher Patcher                                               // may be nil
 	steps   []flowtable.Op                                        // of the image: all but OpCT
 	patch   Patch                                                 // of the image
