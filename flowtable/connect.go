@@ -103,20 +103,30 @@ func (c *Connected) WriteInner(word uint8, value, mask uint64) {
 }
 
 // connect takes the packet through a zone.
-func (w *Walker) connect(s *step) {
-	ask, got := &w.ask, &w.got
+// What follows in the list of actions is rest.
+func (w *Walker) connect(s *step, rest []uint64) {
+	ask := &w.ask
 	*ask = Connect{Zone: uint16(s.arg >> 16), Flags: s.arg & ctFlags}
 	if s.src.Width != 0 {
 		_, zone := w.read(s.src)
 		ask.Zone = uint16(zone)
 	}
 	w.terms(s.nested)
-	w.question(ask, got)
+	w.noteAsk(s, rest)
+	w.answered()
+}
+
+// answered asks connection tracking, and gives the packet what it says. It reports false if
+// the packet ends there.
+func (w *Walker) answered() bool {
+	got := &w.got
+	w.question(&w.ask, got)
 	if got.Drop != 0 {
-		w.ended, w.last = true, got.Drop
-		return
+		w.ended, w.last, w.stages.at = true, got.Drop, 0
+		return false
 	}
 	w.connected(got)
+	return true
 }
 
 // question asks connection tracking, and notes what the answer depends on.
@@ -159,7 +169,12 @@ func (w *Walker) connected(got *Connected) {
 }
 
 // disconnect makes the packet one without connection state.
-func (w *Walker) disconnect() { clear(w.ctx[WordCT:]) }
+func (w *Walker) disconnect() {
+	clear(w.ctx[WordCT:])
+	for i := range w.stages.fresh[WordCT:] {
+		w.stages.fresh[WordCT+i] = ^uint64(0)
+	}
+}
 
 // terms reads with what a connection is committed. Mark and label pass through the
 // context, where the zone's answer takes their place.

@@ -16,6 +16,7 @@ type hit struct {
 // What the pipeline has written itself is known, and metadata follows from
 // the key.
 func (w *Walker) consult(word uint8, mask uint64) {
+	w.stages.asked[word] |= mask &^ w.stages.fresh[word]
 	if word < KeyWords {
 		w.out.Mask[word] |= mask &^ w.touched[word]
 	}
@@ -91,6 +92,7 @@ func (w *Walker) lookupSubtable(st uint32, best *hit) {
 		m := rec[at%subtableView]
 		at++
 		sum = seed.add(sum, w.ctx[i]&m, i)
+		w.stages.asked[i] |= m &^ w.stages.fresh[i]
 		if i < KeyWords {
 			w.out.Mask[i] |= m &^ w.touched[i]
 		}
@@ -126,6 +128,7 @@ func (w *Walker) foldFirst(rec *[subtableView]uint64) {
 		m := rec[at%subtableView]
 		at++
 		sum = seed.add(sum, w.ctx[i]&m, i)
+		w.stages.asked[i] |= m &^ w.stages.fresh[i]
 		if i < KeyWords {
 			w.out.Mask[i] |= m &^ w.touched[i]
 		}

@@ -55,6 +55,9 @@ func (w *Walker) run(words []uint64) (next int) {
 		if w.trace != nil {
 			w.trace.action(w, &s)
 		}
+		if w.outputs > 0 || plainActions>>s.code&1 == 0 {
+			w.stages.at = 0
+		}
 		switch s.code {
 		case ActNext:
 			if len(words) == 0 {
@@ -72,14 +75,16 @@ func (w *Walker) run(words []uint64) (next int) {
 			w.write(s.dst, high2, low2)
 			w.write(s.src, high, low)
 		case ActCT:
-			w.connect(&s)
+			w.connect(&s, words)
 			if s.arg&CTResume != 0 && !w.ended {
 				if len(words) == 0 {
+					w.behindAsk()
 					return int(s.table)
 				}
 				w.copied(func() { w.table(s.table) })
 			}
 			w.disconnect()
+			w.behindAsk()
 		case ActDrop:
 			w.last = s.arg
 			return -1
@@ -220,6 +225,7 @@ func (w *Walker) writeWord(word uint8, mask, value uint64) {
 	}
 	word &= ContextWords - 1
 	w.ctx[word] = w.ctx[word]&^mask | value&mask
+	w.stages.fresh[word] |= mask
 	if word < KeyWords {
 		w.touched[word] |= mask
 	}
@@ -273,6 +279,9 @@ func (w *Walker) output(s *step) {
 	if port == 0 || op.Code == OpFlood && w.t.findObject(objFlood, op.Arg) == 0 {
 		w.last = DropNoPort
 		return
+	}
+	if op.Code == OpFlood {
+		w.stages.at = 0
 	}
 	w.flush()
 	w.emit(op)

@@ -82,6 +82,7 @@ type Walker struct {
 	marks   []mark
 	known   [pathSlots]atomic.Pointer[path]
 	ahead   ahead
+	stages  stages
 	trace   *Trace
 
 	client   Client
@@ -101,7 +102,7 @@ const pathSlots = 512
 
 // NewWalker returns a walker, which is registered with the tables until Close.
 func (t *Tables) NewWalker(side SideTables) *Walker {
-	w := &Walker{t: t, words: t.mem.words, side: side}
+	w := &Walker{t: t, words: t.mem.words, side: side, stages: newStages()}
 	w.out.Ops = make([]Op, 0, 64)
 	w.out.Guards = make([]Guard, 0, 16)
 	w.out.Rules = make([]uint32, 0, 128)
@@ -145,7 +146,8 @@ func (w *Walker) Walk(key *Key, length uint32, now uint64) *Composed {
 	t := w.t
 	changes := t.changes.Load()
 	w.begin(key, length, now)
-	w.enter()
+	w.enter(w.recalls(changes))
+	w.noteEnd()
 	w.finish()
 	w.seal(changes)
 	return &w.out
@@ -170,8 +172,14 @@ func (w *Walker) begin(key *Key, length uint32, now uint64) {
 	o.Drop, o.Tag, o.LenMin, o.LenMax, o.Version = 0, 0, 0, math.MaxUint32, w.version
 }
 
-// enter goes in by the entry of the port.
-func (w *Walker) enter() {
+// enter goes in by the entry of the port. Recall says whether stages are used.
+func (w *Walker) enter(recall bool) {
+	if at := w.stages.root(w.inPort); recall && at != 0 {
+		w.redo(&w.stages.list[at])
+		w.dp = w.stages.list[at].dp
+		w.follow(at)
+		return
+	}
 	t := w.t
 	s := uint32(0)
 	if obj := t.findObject(objEntry, w.inPort); obj != 0 {
@@ -186,6 +194,9 @@ func (w *Walker) enter() {
 		w.ctx[d[i]&(ContextWords-1)] = d[i+1]
 	}
 	w.place(d[0], uint32(d[1]))
+	if recall {
+		w.noteRoot(uint8(d[1] >> 32))
+	}
 	w.table(uint8(d[1] >> 32))
 }
 
@@ -219,15 +230,27 @@ func (w *Walker) finish() {
 // took effect since the change counter was read.
 func (w *Walker) seal(changes uint64) {
 	t, o := w.t, &w.out
-	h := t.seed.start
-	for _, s := range w.edges {
-		h = t.seed.mix(h, s)
+	q := w.stages.path
+	if q == nil || q.dead.Load() {
+		q = w.pathTaken()
 	}
-	q := w.pathOf(h)
 	g := t.paths.guards(t, q, w.key, &o.Mask)
 	o.Guards[0], o.Guards[1] = g[0], g[1]
 	o.Path = q.id
 	o.Cacheable = !w.passing && changes&1 == 0 && t.changes.Load() == changes && !q.dead.Load()
+}
+
+// pathTaken returns the path of the walk.
+func (w *Walker) pathTaken() *path {
+	h := w.t.seed.start
+	for _, s := range w.edges {
+		h = w.t.seed.mix(h, s)
+	}
+	q := w.pathOf(h)
+	if at := w.stages.last; at != 0 {
+		w.stages.list[at].path = q
+	}
+	return q
 }
 
 // pathOf returns the path of the steps whose hash is h.
