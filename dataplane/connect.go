@@ -53,6 +53,9 @@ func (c *connector) begin(head []byte, length uint32) {
 	c.head, c.length, c.read, c.tracked, c.waits, c.zones = head, length, false, false, false, 0
 }
 
+// clock says what time it is, in ticks, for the frames that are walked from now on.
+func (c *connector) clock(ticks uint64) { c.now = c.nanos(ticks) }
+
 // connect is flowtable.SideTables.Connect.
 func (c *connector) connect(ctx *flowtable.Context, ask *flowtable.Connect, got *flowtable.Connected) {
 	c.readFrame()
@@ -90,7 +93,9 @@ func (c *connector) readFrame() {
 	if c.read {
 		return
 	}
-	c.read, c.now = true, c.nanos(sys.TSC())
+	if c.read = true; c.trace {
+		c.clock(sys.TSC())
+	}
 	c.took++
 	c.layout.Find(c.head, c.length)
 	c.isIP = c.packet.Read(c.head, &c.layout, c.length)

@@ -245,7 +245,7 @@ func (w *worker) carryOut(p *workerPort, set uint64) {
 		i := bits.TrailingZeros64(set)
 		off := w.found[i]
 		if off-1 >= flowcache.Stale-1 || p.direct.lost {
-			w.slow(p, i, off)
+			w.slow(p, i, off, set&(set-1))
 			continue
 		}
 		h := c.Program(off)

@@ -15,20 +15,25 @@ import (
 // worker walks them through the tables itself. How much of its time that may take
 // is the business of fair.go.
 
-// slow decides about received frame i of p. found is what the cache has said: 0,
-// or a program with flowcache.Stale.
-func (w *worker) slow(p *workerPort, i int, found uint32) {
+// slow decides about received frame i of p, of which rest is what comes behind. found is
+// what the cache has said: 0, or a program with flowcache.Stale.
+func (w *worker) slow(p *workerPort, i int, found uint32, rest uint64) {
 	if w.visited > visitedMax {
 		p.rxDrops[packet.ReasonSlowPath]++
+		if w.slowTo == i {
+			w.spent += sys.TSC() - w.slowEnd
+			w.slowTo = -1
+		}
 		return
 	}
 	if w.missed == 0 {
 		w.sighted = [8]uint64{}
 		w.slowTo = -1
 	}
-	began, spent := w.slowEnd, w.spent
+	spent := w.spent
 	if w.slowTo != i {
-		began = sys.TSC()
+		w.slowEnd = sys.TSC()
+		w.flow.ct.clock(w.slowEnd)
 	}
 	w.firstRun, w.passed = w.runs, 0
 	wide := w.wide.Frames>>i&1 != 0
@@ -42,8 +47,12 @@ func (w *worker) slow(p *workerPort, i int, found uint32) {
 	key[flowtable.WordL4] = key[flowtable.WordL4]&^lengthBits | p.lengthClass(w.batch.WireLen(i))
 	t := transit{in: p, slot: i, rx: i, fdbSlot: -1, tun: w.tunnelWord(p, i)}
 	w.decideSlowly(&t, key, wide, found)
-	w.slowEnd, w.slowTo = sys.TSC(), i+1
-	w.spent = spent + w.slowEnd - began
+	w.slowTo, w.spent = i+1, spent
+	if next := (i + 1) & (packet.BatchMax - 1); rest>>next&1 == 0 || w.found[next]-1 < flowcache.Stale-1 {
+		end := sys.TSC() // the clock costs as much as a tenth of a walk: only behind the last in a row
+		w.spent += end - w.slowEnd
+		w.slowEnd = end
+	}
 	w.missed++
 }
 
@@ -72,6 +81,7 @@ func (w *worker) again(p *workerPort, t transit) {
 		return
 	}
 	began, spent := sys.TSC(), w.spent
+	w.flow.ct.clock(began)
 	w.decideSlowly(&t, key, wide, found)
 	w.spent = spent + sys.TSC() - began
 }
@@ -114,7 +124,7 @@ func (w *worker) decideSlowly(t *transit, key *flowtable.Key, wide bool, found u
 		p.direct.lost = false
 	case found != 0:
 		program = w.renew(p, key, wide, found)
-	case w.seen(key): // a frame before it was of the same flow
+	case w.seen(key, wide): // a frame before it was of the same flow
 		if again := w.lookupOne(p, key, wide); again-1 < flowcache.Stale-1 {
 			program = again
 		}
@@ -130,9 +140,13 @@ func (w *worker) decideSlowly(t *transit, key *flowtable.Key, wide bool, found u
 
 // seen reports whether a frame with this key may have missed before in the same
 // batch, and notes this one.
-func (w *worker) seen(key *flowtable.Key) bool {
+func (w *worker) seen(key *flowtable.Key, wide bool) bool {
+	words := key[:flowtable.NarrowWords]
+	if wide {
+		words = key[:]
+	}
 	h := uint64(0)
-	for _, v := range key {
+	for _, v := range words {
 		h = (h ^ v) * 0x9e3779b97f4a7c15
 	}
 	at, bit := &w.sighted[h>>61], uint64(1)<<(h>>55&63)
@@ -200,8 +214,35 @@ func (w *worker) walk(t *transit, key *flowtable.Key, wide bool, n uint32, stale
 	for _, h := range comp.Rules {
 		w.flow.counters.Add(h, 1, uint64(n))
 	}
-	w.performOnce(t, comp)
+	if !w.sendOnce(t, comp) {
+		w.performOnce(t, comp)
+	}
 	return 0
+}
+
+// sendOnce is performOnce for a received frame that only goes out, as it is, by a port that is
+// nothing but a port. It reports whether that is so, and done.
+func (w *worker) sendOnce(t *transit, comp *flowtable.Composed) bool {
+	last := len(comp.Ops) - 1
+	if last < 0 || comp.Ops[last].Code != flowtable.OpOutput || t.hops != 0 || t.shared || w.passed != 0 {
+		return false
+	}
+	for i := range comp.Ops[:last] {
+		if comp.Ops[i].Code != flowtable.OpCT {
+			return false
+		}
+	}
+	o := w.port(comp.Ops[last].Arg)
+	if o == nil || !o.plain || o.n >= len(o.own) {
+		return false
+	}
+	if o.n == 0 {
+		w.fl.out = append(w.fl.out, o)
+	}
+	o.own[o.n] = packet.Ref{Frame: uint16(t.slot)}
+	o.n++
+	t.in.outputs++
+	return true
 }
 
 // performOnce carries out what a walk has composed and the cache has not kept. A

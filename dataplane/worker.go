@@ -109,8 +109,8 @@ type desk struct {
 	ahead    [flowtable.AheadMax]flowtable.Key // that will be walked with
 	sighted  [8]uint64                         // a bit, by its hash, of each key that has missed in the batch in hand
 	spent    uint64                            // ticks in the slow path
-	slowEnd  uint64                            // when it was last left
-	slowTo   int                               // by the frame before this one
+	slowEnd  uint64                            // when it was last left, or entered if the next frame goes there too
+	slowTo   int                               // frame behind the last that went there
 	missed   int                               // frames that went there
 	visited  int                               // rules that matched there
 }

@@ -139,8 +139,10 @@ func (w *Walker) question(ask *Connect, got *Connected) {
 	if w.side.Connect != nil {
 		w.side.Connect(&w.ctx, ask, got)
 	}
-	for i, m := range got.Mask {
-		w.consult(uint8(i), m)
+	for i, m := range &got.Mask {
+		if m != 0 {
+			w.consult(uint8(i), m)
+		}
 	}
 	if got.Guard.Cell != 0 && !slices.Contains(w.out.Guards, got.Guard) {
 		w.out.Guards = append(w.out.Guards, got.Guard) // once, however often the packet comes through the zone
