@@ -29,7 +29,6 @@ type stages struct {
 	asked, fresh Context // bits that it has looked at before it wrote them, and has written
 	rule0, edge0 int     // where its rules and steps begin
 	visited0     int
-	_            [0]func() // not to be copied or compared
 }
 
 // Bounds of what is remembered.
@@ -47,8 +46,8 @@ type stage struct {
 	next, child  uint16 // in the list that it is in; first of those that follow
 	branches     uint8
 	kind         uint8
-	resume       bool      // behind the question the packet goes on in table, else by the actions in rest
-	table        uint8     //
+	resume       bool // behind the question the packet goes on in table, else by the actions in rest
+	table        uint8
 	looks, sets  [2]uint16 // what it looked at, and what it wrote: places in masked, from and to
 	rules, edges [2]uint16
 	visited      uint16
@@ -70,9 +69,9 @@ const (
 // plainActions are those of walks that are remembered.
 const plainActions = 1<<ActNext | 1<<ActSet | 1<<ActMove | 1<<ActExchange | 1<<ActCT | 1<<ActDrop | 1<<ActOutput | 1<<ActDecTTL | 1<<ActCTClear
 
+// newStages returns an empty tree with room for all that it may have.
 func newStages() stages {
-	m := stages{list: make([]stage, 1, stagesMax), masked: make([]Masked, 0, maskedMax), rules: make([]uint32, 0, stepsMost), edges: make([]uint64, 0, stepsMost)}
-	return m
+	return stages{list: make([]stage, 1, stagesMax), masked: make([]Masked, 0, maskedMax), rules: make([]uint32, 0, stepsMost), edges: make([]uint64, 0, stepsMost)}
 }
 
 // forget forgets all stages.

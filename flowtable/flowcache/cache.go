@@ -40,12 +40,12 @@ type CacheOptions struct {
 
 // DefaultCacheOptions returns sizes for one of a machine's workers: at most a
 // sixteenth of its memory for all workers together, of which the kernel
-// provides what is used. With 24 GiB and up to three workers a million flows fit
-// each.
+// provides what is used. With 24 GiB two million flows with programs of their own fit
+// one worker, which are a million connections in both directions; and a million each, up to three.
 func DefaultCacheOptions(memory uint64, workers int) CacheOptions {
 	share := memory / 16 / uint64(max(workers, 1))
-	o := CacheOptions{Exact: 512 << 10, ExactWide: 128 << 10, Wild: 2 << 20, WildWide: 512 << 10, Seen: 128 << 10,
-		ProgramBytes: 224 << 20, Masks: MasksMax, Idle: 10}
+	o := CacheOptions{Exact: 1 << 20, ExactWide: 256 << 10, Wild: 4 << 20, WildWide: 1 << 20, Seen: 256 << 10,
+		ProgramBytes: 448 << 20, Masks: MasksMax, Idle: 10}
 	for o.bytes() > share && o.ExactWide > 1024 {
 		o.Exact, o.ExactWide, o.Wild, o.WildWide, o.Seen = o.Exact/2, o.ExactWide/2, o.Wild/2, o.WildWide/2, o.Seen/2
 		o.ProgramBytes /= 2

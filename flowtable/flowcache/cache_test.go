@@ -555,11 +555,11 @@ func TestDefaultCacheOptions(t *testing.T) {
 		workers int
 		flows   int // that fit at half load
 	}{
-		{24 << 30, 1, 1 << 20}, {24 << 30, 3, 1 << 20}, {24 << 30, 8, 1 << 18}, {2 << 30, 1, 1 << 18}, {2 << 30, 2, 1 << 17}, {1, 64, 1},
+		{24 << 30, 1, 2_000_000}, {24 << 30, 3, 1 << 20}, {24 << 30, 8, 1 << 18}, {2 << 30, 1, 1 << 18}, {2 << 30, 2, 1 << 17}, {1, 64, 1},
 	}
 	for _, tt := range tests {
 		o := DefaultCacheOptions(tt.memory, tt.workers)
-		if o.Wild < 2*tt.flows || tt.memory > 1<<20 && o.bytes()*uint64(tt.workers) > tt.memory/16 {
+		if o.Wild < 2*tt.flows || o.ProgramBytes < 192*tt.flows || tt.memory > 1<<20 && o.bytes()*uint64(tt.workers) > tt.memory/16 {
 			t.Errorf("%d MiB, %d workers: %+v, %d MiB", tt.memory>>20, tt.workers, o, o.bytes()>>20)
 		}
 	}
