@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -139,6 +140,9 @@ func readMessage(in *bufio.Reader) ([]byte, error) {
 		}
 		b, _ := in.Peek(in.Buffered()) // is there
 		n, done, err := f.Feed(b)
+		if need := len(text) + n; need > cap(text) {
+			text = slices.Grow(text, max(need, 2*cap(text))-len(text)) // append grows large slices by a quarter: that is five copies
+		}
 		text = append(text, b[:n]...)
 		if _, ok := in.Discard(n); ok != nil || err != nil {
 			return nil, errors.Join(err, ok)
