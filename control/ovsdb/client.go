@@ -328,11 +328,11 @@ func (c *Client) began(k *conn, e Endpoint, rows json.RawMessage) error {
 func (c *Client) notified(method string, params json.RawMessage) error {
 	switch method {
 	case "update2":
-		var p [2]json.RawMessage
-		if err := json.Unmarshal(params, &p); err != nil {
+		rows, err := second(params)
+		if err != nil {
 			return fmt.Errorf("update from the database: %w", err)
 		}
-		return c.took(p[1], func() {})
+		return c.took(rows, func() {})
 	case "locked", "stolen":
 		c.own(method == "locked")
 		c.signal()
@@ -340,6 +340,20 @@ func (c *Client) notified(method string, params json.RawMessage) error {
 		return fmt.Errorf("%w: it serves the database no more", ErrLost)
 	}
 	return nil
+}
+
+// second is the second element of an array of two.
+func second(params json.RawMessage) (json.RawMessage, error) {
+	in := &scanner{text: params}
+	var parts [][]byte
+	in.array(func() { parts = append(parts, in.skip()) })
+	if in.err == nil && len(parts) != 2 {
+		in.fail("expected the monitor and what has changed")
+	}
+	if in.err != nil {
+		return nil, in.err
+	}
+	return parts[1], nil
 }
 
 // took stores one update, which is one transaction; before runs, under c.mu,
