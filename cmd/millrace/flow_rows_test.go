@@ -87,6 +87,8 @@ func TestFlowCommands(t *testing.T) {
 
 		{[]string{"flow", "address-set", "add", "web", "10.0.0.1", "10.1.0.0/16"}, 0, "", 0},
 		{[]string{"flow", "address-set", "add", "web", "10.0.0.x"}, 2, `ADDRESS: "10.0.0.x": column 1: expected a number`, 0},
+		{[]string{"flow", "address-set", "add", "5", "10.0.0.1"}, 2, `NAME: no match can name "5"`, 0},
+		{[]string{"flow", "port-group", "add", "a-b", "vm1"}, 2, `NAME: no match can name "a-b"`, 0},
 		{[]string{"flow", "address-set", "add", "web", "fd00::1", "--json"}, 0, `"fd00::1"`, 0},
 		{[]string{"flow", "address-set", "remove", "web", "10.0.0.1"}, 0, "", 0},
 		{[]string{"flow", "address-set", "list"}, 0, "10.1.0.0/16 fd00::1", 0},
