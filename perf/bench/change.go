@@ -292,8 +292,11 @@ func (l *load) bulk(ctx context.Context, who side, values map[string]float64) er
 	}
 	defer b.close()
 	err := b.tool(ctx, 1)
-	if err == nil && b.swaps != nil {
-		err = cmp.Or(b.direct(ctx), b.rows())
+	if err == nil {
+		err = b.direct(ctx)
+	}
+	if err == nil {
+		err = b.rows()
 	}
 	if err == nil {
 		err = b.tool(ctx, 0)
@@ -349,9 +352,12 @@ func (b *bulk) tool(ctx context.Context, to int) error {
 	return err
 }
 
-// direct goes to the first generation and back by the API. What is in force is
-// then what control thinks.
+// direct goes to the first generation and back by the API, if there is one. What is
+// in force is then what control thinks.
 func (b *bulk) direct(ctx context.Context) error {
+	if b.swaps == nil {
+		return nil
+	}
 	if err := b.swaps.learn(ctx); err != nil {
 		return err
 	}
@@ -370,6 +376,9 @@ func (b *bulk) direct(ctx context.Context) error {
 // rows does the same by the database, where the time since its answer counts: all
 // that comes before is its own.
 func (b *bulk) rows() error {
+	if b.rowSwaps == nil {
+		return nil
+	}
 	if err := b.rowSwaps.learn(1); err != nil {
 		return err
 	}
