@@ -2,7 +2,6 @@ package dataplane
 
 import (
 	"iter"
-	"slices"
 
 	"millrace/dataplane/conntrack"
 	"millrace/dataplane/sys"
@@ -18,7 +17,7 @@ func (s *Switch) Connections() iter.Seq[conntrack.Connection] {
 
 // SelectConnections is Connections for those that a filter has.
 func (s *Switch) SelectConnections(f *conntrack.Filter) iter.Seq[conntrack.Connection] {
-	if !s.tellConnections() {
+	if !s.tell() {
 		return func(func(conntrack.Connection) bool) {}
 	}
 	x := &s.engine.crossing
@@ -28,7 +27,7 @@ func (s *Switch) SelectConnections(f *conntrack.Filter) iter.Seq[conntrack.Conne
 // ConnectionsOf returns the connections that refs name and that are there still, as
 // SelectConnections does.
 func (s *Switch) ConnectionsOf(refs []conntrack.Ref) []conntrack.Connection {
-	if !s.tellConnections() {
+	if !s.tell() {
 		return nil
 	}
 	x := &s.engine.crossing
@@ -39,44 +38,6 @@ func (s *Switch) ConnectionsOf(refs []conntrack.Ref) []conntrack.Connection {
 		}
 	}
 	return out
-}
-
-// How many programs tell connections what they have counted in one go: the worker
-// stands still for some ten microseconds, of which most are misses of its cache. And
-// how many such goes others wait for who want to change the switch.
-const (
-	connectionsPart = 64
-	tellRun         = 32
-)
-
-// tellConnections has programs tell connections what they have counted. It reports
-// false if the switch is closed.
-func (s *Switch) tellConnections() bool {
-	s.crew.RLock()
-	workers := s.workers
-	s.crew.RUnlock()
-	open := true
-	for _, w := range workers {
-		for at, more := 0, true; more && open; more = at != 0 {
-			at, open = s.tellSome(w, at)
-		}
-	}
-	return open
-}
-
-// tellSome has some programs of a worker tell, from one place to the next, which is 0
-// at the end. A worker that has ended has told all.
-func (s *Switch) tellSome(w *worker, from int) (next int, open bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed || !slices.Contains(s.workers, w) {
-		return 0, !s.closed
-	}
-	next = from
-	for n := 0; n < tellRun && (n == 0 || next != 0); n++ {
-		w.do(func() { next = w.flow.cache.Tell(next, connectionsPart) })
-	}
-	return next, true
 }
 
 // FlushConnections removes all connections of a zone, and returns how many there

@@ -66,7 +66,7 @@ func (r *rig) deliver(from, to string, f []byte) {
 
 // TestSelectMany has more cached programs than one run tells of: no packet is missing.
 func TestSelectMany(t *testing.T) {
-	const n = connectionsPart*tellRun + connectionsPart/2
+	const n = tellPart*tellRun + tellPart/2
 	r := twoZones(t)
 	for range 3 {
 		for i := range n {

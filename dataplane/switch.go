@@ -57,6 +57,7 @@ type Switch struct {
 
 	crew    sync.RWMutex // held to exchange workers, and to read them without mu
 	workers []*worker    // exchanged with mu and crew held; never changed in place
+	telling telling
 
 	mu       sync.Mutex // serialises changes, and guards what follows
 	ports    map[string]*port

@@ -96,6 +96,8 @@ func changeCases() []scenario {
 		rules: func() ruleset.Set { return generation(0) },
 		metrics: []metric{
 			{Key: "api_ms", Title: "by the dataplane's API: from the call to the first frame by new rules, ms", Format: "%.1f", readme: true},
+			{Key: "commit_ms", Title: "by the database: from its answer to the first frame by new rules, ms", Format: "%.1f", readme: true},
+			{Key: "db_ms", Title: "by the database: from the call to the first frame by new rules, ms", Format: "%.1f"},
 			{Key: "tool_ms", Title: "by the command line: from the start of the program to the first frame by new rules, ms", Format: "%.0f"},
 			{Key: "astray", Title: "frames that met rules old and new, at most in a turn", Format: "%.0f", worst: true, readme: true},
 			{Key: "overlap_us", Title: "time in which some frames went by new rules and later ones by old rules, us, at most", Format: "%.0f", worst: true, readme: true},

@@ -284,39 +284,117 @@ func turnBulk(ctx context.Context, s settings, c scenario, who side, n int) (sam
 }
 
 // bulk goes to the other generation by the switch's tool, back and forth by its
-// API if it has one, and back by the tool.
+// API and by its database if it has them, and back by the tool.
 func (l *load) bulk(ctx context.Context, who side, values map[string]float64) error {
-	var tool, direct, overlaps []time.Duration
-	step := func(to int, times *[]time.Duration, change func() error) error {
-		at := [2]int{outPort, altPort}
-		s, err := l.shift(at[1-to], at[to], change)
-		*times, overlaps = append(*times, s.firstNew), append(overlaps, s.overlap)
+	b := bulk{load: l, who: who, values: values}
+	if err := b.begin(ctx); err != nil {
 		return err
 	}
-	swaps, err := newSwaps(ctx, who)
-	if err != nil {
+	defer b.close()
+	err := b.tool(ctx, 1)
+	if err == nil {
+		err = b.direct(ctx)
+	}
+	if err == nil {
+		err = b.rows()
+	}
+	if err == nil {
+		err = b.tool(ctx, 0)
+	}
+	values["tool_ms"], values["overlap_us"] = quantile(b.tools, 0.5)/1e3, quantile(b.overlaps, 1)
+	return err
+}
+
+// A bulk is the changes of one turn of change-bulk.
+type bulk struct {
+	*load
+	who             side
+	values          map[string]float64
+	swaps           *swaps    // nil for a side without such an API
+	rowSwaps        *rowSwaps // likewise
+	tools, overlaps []time.Duration
+}
+
+// begin remembers the first generation.
+func (b *bulk) begin(ctx context.Context) (err error) {
+	o, ok := b.who.(*ours)
+	if !ok {
+		return nil
+	}
+	if b.swaps, err = newSwaps(ctx, o); err != nil {
 		return err
 	}
-	if swaps != nil {
-		defer swaps.close()
+	if b.rowSwaps, err = newRowSwaps(ctx, o); err != nil {
+		b.swaps.close()
 	}
-	if err := step(1, &tool, func() error { return who.replace(ctx, generation(1)) }); err != nil {
+	return err
+}
+
+func (b *bulk) close() {
+	if b.swaps != nil {
+		b.swaps.close()
+		b.rowSwaps.close()
+	}
+}
+
+// step goes to a generation.
+func (b *bulk) step(to int, change func() error) (shift, error) {
+	at := [2]int{outPort, altPort}
+	s, err := b.shift(at[1-to], at[to], change)
+	b.overlaps = append(b.overlaps, s.overlap)
+	return s, err
+}
+
+// tool goes to a generation by the switch's tool.
+func (b *bulk) tool(ctx context.Context, to int) error {
+	s, err := b.step(to, func() error { return b.who.replace(ctx, generation(to)) })
+	b.tools = append(b.tools, s.firstNew)
+	return err
+}
+
+// direct goes to the first generation and back by the API, if there is one. What is
+// in force is then what control thinks.
+func (b *bulk) direct(ctx context.Context) error {
+	if b.swaps == nil {
+		return nil
+	}
+	if err := b.swaps.learn(ctx); err != nil {
 		return err
 	}
-	if swaps != nil {
-		if err := swaps.learn(ctx); err != nil {
+	var times []time.Duration
+	for to := range 2 {
+		s, err := b.step(to, func() error { return b.swaps.to[to].commit(ctx) })
+		if err != nil {
 			return err
 		}
-		for i := range 2 {
-			if err := step(i, &direct, func() error { return swaps.to[i].commit(ctx) }); err != nil {
-				return err
-			}
-		}
-		values["api_ms"] = quantile(direct, 0.5) / 1e3
+		times = append(times, s.firstNew)
 	}
-	err = step(0, &tool, func() error { return who.replace(ctx, generation(0)) })
-	values["tool_ms"], values["overlap_us"] = quantile(tool, 0.5)/1e3, quantile(overlaps, 1)
-	return err
+	b.values["api_ms"] = quantile(times, 0.5) / 1e3
+	return nil
+}
+
+// rows does the same by the database, where the time since its answer counts: all
+// that comes before is its own.
+func (b *bulk) rows() error {
+	if b.rowSwaps == nil {
+		return nil
+	}
+	if err := b.rowSwaps.learn(1); err != nil {
+		return err
+	}
+	var times, sinceCommit []time.Duration
+	for to := range 2 {
+		if err := b.rowSwaps.settle(); err != nil {
+			return err
+		}
+		s, err := b.step(to, func() error { return b.rowSwaps.commit(to) })
+		if err != nil {
+			return err
+		}
+		times, sinceCommit = append(times, s.firstNew), append(sinceCommit, s.firstNew-s.call)
+	}
+	b.values["db_ms"], b.values["commit_ms"] = quantile(times, 0.5)/1e3, quantile(sinceCommit, 0.5)/1e3
+	return b.rowSwaps.settle()
 }
 
 // turnLoad has a switch start with 100,000 rules.

@@ -286,13 +286,8 @@ type swaps struct {
 	to   [2]*swap
 }
 
-// newSwaps remembers the rules in force. It is nil for a side without such an
-// API.
-func newSwaps(ctx context.Context, who side) (*swaps, error) {
-	o, ok := who.(*ours)
-	if !ok {
-		return nil, nil
-	}
+// newSwaps remembers the rules in force.
+func newSwaps(ctx context.Context, o *ours) (*swaps, error) {
 	c, err := api.Dial(ctx, o.runDir)
 	if err != nil {
 		return nil, err
