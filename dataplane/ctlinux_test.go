@@ -410,7 +410,7 @@ var (
 	}, unlikeLinux...)
 	unlikeLinuxStrict = append([]known{
 		meant(`^tcp.*, behind a RST|^tcp \w+ [<>]RA?: est(\|rpl)? \| inv`, "an RST in the window ends a connection; Linux wants the very next number, or keeps the connection for an answer"),
-		meant(`^tcp \w+( unreplied)? [<>]\w+: inv \| (est|new)`, "with checks of sequence numbers, what is outside of the window is invalid; Linux lets some of it pass without taking note of it"),
+		meant(`^tcp.*, behind a false answer`, "a SYN with ACK that is invalid leaves nothing behind; Linux remembers its window, and does not believe the right one"),
 	}, unlikeLinux...)
 )
 

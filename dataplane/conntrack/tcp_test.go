@@ -189,17 +189,32 @@ func TestWindow(t *testing.T) {
 		for dir, e := range ends {
 			for name, p := range map[string]Packet{
 				"data beyond the window":        e.packet(FlagACK, e.next+1<<24, 100),
-				"data long past":                e.packet(FlagACK, e.next-1<<24, 100),
 				"RST beyond the window":         e.packet(FlagRST, e.next+1<<24, 0),
 				"RST of what was acknowledged":  e.packet(FlagRST, e.isn, 0),
 				"acknowledges what was not yet": func() Packet { p := e.packet(FlagACK, e.next, 0); p.Ack += 1 << 20; return p }(),
-				"acknowledges what is long ago": func() Packet { p := e.packet(FlagACK, e.next, 0); p.Ack -= 1 << 20; return p }(),
 			} {
 				if e.scale == 14 || ends[1-dir].scale == 14 {
 					continue // such a window is anything
 				}
 				if v := track(w, 1, p, start); v.State != StateTracked|StateInvalid || v.Cacheable {
 					t.Errorf("seed %d, run %d, direction %d: %s is %v, cacheable %v", seed, run, dir, name, v.State, v.Cacheable)
+				}
+			}
+		}
+		for dir, e := range ends {
+			before := w.t.records[1].seq
+			for name, p := range map[string]Packet{
+				"data long past":                e.packet(FlagACK, e.next-1<<24, 100),
+				"FIN long past":                 e.packet(FlagACK|FlagFIN, e.next-1<<24, 100),
+				"acknowledges what is long ago": func() Packet { p := e.packet(FlagACK, e.next, 0); p.Ack -= 1 << 20; return p }(),
+			} {
+				if e.scale == 14 || ends[1-dir].scale == 14 {
+					continue
+				}
+				v := track(w, 1, p, start)
+				c, _ := w.t.Lookup(1, tcp, start)
+				if v.State&StateEstablished == 0 || v.Cacheable || c.State != "ESTABLISHED" || w.t.records[1].seq != before {
+					t.Errorf("seed %d, run %d, direction %d: %s is %v, cacheable %v, the connection is %s", seed, run, dir, name, v.State, v.Cacheable, c.State)
 				}
 			}
 		}

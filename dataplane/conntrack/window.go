@@ -18,9 +18,11 @@ type segmentView struct {
 }
 
 // windowStep checks a packet in direction dir of a connection that was in state
-// old, and notes what it says. It returns the status with flags and scales, and
-// whether the packet is in the window.
-func windowStep(s status, old uint8, seq *[2]window, dir int, p *Packet) (status, bool) {
+// old, and notes what it says. It returns the status with flags and scales, and whether the packet
+// is in the window; one that is ignored is not, and no harm either (as in Linux since 6.2): a
+// retransmission of what was acknowledged, an acknowledgement that is very late, a little more than the
+// window allows. If the receiver never got what we saw acknowledged, the connection would hang without them.
+func windowStep(s status, old uint8, seq *[2]window, dir int, p *Packet) (status, outcome) {
 	from, to := &seq[dir], &seq[1-dir]
 	v := segmentView{seq: p.Seq, ack: p.Ack, sack: p.Ack, win: p.Window, p: p}
 	v.end = p.Seq + p.Data
@@ -33,21 +35,17 @@ func windowStep(s status, old uint8, seq *[2]window, dir int, p *Packet) (status
 	if s.of(sack0, 1-dir) && p.HasSACK && after(p.SACK, v.sack) {
 		v.sack = p.SACK
 	}
-	switch {
-	case from.maxWin == 0 && p.Flags&FlagSYN != 0:
+	switch fresh := p.Flags&FlagSYN != 0 && after(v.end, from.end) && (old == tcpSynSent || old == tcpSynRecv); {
+	case p.Flags&FlagSYN != 0 && from.maxWin == 0, fresh: // a SYN sent again may be another one
 		s = s.opening(from, dir, &v)
 		if to.maxWin != 0 && !(s.of(scaled0, 0) && s.of(scaled0, 1)) {
 			s &^= 0xff << scaleShift
 		}
-		if p.Flags&FlagACK == 0 {
-			return s, true // both sides open at once
+		if p.Flags&FlagACK == 0 && (!fresh || dir == 1) {
+			return s, accepted // both sides open at once
 		}
 	case from.maxWin == 0:
 		pickUp(s, from, to, dir, &v)
-	case old == tcpSynSent && dir == 0 || old == tcpSynRecv && dir == 1:
-		if p.Flags&FlagSYN != 0 {
-			s = s.opening(from, dir, &v) // a SYN sent again may be another one
-		}
 	}
 	if p.Flags&FlagACK == 0 || p.Flags&FlagRST != 0 && p.Ack == 0 {
 		v.ack, v.sack = to.end, to.end
@@ -59,10 +57,14 @@ func windowStep(s status, old uint8, seq *[2]window, dir int, p *Packet) (status
 	case p.Flags&FlagRST != 0 && s.of(acked0, 1-dir) && p.Seq == to.maxAck:
 		// the very number that the other side waits for (RFC 5961 3.2)
 	case s&liberal != 0:
-	case !v.fits(from, to), p.Flags&FlagRST != 0 && s.of(acked0, 1-dir) && after(to.maxAck, p.Seq):
-		return s, false
+	case p.Flags&FlagRST != 0 && s.of(acked0, 1-dir) && after(to.maxAck, p.Seq):
+		return s, invalid
+	default:
+		if what := v.judge(from, to); what != accepted {
+			return s, what
+		}
 	}
-	return v.note(s, from, to, dir), true
+	return v.note(s, from, to, dir), accepted
 }
 
 // opening starts a direction with its SYN.
@@ -92,13 +94,26 @@ func pickUp(s status, from, to *window, dir int, v *segmentView) {
 	}
 }
 
-// fits reports whether a packet is in the window, by the four bounds: upper and
-// lower for data, upper and lower for acknowledgements.
-func (v *segmentView) fits(from, to *window) bool {
-	return after(from.maxEnd+1, v.seq) &&
-		(to.maxWin == 0 || after(v.end, from.end-to.maxWin-1)) &&
-		after(to.end+1, v.sack) &&
-		after(v.sack, to.end-max(from.maxWin, ackSlack)-1)
+// judge says whether a packet is in the window, by the four bounds: upper and
+// lower for data, upper and lower for acknowledgements. Data beyond, by less than a window, is taken
+// note of: if the receiver takes it, it will acknowledge it.
+func (v *segmentView) judge(from, to *window) outcome {
+	recent := to.maxWin == 0 || after(v.end, from.end-to.maxWin-1)
+	acksRecent := after(v.sack, to.end-max(from.maxWin, ackSlack)-1)
+	acksSent := after(to.end+1, v.sack)
+	switch {
+	case !after(from.maxEnd+1, v.seq):
+		if to.maxWin != 0 && recent && acksRecent && acksSent && v.end-from.maxEnd+1 <= to.maxWin {
+			from.end = v.end
+			return ignored
+		}
+		return invalid
+	case !acksSent:
+		return invalid
+	case !recent || !acksRecent:
+		return ignored
+	}
+	return accepted
 }
 
 // note takes down what a packet in the window says.
