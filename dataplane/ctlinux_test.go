@@ -409,7 +409,9 @@ var (
 		meant(`^tcp \w+ [<>]RA?: est(\|rpl)? \| inv|^tcp.*, behind a RST`, "without checks of sequence numbers, any RST ends a connection; Linux looks at its number in any case"),
 	}, unlikeLinux...)
 	unlikeLinuxStrict = append([]known{
-		meant(`^tcp.*, behind a RST|^tcp \w+ [<>]RA?: est(\|rpl)? \| inv`, "an RST in the window ends a connection; Linux wants the very next number, or keeps the connection for an answer"),
+		meant(`^tcp (CLOSE|TIME_WAIT|LAST_ACK) [<>]S: new \| (est|inv).*, behind a RST`, "a SYN after the end begins another connection; Linux keeps the old one if it did not see who closed it"),
+		meant(`^tcp ESTABLISHED [<>]RA: est(\|rpl)? \| inv`, "an RST with the number that is waited for ends a connection whatever it acknowledges, for its receiver, too (RFC 9293 3.10.7.4); Linux looks at that"),
+		meant(`^tcp.*, behind a RST`, "an RST with its sender's next number ends a connection; Linux wants the one that is waited for, unless it follows directly on a segment of the same end"),
 		meant(`^tcp.*, behind a false answer`, "a SYN with ACK that is invalid leaves nothing behind; Linux remembers its window, and does not believe the right one"),
 	}, unlikeLinux...)
 )

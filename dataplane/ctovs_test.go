@@ -141,7 +141,7 @@ var unlikeOVS = []known{
 	meant(`^tcp \w+( unreplied)? <S: (inv|nothing) \| (est\|rpl|new|nothing|)$`, "a SYN against the direction of an old connection is invalid, as in Linux"),
 	meant(`^tcp TIME_WAIT <S: nothing \| inv$`, "a SYN from the server ends a connection that is over; in OVS 3.1 its translation's way back stays until a sweep, and what comes to it is invalid"),
 	meant(`^tcp \w+( unreplied)? >SA: inv \| est$`, "a SYN with ACK from the side that has begun is invalid, as in Linux"),
-	meant(`^tcp (CLOSE|TIME_WAIT|LAST_ACK|CLOSE_WAIT|FIN_WAIT) >S: (new \| est|est \| new)$`, "a SYN after the end begins another connection; OVS sees the end when both ends have acknowledged anything behind a FIN"),
+	meant(`^tcp (CLOSE|TIME_WAIT|LAST_ACK|CLOSE_WAIT|FIN_WAIT) >S: (new \| est|est \| new)$|^tcp TIME_WAIT <S: new \| est\|rpl$`, "a SYN after the end begins another connection; OVS sees the end when both ends have acknowledged anything behind a FIN"),
 	meant(`^tcp (CLOSE|TIME_WAIT) >S: new \| new, contents$|^tcp: connection of class [56], replies`, otherPort),
 	meant(`^tcp: state (CLOSE_WAIT|LAST_ACK|TIME_WAIT) \| (\w+/(CLOSING|FIN_WAIT_2)|(CLOSING|FIN_WAIT_2)/\w+)$`, "FINs and their acknowledgements count without regard to their direction, as in Linux; OVS has states for each end"),
 	meant(`^tcp: state (ESTABLISHED|SYN_SENT) \| (SYN_SENT/CLOSED|ESTABLISHED/SYN_SENT)$|^tcp: state SYN_RECV \| ESTABLISHED/ESTABLISHED$`,

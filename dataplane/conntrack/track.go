@@ -321,6 +321,9 @@ func (w *Worker) stepWindow(r *record, s status, dir int, p *Packet) (status, ou
 	l.Lock()
 	defer l.Unlock()
 	next, what := tcpStep(s, dir, p.Flags)
+	if what == ignored {
+		r.doubt(s, dir, p)
+	}
 	if what != accepted && what != ended {
 		return next, what
 	}

@@ -54,6 +54,8 @@ func windowStep(s status, old uint8, seq *[2]window, dir int, p *Packet) (status
 		v.seq, v.end = from.end, from.end // the answer to a SYN
 	}
 	switch {
+	case p.Flags&FlagRST != 0 && (status(old).closes(ProtoTCP) || old == tcpSynSent && dir == 0 && to.clears(p)):
+		return s, accepted // the ends may have gone on to another connection
 	case p.Flags&FlagRST != 0 && s.of(acked0, 1-dir) && p.Seq == to.maxAck:
 		// the very number that the other side waits for (RFC 5961 3.2)
 	case s&liberal != 0:
@@ -63,8 +65,25 @@ func windowStep(s status, old uint8, seq *[2]window, dir int, p *Packet) (status
 		if what := v.judge(from, to); what != accepted {
 			return s, what
 		}
+		if p.Flags&FlagRST != 0 && s.of(acked0, 1-dir) && s&assured != 0 && old == tcpEstablished && p.Seq != from.end {
+			return s.in(old), accepted // its receiver will ask for another one, with the right number (RFC 5961 3.2)
+		}
 	}
 	return v.note(s, from, to, dir), accepted
+}
+
+// doubt takes note of an acknowledgement that answers a SYN: the server has another connection
+// still, of which it tells the client so that this may end it (RFC 9293 3.5.1, RFC 5961 4). As long as the server has
+// sent no SYN, its window holds where that ended and what it acknowledged. The shard's lock is held.
+func (r *record) doubt(s status, dir int, p *Packet) {
+	if w := &r.seq[1]; s&protoState == tcpSynSent && dir == 1 && segment(p.Flags) == segACK && w.maxWin == 0 {
+		w.end, w.maxAck = p.Seq+p.Data, p.Ack
+	}
+}
+
+// clears reports whether a client's RST is about what doubt has noted in w.
+func (w *window) clears(p *Packet) bool {
+	return w.maxWin == 0 && (w.end != 0 || w.maxAck != 0) && (p.Seq == w.maxAck || p.Flags&FlagACK != 0 && p.Ack == w.end)
 }
 
 // opening starts a direction with its SYN.
