@@ -402,7 +402,7 @@ func (l *linux) flush() {
 var (
 	unlikeLinux = []known{
 		meant(`^tcp.*, behind a SYN`, "a SYN within a connection that is not over is not remembered; Linux begins another one if SYN and ACK follow"),
-		meant(`^tcp (TIME_WAIT|CLOSE) .*: est\S* \| new, two zones`, "a SYN that ends a connection in the first of two zones is dropped before it comes to the second; Linux has one zone"),
+		meant(`^tcp (TIME_WAIT|CLOSE) .*: (est\S*|inv) \| (new|inv), two zones`, "a SYN that ends a connection in the first of two zones is dropped before it comes to the second; Linux has one zone"),
 		meant(`^(udp|icmp) .*incomplete: (part|nothing) \| nothing`, "fragments go on as they come; Linux keeps them until all are there"),
 	}
 	unlikeLinuxLoose = append([]known{

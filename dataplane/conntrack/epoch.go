@@ -61,7 +61,7 @@ const (
 )
 
 // reclaim makes waiting records free that no reader can see, at most n, and begins a new
-// epoch if some are left. The stock's lock is held.
+// epoch if some are left and all readers have come to this one. The stock's lock is held.
 func (t *Table) reclaim(n int) {
 	s := &t.stock
 	if s.first == 0 {
@@ -83,7 +83,7 @@ func (t *Table) reclaim(n int) {
 		s.waiting.Add(-1)
 		s.spare++
 	}
-	if s.first != 0 {
+	if s.first != 0 && oldest == s.epoch.Load() { // so nobody is ever more than one behind, and 32 bits will do
 		s.epoch.Add(1)
 	}
 }

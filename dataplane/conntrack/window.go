@@ -53,38 +53,45 @@ func windowStep(s status, old uint8, seq *[2]window, dir int, p *Packet) (status
 	if p.Flags&FlagRST != 0 && p.Seq == 0 && old == tcpSynSent {
 		v.seq, v.end = from.end, from.end // the answer to a SYN
 	}
-	switch {
-	case p.Flags&FlagRST != 0 && (status(old).closes(ProtoTCP) || old == tcpSynSent && dir == 0 && to.clears(p)):
-		return s, accepted // the ends may have gone on to another connection
-	case p.Flags&FlagRST != 0 && s.of(acked0, 1-dir) && p.Seq == to.maxAck:
-		// the very number that the other side waits for (RFC 5961 3.2)
-	case s&liberal != 0:
-	case p.Flags&FlagRST != 0 && s.of(acked0, 1-dir) && after(to.maxAck, p.Seq):
-		return s, invalid
-	default:
+	if p.Flags&FlagRST != 0 {
+		if n, what, done := v.reset(s, old, from, to, dir); done {
+			return n, what
+		}
+	}
+	if s&liberal == 0 {
 		if what := v.judge(from, to); what != accepted {
 			return s, what
-		}
-		if p.Flags&FlagRST != 0 && s.of(acked0, 1-dir) && s&assured != 0 && old == tcpEstablished && p.Seq != from.end {
-			return s.in(old), accepted // its receiver will ask for another one, with the right number (RFC 5961 3.2)
 		}
 	}
 	return v.note(s, from, to, dir), accepted
 }
 
+// reset judges a RST, of which more is known than the window (RFC 5961 3.2). It reports false if the window decides.
+func (v *segmentView) reset(s status, old uint8, from, to *window, dir int) (n status, what outcome, done bool) {
+	switch acked := s.of(acked0, 1-dir); {
+	case status(old).closes(ProtoTCP), old == tcpSynSent && dir == 0 && to.clears(v.p):
+		return s, accepted, true // the ends may have gone on to another connection
+	case acked && v.p.Seq == to.maxAck:
+		return v.note(s, from, to, dir), accepted, true // the very number that the other side waits for
+	case acked && after(to.maxAck, v.p.Seq):
+		return s, invalid, true
+	case acked && s&assured != 0 && old == tcpEstablished && v.p.Seq != from.end && (s&liberal != 0 || v.judge(from, to) == accepted):
+		return s.in(old), accepted, true // the other side will ask for another one, with the right number
+	}
+	return s, accepted, false
+}
+
 // doubt takes note of an acknowledgement that answers a SYN: the server has another connection
-// still, of which it tells the client so that this may end it (RFC 9293 3.5.1, RFC 5961 4). As long as the server has
-// sent no SYN, its window holds where that ended and what it acknowledged. The shard's lock is held.
+// still, of which it tells the client so that this may end it (RFC 9293 3.5.1). As long as the server has
+// sent no SYN, its window holds what it acknowledged, and nothing else. The shard's lock is held.
 func (r *record) doubt(s status, dir int, p *Packet) {
 	if w := &r.seq[1]; s&protoState == tcpSynSent && dir == 1 && segment(p.Flags) == segACK && w.maxWin == 0 {
-		w.end, w.maxAck = p.Seq+p.Data, p.Ack
+		w.maxAck = p.Ack
 	}
 }
 
 // clears reports whether a client's RST is about what doubt has noted in w.
-func (w *window) clears(p *Packet) bool {
-	return w.maxWin == 0 && (w.end != 0 || w.maxAck != 0) && (p.Seq == w.maxAck || p.Flags&FlagACK != 0 && p.Ack == w.end)
-}
+func (w *window) clears(p *Packet) bool { return w.maxWin == 0 && w.maxAck != 0 && p.Seq == w.maxAck }
 
 // opening starts a direction with its SYN.
 func (s status) opening(from *window, dir int, v *segmentView) status {
