@@ -18,9 +18,9 @@ type sweeper struct{ from, to uint32 }
 // Expire looks at some connections, and removes those whose time is over. One that it
 // looks at costs 1 of the budget, one whose time is over 128 more; it ends with the one that uses
 // the budget up, so with 128 it does what cannot be parted and no more: one
-// removal, or two lines of cells and eight of deadlines. It goes on where the last call of anybody
-// has stopped. It also lets go of old fragments and affinities, and makes room of
-// what was removed earlier. It returns how many connections it has looked at, and how many were removed.
+// removal, or a look at eight lines of deadlines. It goes on where the last call of anybody
+// has stopped. It also lets go of old fragments and affinities, and makes
+// some records free that were removed earlier. It returns how many connections it has looked at, and how many were removed.
 //
 // A connection whose time is over is not removed at once: its cell moves first,
 // so that packets which went by it unseen come this way, and it goes two seconds

@@ -73,9 +73,10 @@ func (v *segmentView) reset(s status, old uint8, from, to *window, dir int) (n s
 		return s, accepted, true // the ends may have gone on to another connection
 	case acked && v.p.Seq == to.maxAck:
 		return v.note(s, from, to, dir), accepted, true // the very number that the other side waits for
-	case acked && after(to.maxAck, v.p.Seq):
+	case !acked || s&liberal != 0:
+	case after(to.maxAck, v.p.Seq):
 		return s, invalid, true
-	case acked && s&assured != 0 && old == tcpEstablished && v.p.Seq != from.end && (s&liberal != 0 || v.judge(from, to) == accepted):
+	case s&assured != 0 && old == tcpEstablished && v.p.Seq != from.end && v.judge(from, to) == accepted:
 		return s.in(old), accepted, true // the other side will ask for another one, with the right number
 	}
 	return s, accepted, false
@@ -83,15 +84,17 @@ func (v *segmentView) reset(s status, old uint8, from, to *window, dir int) (n s
 
 // doubt takes note of an acknowledgement that answers a SYN: the server has another connection
 // still, of which it tells the client so that this may end it (RFC 9293 3.5.1). As long as the server has
-// sent no SYN, its window holds what it acknowledged, and nothing else. The shard's lock is held.
+// sent no SYN, its window holds what it acknowledged and where that segment ended. The shard's lock is held.
 func (r *record) doubt(s status, dir int, p *Packet) {
 	if w := &r.seq[1]; s&protoState == tcpSynSent && dir == 1 && segment(p.Flags) == segACK && w.maxWin == 0 {
-		w.maxAck = p.Ack
+		w.maxAck, w.maxEnd = p.Ack, p.Seq+p.Data
 	}
 }
 
 // clears reports whether a client's RST is about what doubt has noted in w.
-func (w *window) clears(p *Packet) bool { return w.maxWin == 0 && w.maxAck != 0 && p.Seq == w.maxAck }
+func (w *window) clears(p *Packet) bool {
+	return w.maxWin == 0 && w.maxAck != 0 && (p.Seq == w.maxAck || p.Flags&FlagACK != 0 && p.Ack == w.maxEnd)
+}
 
 // opening starts a direction with its SYN.
 func (s status) opening(from *window, dir int, v *segmentView) status {
