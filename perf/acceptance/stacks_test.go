@@ -22,7 +22,7 @@ import (
 	"millrace/dataplane/tap/taptest"
 )
 
-// connectionsEnv is how many connections TestSNAT, TestLoadBalancer and TestAffinity have open at a
+// connectionsEnv is how many connections TestSNAT, TestLoadBalancer and TestBalancerAffinity have open at a
 // time; 10,000 are what the product is accepted by.
 const connectionsEnv = "MILLRACE_CONNECTIONS"
 
@@ -441,9 +441,9 @@ func (l *tcpLab) stick(timeout int, which ...int) {
 	)...)
 }
 
-// TestAffinity has two clients of a service with affinity: all connections of one go to one
+// TestBalancerAffinity has two clients of a service with affinity: all connections of one go to one
 // backend. When that leaves the list, they stay with it, and new ones go to others.
-func TestAffinity(t *testing.T) {
+func TestBalancerAffinity(t *testing.T) {
 	l := newTCPLab(t)
 	const patient = 600
 	l.stick(patient, 0, 1, 2, 3)
