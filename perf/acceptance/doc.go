@@ -10,7 +10,7 @@
 //	TestDeaths        control, database, dataplane and supervisor killed at random, under traffic
 //	TestControlAway, TestDatabaseAway, TestBootWithoutDatabase  what goes on without them
 //	TestConnectionsOutliveControl  connections that control has nothing to do with
-//	TestSNAT, TestLoadBalancer, TestBalancerAffinity  kernels that speak TCP through connection tracking, many connections at a time
+//	TestSNAT, TestLoadBalancer  kernels that speak TCP through connection tracking, many connections at a time
 //	TestHostileGuest  all mischief that a guest can do, beside two ports that forward
 //
 // Each test ends with the same questions: do the accounts of all ports balance,

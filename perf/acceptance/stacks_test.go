@@ -22,7 +22,7 @@ import (
 	"millrace/dataplane/tap/taptest"
 )
 
-// connectionsEnv is how many connections TestSNAT, TestLoadBalancer and TestBalancerAffinity have open at a
+// connectionsEnv is how many connections TestSNAT and TestLoadBalancer have open at a
 // time; 10,000 are what the product is accepted by.
 const connectionsEnv = "MILLRACE_CONNECTIONS"
 
@@ -415,65 +415,5 @@ func TestLoadBalancer(t *testing.T) {
 	if n := l.tracked(); n < len(all) {
 		t.Errorf("the switch has %d connections, want %d", n, len(all))
 	}
-	l.end(all)
-}
-
-// stick are the rules of a load balancer with affinity, as ovn-northd writes them.
-func (l *tcpLab) stick(timeout int, which ...int) {
-	l.t.Helper()
-	var to []string
-	var given, learned []string
-	for _, i := range which {
-		ip := fmt.Sprintf(backendIP, i+1)
-		to = append(to, fmt.Sprintf("%s:%d", ip, serverPort))
-		given = append(given, fmt.Sprintf(`table=2 priority=20 match="ct.new && reg0[6] == 1 && reg4 == %s && reg2[0..15] == %d" actions="ct_lb_mark(backends=%s:%d);"`, ip, serverPort, ip, serverPort))
-		learned = append(learned, fmt.Sprintf(`table=3 priority=20 match="ct.new && inport == \"cli\" && reg0[6] == 0 && ip4.dst == %s && tcp.dst == %d" actions="commit_lb_aff(vip=\"%s:%d\", backend=\"%s:%d\", proto=tcp, timeout=%d); outport = \"srv\"; output;"`,
-			ip, serverPort, virtualIP, virtualPort, ip, serverPort, timeout))
-	}
-	l.rules(append(append(given, learned...),
-		`table=0 priority=10 match="ip4" actions="ct_lb_mark;"`,
-		`table=1 priority=20 match="ct.new && inport == \"cli\" && ip4.dst == `+virtualIP+` && tcp.dst == `+strconv.Itoa(virtualPort)+`" actions="reg0[6] = chk_lb_aff(); next;"`,
-		`table=1 priority=10 match="ct.new && inport == \"cli\" && ip4.dst == 10.8.1.0/24" actions="outport = \"srv\"; output;"`, // a SYN again
-		`table=1 priority=10 match="ct.est && inport == \"cli\"" actions="outport = \"srv\"; output;"`,
-		`table=1 priority=10 match="ct.est && inport == \"srv\"" actions="outport = \"cli\"; output;"`,
-		`table=2 priority=10 match="ct.new && inport == \"cli\"" actions="ct_lb_mark(backends=`+strings.Join(to, ",")+`);"`,
-		`table=3 priority=10 match="inport == \"cli\"" actions="outport = \"srv\"; output;"`,
-	)...)
-}
-
-// TestBalancerAffinity has two clients of a service with affinity: all connections of one go to one
-// backend. When that leaves the list, they stay with it, and new ones go to others.
-func TestBalancerAffinity(t *testing.T) {
-	l := newTCPLab(t)
-	const patient = 600
-	l.stick(patient, 0, 1, 2, 3)
-	service := fmt.Sprintf("%s:%d", virtualIP, virtualPort)
-	anywhere := func(i int) netip.AddrPort {
-		return netip.AddrPortFrom(netip.MustParseAddr(fmt.Sprintf(clientIP, i%2+1)), 0)
-	}
-	clients := l.connect(l.n, service, anywhere)
-	for _, c := range clients {
-		if first := clients[c.number%2]; c.Backend != first.Backend {
-			t.Fatalf("connection %d of a client is with backend %d, its first with %d", c.number, c.Backend, first.Backend)
-		}
-	}
-	check(t, l.exchange(clients))
-
-	gone := clients[0].Backend
-	var left []int
-	for i := range backends {
-		if i != int(gone) {
-			left = append(left, i)
-		}
-	}
-	l.stick(patient, left...)
-	late := l.connect(l.n/2, service, anywhere)
-	for _, c := range late {
-		if other := clients[1].Backend; c.Backend == gone || c.number%2 == 1 && other != gone && c.Backend != other {
-			t.Fatalf("new connection %d is with backend %d; backend %d has gone, and the other client's is %d", c.number, c.Backend, gone, other)
-		}
-	}
-	all := append(late, clients...)
-	check(t, l.exchange(all))
 	l.end(all)
 }
