@@ -41,10 +41,19 @@ func (s *Switch) ConnectionsOf(refs []conntrack.Ref) []conntrack.Connection {
 }
 
 // FlushConnections removes all connections of a zone, and returns how many there
-// were. Their packets take the long way at once.
+// were. Their packets take the long way at once. Changes of the switch do not wait for it.
 func (s *Switch) FlushConnections(zone uint16) (n int) {
-	s.onConnections(func(t *conntrack.Table) { n = t.Flush(zone) })
+	s.besides(func(t *conntrack.Table) { n = t.Flush(zone) })
 	return n
+}
+
+// besides has do work on the table of connections, if it is there still, with nothing held. The
+// switch's end waits for it.
+func (s *Switch) besides(do func(t *conntrack.Table)) {
+	if x := &s.engine.crossing; x.enter() {
+		defer x.users.Done()
+		do(x.table)
+	}
 }
 
 // onConnections has do work on the table of connections, if it is there still.
@@ -64,14 +73,10 @@ func (s *Switch) FlushConnection(zone uint16, tuple conntrack.Tuple) (gone bool)
 }
 
 // FlushSelected removes the connections that a filter has, and returns how many
-// there were. The switch may not be closed before it ends.
-func (s *Switch) FlushSelected(f *conntrack.Filter) int {
-	var table *conntrack.Table
-	s.onConnections(func(t *conntrack.Table) { table = t })
-	if table == nil {
-		return 0
-	}
-	return table.FlushSelected(f)
+// there were. Changes of the switch do not wait for it.
+func (s *Switch) FlushSelected(f *conntrack.Filter) (n int) {
+	s.besides(func(t *conntrack.Table) { n = t.FlushSelected(f) })
+	return n
 }
 
 // ConnectionStats is the state of the table of connections in numbers.

@@ -111,6 +111,7 @@ func TestZonesOfBridge(t *testing.T) {
 	if err := r.s.DelPort(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
+	r.forgotten()
 	if z := r.s.ConnectionZones(); len(z) != 0 || r.s.ConnectionStats().Connections != 0 || r.s.ConnectionDefault() != 9 {
 		t.Errorf("zones of a bridge that is gone: %+v", z)
 	}
