@@ -70,6 +70,7 @@ type Switch struct {
 	closed   bool
 
 	tunnelled bool // there are tunnel ports
+	loads     loadLog
 
 	watch watchers
 	stop  chan struct{} // ends the housekeeper
@@ -127,6 +128,7 @@ func (s *Switch) start() error {
 		}
 		s.workers = append(s.workers, w)
 	}
+	s.loads.forget(s.readMeters())
 	return nil
 }
 
