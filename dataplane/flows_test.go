@@ -181,7 +181,7 @@ func TestRuleCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.s.teach([]*worker{w})
-	r.s.moveQueues([]int{1})
+	r.s.moveQueues([]int{1}, Loads{})
 	r.s.retire([]*worker{old})
 	if got := r.counts(1, 2, 3); !slices.Equal(got, want) {
 		t.Errorf("after the worker's end: counts %v, want %v", got, want)

@@ -71,6 +71,7 @@ type Switch struct {
 	closed   bool
 
 	tunnelled bool // there are tunnel ports
+	loads     loadLog
 
 	watch watchers
 	stop  chan struct{} // ends the housekeeper
@@ -128,6 +129,7 @@ func (s *Switch) start() error {
 		}
 		s.workers = append(s.workers, w)
 	}
+	s.loads.forget(s.readMeters())
 	return nil
 }
 
