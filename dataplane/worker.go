@@ -109,6 +109,7 @@ type desk struct {
 	passed   int                               // patch ports that the frame in hand has passed
 	learned  int                               // addresses learned from the batch in hand
 	ahead    [flowtable.AheadMax]flowtable.Key // that will be walked with
+	unasked  uint64                            // frames that will be walked, of which nothing was asked for ahead yet
 	sighted  [8]uint64                         // a bit, by its hash, of each key that has missed in the batch in hand
 	spent    uint64                            // ticks in the slow path
 	slowEnd  uint64                            // when it was last left
@@ -217,6 +218,9 @@ func (w *worker) turn() {
 	if w.stats.Turns%upkeepTurns == 0 {
 		w.sweepDecisions()
 		w.flow.cache.Upkeep(uint16(w.now), upkeep)
+		if w.flow.cache.Asks() {
+			w.flow.supplier.ask()
+		}
 		w.flow.ct.upkeep(w.flow.cache, w.clock.last, w.now)
 		w.countLost()
 	}

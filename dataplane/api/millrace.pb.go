@@ -3907,6 +3907,7 @@ type WorkerStats struct {
 	Gaps           []*Gap                 `protobuf:"bytes,11,rep,name=gaps,proto3" json:"gaps,omitempty"`                                              // all such times, by length, shortest first
 	Faults         uint64                 `protobuf:"varint,12,opt,name=faults,proto3" json:"faults,omitempty"`                                         // memory faults taken and survived: a peer took its memory away
 	GapMinuteTicks uint64                 `protobuf:"varint,13,opt,name=gap_minute_ticks,json=gapMinuteTicks,proto3" json:"gap_minute_ticks,omitempty"` // the longest of the last 60 seconds
+	Walks          uint64                 `protobuf:"varint,14,opt,name=walks,proto3" json:"walks,omitempty"`                                           // frames that went through the tables of rules, since nothing cached was right for them
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -4028,6 +4029,13 @@ func (x *WorkerStats) GetFaults() uint64 {
 func (x *WorkerStats) GetGapMinuteTicks() uint64 {
 	if x != nil {
 		return x.GapMinuteTicks
+	}
+	return 0
+}
+
+func (x *WorkerStats) GetWalks() uint64 {
+	if x != nil {
+		return x.Walks
 	}
 	return 0
 }
@@ -4291,7 +4299,7 @@ const file_dataplane_api_millrace_proto_rawDesc = "" +
 	"\bsegments\x18\x04 \x01(\x04R\bsegments\";\n" +
 	"\x03Gap\x12\x1e\n" +
 	"\vup_to_ticks\x18\x01 \x01(\x04R\tupToTicks\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x04R\x05count\"\x8e\x03\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\"\xa4\x03\n" +
 	"\vWorkerStats\x12\x10\n" +
 	"\x03cpu\x18\x01 \x01(\rR\x03cpu\x12\x14\n" +
 	"\x05turns\x18\x02 \x01(\x04R\x05turns\x12\x1d\n" +
@@ -4308,7 +4316,8 @@ const file_dataplane_api_millrace_proto_rawDesc = "" +
 	" \x01(\x04R\vgapMaxTicks\x12.\n" +
 	"\x04gaps\x18\v \x03(\v2\x1a.millrace.dataplane.v1.GapR\x04gaps\x12\x16\n" +
 	"\x06faults\x18\f \x01(\x04R\x06faults\x12(\n" +
-	"\x10gap_minute_ticks\x18\r \x01(\x04R\x0egapMinuteTicks*Q\n" +
+	"\x10gap_minute_ticks\x18\r \x01(\x04R\x0egapMinuteTicks\x12\x14\n" +
+	"\x05walks\x18\x0e \x01(\x04R\x05walks*Q\n" +
 	"\bPollMode\x12\x19\n" +
 	"\x15POLL_MODE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0ePOLL_MODE_BUSY\x10\x01\x12\x16\n" +

@@ -78,6 +78,8 @@ func changeCases() []scenario {
 			{Key: "new_max_us", Title: "from the call to the first frame by the new rule, longest of all, us", Format: "%.0f", worst: true},
 			{Key: "old_p99_us", Title: "from the call to the last frame by the old rule, 99 of 100, us", Format: "%.0f"},
 			{Key: "call_p50_us", Title: "until the call returns, median, us", Format: "%.0f"},
+			{Key: "call_p99_us", Title: "until the call returns, 99 of 100, us", Format: "%.0f"},
+			{Key: "disturbed", Title: "changes that were made again, since others had the CPU", Format: "%.0f"},
 			{Key: "db_new_p50_us", Title: "by the database: to the first frame by the new rule, median, us", Format: "%.0f"},
 			{Key: "db_new_p99_us", Title: "by the database: to the first frame by the new rule, 99 of 100, us", Format: "%.0f"},
 		},

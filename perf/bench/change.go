@@ -19,6 +19,10 @@ const (
 	// flipsPerTurn is how often a rule is changed in a turn: enough for a 99th
 	// percentile, and a few more.
 	flipsPerTurn = 200
+	// flipsMost is how many changes are tried for them, and foreignMost how long others may
+	// have the generator's CPU during one that counts, from before it to quietTime after.
+	flipsMost   = 20 * flipsPerTurn
+	foreignMost = 200 * time.Microsecond
 	// flipPPS is the rate of the frames that a changed rule is for.
 	flipPPS = 10e6
 	// quietTime is how long the old rule's frames are waited for once the new
@@ -30,7 +34,10 @@ const (
 	outPort, altPort, astrayPort = 1, 3, 2
 )
 
-var errNothing = errors.New("no frame came")
+var (
+	errNothing = errors.New("no frame came")
+	errBusy    = errors.New("the machine has other things to do")
+)
 
 // A load is a generator that runs while something else happens.
 type load struct {
@@ -138,20 +145,18 @@ func turnFlip(ctx context.Context, s settings, c scenario, who side, n int) (sam
 		return sample{}, err
 	}
 	defer closeAll(ways)
+	undo, err := huddle(s.genCPU)
+	if err != nil {
+		return sample{}, err
+	}
+	defer undo()
 	cfg := s.generator(c, who.ports(), n)
 	cfg.Ports[0].Traffic.Rate = flipPPS
 	l := startLoad(ctx, cfg)
 	a := sample{Values: map[string]float64{}}
 	err = l.await(outPort, 100_000)
-	for i, way := range ways {
-		if err != nil {
-			break
-		}
-		prefix := ""
-		if i > 0 {
-			prefix = "db_"
-		}
-		err = onCPU(s.genCPU, func() error { return flips(ctx, l, way, prefix, a.Values) })
+	if err == nil {
+		err = flipBy(ctx, s, l, who, ways, a.Values)
 	}
 	r, ended := l.finish()
 	if err := errors.Join(err, ended); err != nil {
@@ -162,21 +167,48 @@ func turnFlip(ctx context.Context, s settings, c scenario, who side, n int) (sam
 	return a, nil
 }
 
-// flips takes the times of many changes by one way. It leaves the rule as it
-// was.
-func flips(ctx context.Context, l *load, way changer, prefix string, values map[string]float64) error {
+// flips takes the times of many changes by one way. It leaves the rule as it was. Changes
+// during which others had the CPUs are made again, if strict: see sharers. What a database does on
+// its disk is done by threads of the kernel, which are others too.
+func flips(ctx context.Context, l *load, s *sharers, way changer, strict bool, prefix string, values map[string]float64) error {
 	var calls, news, olds []time.Duration
-	at := [2]int{outPort, altPort}
-	for i := range flipsPerTurn &^ 1 {
-		s, err := l.shift(at[i%2], at[1-i%2], func() error { return way.gate(ctx, i%2 == 0) })
+	at, disturbed := [2]int{outPort, altPort}, 0
+	for i := 0; len(news) < flipsPerTurn || i%2 != 0; i++ {
+		if i == flipsMost {
+			return fmt.Errorf("others had the CPUs during %d of %d changes by %s: %w", disturbed, i, way.name(), errBusy)
+		}
+		before := s.share()
+		f, err := l.shift(at[i%2], at[1-i%2], func() error { return way.gate(ctx, i%2 == 0) })
 		if err != nil {
 			return fmt.Errorf("change %d by %s: %w", i, way.name(), err)
 		}
-		calls, news, olds = append(calls, s.call), append(news, s.firstNew), append(olds, s.lastOld)
+		if s.foreign(before) > foreignMost {
+			if disturbed++; strict {
+				continue
+			}
+		}
+		calls, news, olds = append(calls, f.call), append(news, f.firstNew), append(olds, f.lastOld)
 	}
 	values[prefix+"new_p50_us"], values[prefix+"new_p99_us"], values[prefix+"new_max_us"] = quantile(news, 0.5), quantile(news, 0.99), quantile(news, 1)
-	values[prefix+"old_p99_us"], values[prefix+"call_p50_us"] = quantile(olds, 0.99), quantile(calls, 0.5)
+	values[prefix+"old_p99_us"], values[prefix+"call_p50_us"], values[prefix+"call_p99_us"] = quantile(olds, 0.99), quantile(calls, 0.5), quantile(calls, 0.99)
+	values[prefix+"disturbed"] = float64(disturbed)
 	return nil
+}
+
+// flipBy is flips on the generator's CPU, by all ways; the first is the strict one.
+func flipBy(ctx context.Context, s settings, l *load, who side, ways []changer, values map[string]float64) error {
+	return onCPU(s.genCPU, func() error {
+		sharers, err := newSharers(s.genCPU, who.pid())
+		if err != nil {
+			return err
+		}
+		prefix := ""
+		for i := 0; i < len(ways) && err == nil; i++ {
+			err = flips(ctx, l, sharers, ways[i], i == 0, prefix, values)
+			prefix = "db_"
+		}
+		return errors.Join(err, sharers.close())
+	})
 }
 
 // quantile is in microseconds.
@@ -195,41 +227,56 @@ func closeAll(ways []changer) {
 // changesPerSecond is the rate of changes in change-many.
 const changesPerSecond = 1000
 
-// turnChurn floods the switch, first in peace and then while rules change that
+// churnRounds is how often a turn of change-many compares peace with changes: the machine's
+// speed changes within seconds, by more than what is looked for.
+const churnRounds = 5
+
+// turnChurn floods the switch, by turns in peace and while rules change that
 // no frame needs. What changes them takes time from the generator, so that what
-// the switch could do shows in the cycles that a frame takes.
+// the switch could do shows in the cycles that a frame takes. Figures are medians.
 func turnChurn(ctx context.Context, s settings, c scenario, who side, n int) (sample, error) {
 	ways, err := who.changers(ctx)
 	if err != nil {
 		return sample{}, err
 	}
 	defer closeAll(ways)
-	base, err := turnRate(ctx, s, c, who, n)
+	undo, err := huddle(s.genCPU)
 	if err != nil {
-		return base, err
+		return sample{}, err
 	}
+	defer undo()
+	s.Seconds /= 3
+	var rounds []sample
+	for range churnRounds {
+		base, err := turnRate(ctx, s, c, who, n)
+		if err != nil {
+			return base, err
+		}
+		a, perSecond, err := churned(ctx, s, c, who, ways[0], n)
+		if err != nil {
+			return a, err
+		}
+		rounds = append(rounds, sample{Values: map[string]float64{
+			keyBase: base.Mpps, "churned": a.Mpps, "changes": perSecond, "base_cycles": base.Cycles, "churned_cycles": a.Cycles, keyKept: over(base.Cycles, a.Cycles),
+		}})
+	}
+	a := sample{Values: medians(rounds, c.metrics)}
+	a.Mpps, a.Cycles = a.Values["churned"], a.Values["churned_cycles"]
+	return a, nil
+}
+
+// churned floods the switch while rules change, and returns how many a second did.
+func churned(ctx context.Context, s settings, c scenario, who side, way changer, n int) (a sample, perSecond float64, err error) {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
-	type churned struct {
-		rate float64
-		err  error
-	}
-	changes := make(chan churned, 1)
+	done := make(chan error, 1)
 	go func() {
-		var rate float64
-		err := onCPU(s.genCPU, func() (err error) { rate, err = churn(running, ways[0]); return err })
-		changes <- churned{rate, err}
+		done <- onCPU(s.genCPU, func() (err error) { perSecond, err = churn(running, way); return err })
 	}()
-	a, err := turnRate(ctx, s, c, who, n)
+	a, err = turnRate(ctx, s, c, who, n)
 	stop()
-	done := <-changes
-	if err := errors.Join(err, done.err); err != nil {
-		return a, err
-	}
-	a.Values = map[string]float64{
-		keyBase: base.Mpps, "churned": a.Mpps, "changes": done.rate, "base_cycles": base.Cycles, "churned_cycles": a.Cycles, keyKept: over(base.Cycles, a.Cycles),
-	}
-	return a, nil
+	err = errors.Join(err, <-done)
+	return a, perSecond, err
 }
 
 // churn changes rules, one after the other, until ctx is done, and returns how

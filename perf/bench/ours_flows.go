@@ -172,9 +172,10 @@ func newAPIChanger(ctx context.Context, runDir string) (*apiChanger, error) {
 			a.idles = append(a.idles, r)
 		}
 	}
-	for _, r := range a.idles {
+	for i, r := range a.idles {
 		if fmt.Sprint(r.GetActions()) != fmt.Sprint(a.out) {
 			a.alt = r.GetActions()
+			a.idles[0], a.idles[i] = r, a.idles[0] // the first is left alone, for the next turn
 		}
 	}
 	if a.gated == nil || a.alt == nil {
