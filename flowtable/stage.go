@@ -154,10 +154,10 @@ func (w *Walker) follow(at uint16) {
 		case stageOutput:
 			w.flush()
 			w.emit(Op{Code: OpOutput, Arg: s.arg})
-			w.outputs, m.path = 1, s.path
+			w.outputs, m.path, m.last = 1, s.path, next
 			return
 		case stageDrop:
-			w.last, m.path = s.arg, s.path
+			w.last, m.path, m.last = s.arg, s.path, next
 			return
 		}
 		w.ask = s.ask
