@@ -56,16 +56,32 @@ func (w *worker) encapsulate(t *transit, o *workerPort) {
 		w.wrap(t, o)
 		return
 	}
+	if o.out != nil && w.batch.WireLen(t.slot) > o.out.header.Most(t.tun) {
+		w.tooBig(t, o) // once, not for each segment
+		w.refuse(t, o, packet.ReasonTunnelBig)
+		return
+	}
 	first, n := w.batch.Cut(t.slot)
 	if n == 0 {
 		o.txDrops[packet.ReasonCopies]++
 		return
 	}
 	o.finished.note(needs, n)
+	passed, most := w.passed, w.passed
 	for k := range n {
-		piece := *t
-		piece.slot, piece.last = first+k, false // other ports may have the same segments
+		piece := *t // if nobody else has the frame, nobody has its segments
+		piece.slot, w.passed = first+k, passed
 		w.wrap(&piece, o)
+		most = max(most, w.passed)
+	}
+	w.passed = most
+}
+
+// refuse counts a frame that does not leave by a tunnel.
+func (w *worker) refuse(t *transit, o *workerPort, why packet.Reason) {
+	o.txDrops[why]++
+	if w.trace != nil {
+		w.trace.output(o, t.slot, why)
 	}
 }
 
@@ -74,21 +90,18 @@ func (w *worker) wrap(t *transit, o *workerPort) {
 	n := uint64(w.batch.Frames[t.slot].Len)
 	slot, u, why := w.push(t, o)
 	if why != packet.ReasonNone {
-		o.txDrops[why]++
-		if w.trace != nil {
-			w.trace.output(o, t.slot, why)
-		}
+		w.refuse(t, o, why)
 		return
 	}
 	o.txFrames++
 	o.txBytes += n
-	next := transit{slot: slot, rx: t.rx, hops: t.hops + 1, pushed: true, fdbSlot: -1}
+	w.runs++
+	next := transit{slot: slot, rx: -int(w.runs), hops: t.hops + 1, pushed: true, fdbSlot: -1} // a frame of its own: others of the same received one are no loop
 	if !o.out.direct {
 		w.enter(o, u, next)
 		return
 	}
-	w.runs++
-	if !w.put(u, slot, t.rx, w.runs) {
+	if !w.put(u, slot, next.rx, w.runs) {
 		u.offered++
 		u.txDrops[packet.ReasonCopies]++
 	}
