@@ -201,6 +201,71 @@ func (d *askingDevice) push(frames ...asked) {
 	}
 }
 
+// A tunnelPair is a tunnel from node a to node b, and a sender on a that leaves work to others.
+type tunnelPair struct {
+	a, b     *node
+	src      *askingDevice
+	kind     string
+	six, sum bool
+	want     Finished
+}
+
+// newTunnelPair makes one of 16 kinds.
+func newTunnelPair(t testing.TB, i uint8) *tunnelPair {
+	p := &tunnelPair{kind: []string{TypeGeneve, TypeVXLAN}[i&1], six: i&2 != 0, sum: i&4 != 0}
+	direct := i&8 != 0
+	p.a, p.b = newNode(t, 1, direct), newNode(t, 2, !direct)
+	p.src = p.a.asking("src", takesAll, PortSpec{})
+	p.a.mustTunnel("tun", p.kind, fmt.Sprintf("remote_ip=%s key=5 csum=%v", address(p.six, 2), p.sum))
+	p.b.mustTunnel("tun", p.kind, fmt.Sprintf("remote_ip=%s key=5", address(p.six, 1)))
+	return p
+}
+
+// check sends frames through the tunnel, and looks at the wire and at what comes out.
+func (p *tunnelPair) check(t *testing.T, frames ...asked) {
+	t.Helper()
+	p.src.push(frames...)
+	p.a.turn()
+	wire := p.a.devs["wire"].out
+	p.a.devs["wire"].out, p.a.devs["pod"].out = nil, nil
+	var outer, plain [][]byte
+	for _, f := range frames {
+		p.want.Sums += uint64(len(f.plain))
+		p.want.Segments += uint64(len(f.plain) - 1)
+		if f.header[1] == 5 {
+			p.want.UDP++
+		} else if f.header[1] != 0 {
+			p.want.TCP++
+		}
+		for _, g := range f.plain {
+			plain = append(plain, g)
+			n, at := len(outer), 34
+			if p.six {
+				at = 54
+			}
+			if n < len(wire) {
+				outer = append(outer, encapsulated(g, p.kind, 1, 2, p.six, p.sum, 5, binary.BigEndian.Uint16(wire[n][at:])))
+			}
+		}
+	}
+	same(t, wire, outer)
+	p.b.devs["wire"].in = wire
+	for len(p.b.devs["wire"].in) > 0 {
+		p.b.turn()
+	}
+	same(t, p.b.devs["pod"].out, plain)
+	p.b.devs["pod"].out = nil
+}
+
+// account checks what both sides have counted.
+func (p *tunnelPair) account(t *testing.T) {
+	t.Helper()
+	p.b.accounts()
+	if tun := p.a.accounts()["tun"]; tun.Finished != p.want || tun.TxDrops.Total() != 0 {
+		t.Errorf("%+v, want %+v", tun, p.want)
+	}
+}
+
 // TestTunnelOffload sends frames that ask for something into tunnels of all kinds. What is
 // on the wire is, byte for byte, what a sender without offloads would have sent, each
 // frame in outer headers written plainly; what comes out at the other end is what it would
@@ -208,59 +273,34 @@ func (d *askingDevice) push(frames ...asked) {
 func TestTunnelOffload(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
-	for i := range 16 {
-		kind, six, sum, direct := []string{TypeGeneve, TypeVXLAN}[i&1], i&2 != 0, i&4 != 0, i&8 != 0
-		t.Run(fmt.Sprintf("%s/six=%v/csum=%v/direct=%v/%d", kind, six, sum, direct, seed), func(t *testing.T) {
-			a, b := newNode(t, 1, direct), newNode(t, 2, !direct)
-			src := a.asking("src", takesAll, PortSpec{})
-			a.mustTunnel("tun", kind, fmt.Sprintf("remote_ip=%s key=5 csum=%v", address(six, 2), sum))
-			b.mustTunnel("tun", kind, fmt.Sprintf("remote_ip=%s key=5", address(six, 1)))
-			want := Finished{}
+	for i := range uint8(16) {
+		t.Run(fmt.Sprintf("%d/%d", i, seed), func(t *testing.T) {
+			p := newTunnelPair(t, i)
 			for range 60 {
 				var frames []asked
 				for range 1 + r.IntN(4) {
 					frames = append(frames, anyKind(r).draw(r, 2, 1))
 				}
-				src.push(frames...)
-				a.turn()
-				wire := a.devs["wire"].out
-				a.devs["wire"].out, a.devs["pod"].out = nil, nil
-				var outer, plain [][]byte
-				for _, f := range frames {
-					want.Sums += uint64(len(f.plain))
-					want.Segments += uint64(len(f.plain) - 1)
-					if f.header[1] == 5 {
-						want.UDP++
-					} else if f.header[1] != 0 {
-						want.TCP++
-					}
-					for _, p := range f.plain {
-						plain = append(plain, p)
-						n := len(outer)
-						if n >= len(wire) {
-							continue
-						}
-						at := 34
-						if six {
-							at = 54
-						}
-						outer = append(outer, encapsulated(p, kind, 1, 2, six, sum, 5, binary.BigEndian.Uint16(wire[n][at:])))
-					}
-				}
-				same(t, wire, outer)
-				b.devs["wire"].in = wire
-				for len(b.devs["wire"].in) > 0 {
-					b.turn()
-				}
-				same(t, b.devs["pod"].out, plain)
-				b.devs["pod"].out = nil
+				p.check(t, frames...)
 			}
-			b.accounts()
-			if p := a.accounts()["tun"]; p.Finished != want || p.TxDrops.Total() != 0 {
-				t.Errorf("%+v, want %+v", p, want)
-			}
+			p.account(t)
 		})
 	}
+}
+
+// FuzzTunnelOffload has the fuzzer choose the tunnel, the frame, and where it is cut.
+func FuzzTunnelOffload(f *testing.F) {
+	f.Add(uint8(0), uint8(7), uint16(4000), uint16(1448), uint64(1))
+	f.Add(uint8(6), uint8(1), uint16(9), uint16(1), uint64(2))
+	f.Fuzz(func(t *testing.T, tunnel, bits uint8, payload, size uint16, seed uint64) {
+		k := askedKind{six: bits&1 != 0, tcp: bits&2 != 0, tag: bits&4 != 0, payload: int(payload % 16000), size: int(size % 8000)}
+		if k.size == 0 || k.payload/k.size > 200 {
+			k.size, k.payload = 0, k.payload%8000
+		}
+		p := newTunnelPair(t, tunnel%16)
+		p.check(t, k.draw(rand.New(rand.NewPCG(seed, 0)), 2, 1))
+		p.account(t)
+	})
 }
 
 // TestTunnelOffloadFlood floods frames that ask for something into two tunnels, to ports that take
