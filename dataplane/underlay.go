@@ -71,9 +71,10 @@ type place struct {
 // Parts of a place that may be open. Their sum is in which order places are
 // looked for, as in Open vSwitch.
 const (
-	anyLocal = 1
-	anyKey   = 2
-	wilds    = 4
+	anyLocal  = 1
+	anyRemote = 2
+	anyKey    = 4
+	wilds     = 8
 )
 
 // hash is where a place is looked for first.
@@ -92,7 +93,12 @@ func (p *place) same(o *place) bool {
 
 // placeOf is where frames of a tunnel are looked for.
 func placeOf(c *tunnel.Config, number uint32) place {
-	p := place{src: tunnel.AddressOf(c.Remote), key: c.In.ID, port: c.Port, number: number}
+	p := place{key: c.In.ID, port: c.Port, number: number}
+	if c.Remote.IsValid() {
+		p.src = tunnel.AddressOf(c.Remote)
+	} else {
+		p.wild |= anyRemote
+	}
 	if c.Local.IsValid() {
 		p.dst = tunnel.AddressOf(c.Local)
 	} else {
@@ -130,6 +136,9 @@ func (e *ending) find(o *tunnel.Outer) uint32 {
 		want := place{src: o.Src, dst: o.Dst, key: o.Key(), port: o.Port, wild: wild}
 		if wild&anyLocal != 0 {
 			want.dst = tunnel.Address{}
+		}
+		if wild&anyRemote != 0 {
+			want.src = tunnel.Address{}
 		}
 		if wild&anyKey != 0 {
 			want.key = 0

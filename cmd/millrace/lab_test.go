@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"millrace/dataplane/netnstest"
 	"millrace/dataplane/packet"
@@ -45,7 +48,10 @@ func newLabPod(t *testing.T, dir string, host *netnstest.Pod, br, kind string, n
 	netns := fmt.Sprintf("/proc/%d/ns/net", p.PID())
 	prefixes := []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr(p.v4), 24), netip.PrefixFrom(netip.MustParseAddr(p.v6), 64)}
 	p.Run("sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0")
-	add := append([]string{"port", "add", br, name, "--type", kind, "--wait=20s"}, args...)
+	add := append([]string{"port", "add", br, name, "--type", kind}, args...)
+	if kind != byVhost { // it waits for its guest, which waits for it
+		add = append(add, "--wait=20s")
+	}
 	if kind == byVeth {
 		p.Run("ip link set eth0 address %s mtu %d", p.mac, mtu)
 		p.Run("ip addr add %s dev eth0", prefixes[0])
@@ -64,7 +70,7 @@ func newLabPod(t *testing.T, dir string, host *netnstest.Pod, br, kind string, n
 		must(t, dir, append(add, "--netns", netns, "--mtu", fmt.Sprint(mtu), "--mac", p.mac, "--ip", prefixes[0].String(), "--ip", prefixes[1].String())...)
 		return p
 	}
-	must(t, dir, add...)
+	must(t, dir, append(add, "--mtu", fmt.Sprint(mtu))...)
 	p.guest(filepath.Join(dir, name), netns, mtu, prefixes)
 	return p
 }
@@ -201,6 +207,75 @@ func (p *labPod) iperf(to *labPod, port int, address, args string) {
 	})
 }
 
+// sendSegments has a pod's kernel send datagrams to another pod as one super-frame
+// (UDP_SEGMENT): all of them arrive as they were meant.
+func sendSegments(from, to *labPod) {
+	const size, n = 1000, 16
+	t := from.T()
+	t.Helper()
+	for _, address := range []string{to.v4, to.v6} {
+		var in *net.UDPConn
+		err := to.Do(func() (err error) {
+			in, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(address)})
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := make([]byte, n*size-300) // the last one is shorter
+		for i := range data {
+			data[i] = byte(i / size * 7)
+			if i%size > 0 {
+				data[i] = byte(i)
+			}
+		}
+		netnstest.Wait(t, func() string { // datagrams may be lost
+			if err := from.Do(func() error { return writeSegments(in.LocalAddr().(*net.UDPAddr), data, size) }); err != nil {
+				return err.Error()
+			}
+			got := []byte{}
+			buf := make([]byte, 2*size)
+			for range n {
+				_ = in.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+				m, err := in.Read(buf)
+				if err != nil {
+					return fmt.Sprintf("%d bytes came from %s to %s: %v", len(got), from.Host, to.Host, err)
+				}
+				got = append(got, buf[:m]...)
+			}
+			if !bytes.Equal(got, data) {
+				return fmt.Sprintf("%d other bytes came from %s to %s", len(got), from.Host, to.Host)
+			}
+			return ""
+		})
+		_ = in.Close()
+	}
+}
+
+// writeSegments sends data in datagrams of size bytes by one call.
+func writeSegments(to *net.UDPAddr, data []byte, size int) error {
+	out, err := net.DialUDP("udp", nil, to)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	raw, err := out.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := raw.Control(func(fd uintptr) {
+		inner = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT, size)
+	}); err != nil {
+		return err
+	}
+	if inner != nil {
+		return fmt.Errorf("set UDP_SEGMENT: %w", inner)
+	}
+	_, err = out.Write(data)
+	return err
+}
+
 // checkCounters fails the test if the kernel of a pod has counted wrong checksums.
 func checkCounters(pods ...*netnstest.Pod) {
 	for _, p := range pods {
@@ -276,4 +351,29 @@ func capture(p *netnstest.Pod, dev, filter string) (done func()) {
 			}
 		}
 	}
+}
+
+// wire joins two vhost-user sockets: what one guest receives the other one sends.
+func wire(t testing.TB, a, b string) {
+	t.Helper()
+	ports := make(chan *frontend.Port, 2)
+	hold := func(_ context.Context, front *frontend.Port) { ports <- front }
+	runFrontend(t, a, hold)
+	stop := runFrontend(t, b, hold)
+	ends := [2]*frontend.Port{<-ports, <-ports}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		x, y := ends[0].Pairs()[0], ends[1].Pairs()[0]
+		for ctx.Err() == nil {
+			if take(x, func(f []byte) { give(y, f) })+take(y, func(f []byte) { give(x, f) }) == 0 {
+				time.Sleep(100 * time.Microsecond)
+			}
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+		stop()
+	})
 }
