@@ -82,7 +82,9 @@ func (s *Switch) followTunnels() {
 	if !some && !s.tunnelled {
 		return
 	}
-	s.tunnelled = some
+	if s.tunnelled = some; some && hosts == nil {
+		hosts = []Host{} // who comes to a port that names no host comes to an address
+	}
 	s.opts.Underlay.Follow(hosts, s.watch.stir)
 	s.routeTunnels()
 }

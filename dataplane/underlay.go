@@ -9,7 +9,8 @@ import (
 // An Underlay knows how hosts are reached: what the kernel knows of routes and
 // neighbours. Its methods may be called by any goroutine and do not wait.
 type Underlay interface {
-	// Follow has it look after the ways to these hosts, and no others. It calls
+	// Follow has it look after the ways to these hosts, and no others, and after
+	// addresses, also if there are no hosts; nil ends both. It calls
 	// changed, from a goroutine of its own, when one of them or an address is
 	// different.
 	Follow(hosts []Host, changed func())

@@ -131,6 +131,12 @@ func TestOVSTunnel(t *testing.T) {
 	must(t, dir, "flow", "add", "br0", `inport == "gnv" && tun.id == 7`, `outport = "pod"; output;`)
 	pod.Reach("10.9.0.2", 1000)
 	must(t, dir, "flow", "del", "br0", "--all")
+	vsctl(t, dir, "set Interface gnv options:remote_ip=flow")
+	must(t, dir, "flow", "add", "br0", `inport == "pod"`, `tun.id = 7; tun.dst = 172.16.0.2; outport = "gnv"; output;`)
+	must(t, dir, "flow", "add", "br0", `inport == "gnv" && tun.src == 172.16.0.2 && tun.id == 7`, `outport = "pod"; output;`)
+	pod.Reach("10.9.0.2", 1000)
+	vsctl(t, dir, "set Interface gnv options:remote_ip=172.16.0.2")
+	must(t, dir, "flow", "del", "br0", "--all")
 	must(t, dir, "flow", "add", "br0", `inport == "pod"`, `tun.id = 7; outport = "gnv"; output;`)
 	must(t, dir, "flow", "add", "br0", `inport == "gnv" && tun.id == 8`, `outport = "pod"; output;`)
 	if err := pod.Ping("10.9.0.2", 56, time.Second); err == nil {
