@@ -175,7 +175,7 @@ func (k kind) places() []place {
 		at("ct_state", flowtable.WordCT, 32, 32, formHex), at("ct_mark", flowtable.WordCT, 0, 32, formHex), at("ct_label", flowtable.WordLabel, 0, 128, formHex),
 		at("ct_tp_src", flowtable.WordCTL4, 48, 16, formNumber), at("ct_tp_dst", flowtable.WordCTL4, 32, 16, formNumber), at("ct_proto", flowtable.WordCTL4, 0, 8, formNumber),
 		at("ct_nw_src", flowtable.WordCTIP4, 32, 32, formIP4), at("ct_nw_dst", flowtable.WordCTIP4, 0, 32, formIP4),
-		at("tun.src", flowtable.WordTunSrc, 0, 128, formIP6), at("tun.dst", flowtable.WordTunDst, 0, 128, formIP6)) // no rule can name ct_ip6_src
+		at("ct_ip6_src", flowtable.WordCTIP6Src, 0, 128, formIP6), at("ct_ip6_dst", flowtable.WordCTIP6Dst, 0, 128, formIP6))
 	for i, word := range []uint8{flowtable.WordReg0, flowtable.WordReg2, flowtable.WordReg4, flowtable.WordReg6, flowtable.WordReg8} {
 		out = append(out, at("reg"+strconv.Itoa(2*i), word, 32, 32, formNumber), at("reg"+strconv.Itoa(2*i+1), word, 0, 32, formNumber))
 	}
