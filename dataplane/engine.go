@@ -23,6 +23,7 @@ type engine struct {
 	gone     *flowtable.Counters // what workers have counted that have ended
 	meters   meters
 	crossing crossing // connections
+	wants    wants    // ends of tunnels that frames have named
 }
 
 func newEngine(o *Options, epoch time.Time) (*engine, error) {

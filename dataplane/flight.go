@@ -27,6 +27,7 @@ type flight struct {
 func (w *worker) begin(q *rxQueue) {
 	w.fl = flight{busy: true, src: q, out: w.fl.out[:0]}
 	w.popped, w.pops = w.popped[:0], 0
+	w.forgetPairs()
 }
 
 // carry brings the batch to its end.

@@ -146,7 +146,7 @@ func (w *worker) lookAhead() {
 			*key = flowtable.Key{}
 			copy(key[:], w.keys[i][:])
 		}
-		key[flowtable.WordL4] &^= lengthBits
+		key[flowtable.WordL4] &^= ownBits
 	}
 	w.flow.walker.Ahead(&w.ahead, n, w.flow.counters)
 	w.flow.ct.ahead(&w.ahead, n)
@@ -157,7 +157,7 @@ func (w *worker) lookup(p *workerPort, set uint64) {
 	b := w.batch
 	parse.Narrow(b, p.number, p.level, &w.keys, &w.wide)
 	if p.isTunnel {
-		w.markTunnel(set)
+		w.markTunnel(p, set)
 	}
 	if p.plan == nil {
 		w.found = [packet.BatchMax]uint32{}
@@ -227,9 +227,10 @@ func (w *worker) markLengths(p *workerPort) {
 	}
 }
 
-// lengthBits are the bits of WordL4 where the length's class is, and
-// stepsMax how many lengths they can tell apart.
+// ownBits are the bits of WordL4 that are the worker's own in keys of its cache, lengthBits
+// those where the length's class is, and stepsMax how many lengths they can tell apart.
 const (
+	ownBits    = 0xffff
 	lengthBits = 0xf
 	stepsMax   = lengthBits
 )
@@ -306,7 +307,7 @@ func (w *worker) execute(p *workerPort, i int, off uint32) {
 		p.rxDrops[dropReason(h.Arg)]++
 		return
 	}
-	t := transit{in: p, slot: i, rx: i, fdbSlot: -1, tun: w.tunnelWord(p, i)}
+	t := transit{in: p, slot: i, rx: i, fdbSlot: -1, tun: w.tunnelWord(p, i), came: w.cameBy(p, i)}
 	w.perform(&t, w.flow.cache.Ops(off), dropArg(h))
 	if t.fdbSlot >= 0 && t.only != nil && p.level == parse.L2 && p.dev != nil {
 		w.decide(p, i, off, &t)

@@ -1,6 +1,8 @@
 package dataplane
 
 import (
+	"encoding/binary"
+
 	"millrace/dataplane/conntrack"
 	"millrace/dataplane/packet"
 	"millrace/flowtable"
@@ -39,7 +41,7 @@ func (w *worker) hold(t *transit, comp *flowtable.Composed, n uint32) bool {
 		return false // what waits cannot ask for anything
 	}
 	c := w.flow.ct
-	c.frame = w.batch.AppendTo(c.frame[:0], t.slot)
+	c.frame = w.appendOrigin(w.batch.AppendTo(c.frame[:0], t.slot), t)
 	meta := uint64(t.in.number)
 	switch c.worker.Hold(c.waitZone, &c.waitFor, c.frame, meta, c.now) {
 	case conntrack.Known: // another worker has just seen the first
@@ -55,16 +57,43 @@ func (w *worker) hold(t *transit, comp *flowtable.Composed, n uint32) bool {
 	return true
 }
 
+// originLen is what is kept behind a frame that waits: by what tunnel it came, in words.
+const originLen = 8 * 5
+
+// appendOrigin appends by what tunnel a frame came.
+func (w *worker) appendOrigin(b []byte, t *transit) []byte {
+	b = binary.LittleEndian.AppendUint64(b, t.tun)
+	for _, v := range w.pairs.words(t.came) {
+		b = binary.LittleEndian.AppendUint64(b, v)
+	}
+	return b
+}
+
+// cutOrigin takes off what appendOrigin has appended, and notes it in t.
+func (w *worker) cutOrigin(b []byte, t *transit) []byte {
+	frame, rest := b[:len(b)-originLen], b[len(b)-originLen:]
+	t.tun = binary.LittleEndian.Uint64(rest)
+	var words [4]uint64
+	for i := range words {
+		words[i] = binary.LittleEndian.Uint64(rest[8+8*i:])
+	}
+	if words != [4]uint64{} {
+		t.came = w.pairs.number(endPairOf(&words))
+	}
+	return frame
+}
+
 // A readmission is a batch of frames that have waited.
 type readmission struct {
 	queue  rxQueue
 	by     *rxQueue // by which first fragments came; it owes what readmission costs
 	memory []byte   // made once it is needed
 	ports  [packet.BatchMax]*workerPort
+	came   [packet.BatchMax]transit // by what tunnels
 }
 
 // readmitMax is how many bytes of frames are readmitted in one turn.
-const readmitMax = 8 * packet.FrameMax
+const readmitMax = 8 * (packet.FrameMax + originLen)
 
 // readmit takes up to a batch of frames in that have waited for their first fragment,
 // and reports whether there were any. They are carried before anything else comes in, but
@@ -79,22 +108,24 @@ func (w *worker) readmit() bool {
 	b.Last()
 	b.Limit = packet.BatchMax
 	w.begin(&r.queue)
-	for memory := r.memory; b.N < packet.BatchMax && cap(memory)-len(memory) >= packet.FrameMax; {
+	for memory := r.memory; b.N < packet.BatchMax && cap(memory)-len(memory) >= packet.FrameMax+originLen; {
 		all, meta, ok := w.flow.ct.worker.Release(memory)
 		if !ok {
 			w.flow.ct.released = false
 			break
 		}
-		frame := all[len(memory):]
+		t := transit{fdbSlot: -1}
+		frame := w.cutOrigin(all[len(memory):], &t)
 		if p := w.port(uint32(meta)); p != nil && w.addWhole(frame) {
-			r.ports[b.N-1] = p
+			t.slot, t.rx = b.N-1, b.N-1
+			r.ports[b.N-1], r.came[b.N-1] = p, t
 			memory = all
 		}
 	}
 	for i := range b.N {
 		w.received(r.ports[i], uint64(b.Frames[i].Len))
 		w.firstRun, w.passed = w.runs, 0
-		w.again(r.ports[i], transit{slot: i, rx: i, fdbSlot: -1})
+		w.again(r.ports[i], r.came[i])
 	}
 	w.carry()
 	if w.missed = b.N; w.missed != 0 {
@@ -127,7 +158,7 @@ func (w *worker) countLost() {
 			return
 		}
 		if p := w.port(uint32(meta)); p != nil {
-			w.received(p, uint64(n))
+			w.received(p, uint64(n-originLen))
 			p.rxDrops[packet.ReasonCTFragment]++
 		}
 	}

@@ -196,3 +196,32 @@ func TestFragmentsAllocs(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 }
+
+// TestFragmentsAsking has a fragment wait whose checksum its sender has left to others: it is
+// finished by the time that it leaves, for what waits asks for nothing.
+func TestFragmentsAsking(t *testing.T) {
+	r := newRig(t)
+	a := r.asking("a", takesAll, PortSpec{})
+	b := r.asking("b", takesAll, PortSpec{})
+	if err := r.s.SetBridge("br0", BridgeSettings{Pipeline: PipelineFlows}); err != nil {
+		t.Fatal(err)
+	}
+	r.firewall()
+	x := ipv4{ap("10.0.0.1:1000"), ap("198.51.100.1:80"), conntrack.ProtoUDP}
+	pieces := fragmented(x.frame(0, 1992), 1, 1000)
+	h := make([]byte, packet.HeaderLen)
+	h[0] = 1
+	binary.LittleEndian.PutUint16(h[6:], 34)
+	binary.LittleEndian.PutUint16(h[8:], 20)
+	want := bytes.Clone(pieces[1][34:])
+	binary.BigEndian.PutUint16(want[20:], folded(sum(0, want)))
+	for i, f := range [][]byte{pieces[1], pieces[0]} {
+		a.push(asked{frame: f, header: [][]byte{h, make([]byte, packet.HeaderLen)}[i]})
+		r.turn()
+	}
+	r.turn()
+	if len(b.out) != 2 || !bytes.Equal(b.out[1][34:], want) || b.headers[1][0] != 0 {
+		t.Errorf("%d leave: %x\nheaders %x\nwant the end of the last one to be %x", len(b.out), b.out, b.headers, want)
+	}
+	r.stats()
+}

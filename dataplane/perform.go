@@ -20,14 +20,16 @@ import (
 // leaves once is changed where it lies.
 type transit struct {
 	in     *workerPort
-	slot   int    // of the frame as it is now
-	shared bool   // somebody else counts on the slot
-	lost   bool   // there was no slot for a copy: it goes nowhere
-	rx     int    // received frame that it is a version of
-	hops   int    // patch ports passed
-	last   bool   // the output in hand is the last thing that its program does
-	pushed bool   // it has outer headers of ours
-	tun    uint64 // what is known of its tunnel, or set for one; as in flowtable.WordTunnel
+	slot   int       // of the frame as it is now
+	shared bool      // somebody else counts on the slot
+	lost   bool      // there was no slot for a copy: it goes nowhere
+	rx     int       // received frame that it is a version of
+	hops   int       // patch ports passed
+	last   bool      // the output in hand is the last thing that its program does
+	pushed bool      // it has outer headers of ours
+	tun    uint64    // what is known of its tunnel, or set for one; as in flowtable.WordTunnel
+	came   uint16    // number of the pair of addresses by which it came, if its port is named
+	to     [4]uint64 // addresses that are set for a tunnel; as in flowtable.WordTunSrc and the next
 
 	edit edit.Editor
 	outs uint64        // outputs, also those that failed at once
@@ -48,6 +50,7 @@ type saved struct {
 	shared, lost bool
 	outs         uint64
 	tun          uint64
+	to           [4]uint64
 	edit         edit.Editor
 }
 
@@ -76,13 +79,13 @@ func (w *worker) perform(t *transit, ops []flowtable.Op, drop uint32) {
 		case flowtable.OpLearn:
 			w.learnOp(t, op)
 		case flowtable.OpSave:
-			save = append(save, saved{t.slot, t.shared, t.lost, t.outs, t.tun, t.edit})
+			save = append(save, saved{t.slot, t.shared, t.lost, t.outs, t.tun, t.to, t.edit})
 			t.shared = true
 		case flowtable.OpRestore:
 			if n := len(save) - 1; n >= 0 {
 				s := &save[n]
 				t.shared = s.shared || t.outs != s.outs // it may be on a list by now
-				t.slot, t.lost, t.tun, t.edit = s.slot, s.lost, s.tun, s.edit
+				t.slot, t.lost, t.tun, t.to, t.edit = s.slot, s.lost, s.tun, s.to, s.edit
 				save = save[:n]
 			}
 		case flowtable.OpMeter:
@@ -163,10 +166,19 @@ func (w *worker) own(t *transit) bool {
 
 // change carries out some ops that change the frame, of a program.
 func (w *worker) change(t *transit, ops, program []flowtable.Op) {
+	outer := 0
 	for i := range ops {
-		if op := &ops[i]; op.Code == flowtable.OpSet && op.Word == flowtable.WordTunnel {
+		switch op := &ops[i]; {
+		case op.Code != flowtable.OpSet:
+		case op.Word == flowtable.WordTunnel:
 			t.tun = t.tun&^op.Mask | op.Value&op.Mask
+			outer++
+		case t.setEnds(op):
+			outer++
 		}
+	}
+	if outer == len(ops) {
+		return // the frame itself stays as it is
 	}
 	if w.own(t) {
 		t.edit.Do(w.batch, t.slot, ops, program)

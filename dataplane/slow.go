@@ -45,7 +45,7 @@ func (w *worker) slow(p *workerPort, i int, found uint32, rest uint64) {
 		copy(key[:], w.keys[i][:])
 	}
 	key[flowtable.WordL4] = key[flowtable.WordL4]&^lengthBits | p.lengthClass(w.batch.WireLen(i))
-	t := transit{in: p, slot: i, rx: i, fdbSlot: -1, tun: w.tunnelWord(p, i)}
+	t := transit{in: p, slot: i, rx: i, fdbSlot: -1, tun: w.tunnelWord(p, i), came: w.cameBy(p, i)}
 	w.decideSlowly(&t, key, wide, found)
 	w.slowTo, w.spent = i+1, spent
 	if next := (i + 1) & (packet.BatchMax - 1); rest>>next&1 == 0 || w.found[next]-1 < flowcache.Stale-1 {
@@ -73,6 +73,7 @@ func (w *worker) again(p *workerPort, t transit) {
 		return
 	}
 	key[flowtable.WordL4] |= p.lengthClass(w.batch.WireLen(t.slot))
+	key[flowtable.WordL4] |= uint64(t.came) << pairShift
 	key[flowtable.WordTunnel] = t.tun
 	found := w.lookupOne(p, key, wide)
 	if found-1 < flowcache.Stale-1 {
@@ -193,7 +194,8 @@ func (w *worker) walk(t *transit, key *flowtable.Key, wide bool, n uint32, stale
 	since := w.engine.cells.Changes()
 	clean := &w.clean
 	*clean = *key
-	clean[flowtable.WordL4] &^= lengthBits
+	clean[flowtable.WordL4] &^= ownBits
+	w.flow.walker.Came = w.pairs.words(t.came)
 	head := w.batch.Head(t.slot)
 	w.flow.ct.begin(head, n)
 	clean[flowtable.WordL4] |= identifier(head, n, clean)
@@ -261,6 +263,9 @@ func (w *worker) keep(p *workerPort, key *flowtable.Key, wide bool, n, wire uint
 	}
 	if comp.Mask[flowtable.WordL4]&identBits != 0 {
 		return 0 // keys of the cache have something else there
+	}
+	if p.named {
+		comp.Mask[flowtable.WordL4] |= pairBits
 	}
 	if comp.LenMin != 0 || comp.LenMax != math.MaxUint32 {
 		if !w.divide(p, comp) {

@@ -149,7 +149,9 @@ func newSwitch(o Options) (*Switch, error) {
 	}
 	s.removed.Name = "(removed)"
 	var err error
-	s.engine, err = newEngine(&s.opts, s.started)
+	if s.engine, err = newEngine(&s.opts, s.started); err == nil {
+		s.engine.wants.stir = s.watch.stir
+	}
 	return s, err
 }
 

@@ -20,6 +20,7 @@ import (
 // A fakeUnderlay knows what a test tells it.
 type fakeUnderlay struct {
 	ways      map[netip.Addr]Way
+	byHost    map[Host]Way
 	addresses map[int][]netip.Addr
 	hosts     []Host
 }
@@ -28,6 +29,9 @@ func (u *fakeUnderlay) Follow(hosts []Host, _ func())    { u.hosts = hosts }
 func (u *fakeUnderlay) Addresses(index int) []netip.Addr { return u.addresses[index] }
 func (u *fakeUnderlay) Netns() uint64                    { return 77 }
 func (u *fakeUnderlay) Way(h Host) Way {
+	if w, ok := u.byHost[h]; ok {
+		return w
+	}
 	if w, ok := u.ways[h.Remote]; ok {
 		return w
 	}

@@ -26,7 +26,7 @@ func (b *tooBigs) take(now uint32) bool {
 
 // tooBig tells the sender of a frame that it does not fit into tunnel o. The message
 // comes in by the tunnel, as if the frame's destination had sent it.
-func (w *worker) tooBig(t *transit, o *workerPort) {
+func (w *worker) tooBig(t *transit, o *workerPort, out *outlet) {
 	b := w.batch
 	if w.trace != nil || t.hops == patchMax || !w.told.take(w.now) {
 		return
@@ -35,7 +35,7 @@ func (w *worker) tooBig(t *transit, o *workerPort) {
 	if !ok {
 		return
 	}
-	n := tunnel.TooBig(b.Slot(slot)[packet.HeadRoom:], b.Head(t.slot), b.Frames[t.slot].Len, o.out.header.Most(t.tun))
+	n := tunnel.TooBig(b.Slot(slot)[packet.HeadRoom:], b.Head(t.slot), b.Frames[t.slot].Len, out.header.Most(t.tun))
 	if n == 0 {
 		return
 	}

@@ -24,6 +24,7 @@ type tunnelDesk struct {
 	popped []popped
 	pops   int                     // tunnels that the frames in hand have come out of
 	tuns   [packet.BatchMax]uint64 // tunnel words of received frames
+	cames  [packet.BatchMax]uint16 // numbers of the pairs by which they came, at named ports
 	told   tooBigs
 }
 
@@ -36,11 +37,14 @@ type popped struct {
 }
 
 // markTunnel puts into the keys of frames what is known of their tunnel.
-func (w *worker) markTunnel(set uint64) {
+func (w *worker) markTunnel(p *workerPort, set uint64) {
 	for ; set != 0; set &= set - 1 {
 		i := bits.TrailingZeros64(set)
 		w.keys[i][flowtable.WordTunnel] = w.tuns[i]
 		w.wide.Keys[i][flowtable.WordTunnel] = w.tuns[i]
+		came := uint64(w.cameBy(p, i)) << pairShift
+		w.keys[i][flowtable.WordL4] |= came
+		w.wide.Keys[i][flowtable.WordL4] |= came
 	}
 }
 
@@ -74,7 +78,7 @@ func (w *worker) depart(t *transit, o *workerPort) bool {
 	} else {
 		o.txFrames++
 		o.txBytes += n
-		w.emerge(t, q, slot, out.Word)
+		w.emerge(t, q, slot, &out)
 	}
 	return true
 }
@@ -100,7 +104,7 @@ func (w *worker) arrive(p *workerPort) {
 			p.rxDrops[why]++
 		} else {
 			p.outputs++
-			w.emerge(&t, q, slot, out.Word)
+			w.emerge(&t, q, slot, &out)
 		}
 	}
 	if all != 0 {
@@ -126,6 +130,9 @@ func (w *worker) pop(t *transit, e *ending, o *tunnel.Outer, kind tunnel.Kind, f
 	}
 	if q = w.target(e.find(o)); q == nil {
 		return nil, 0, packet.ReasonTunnelUnknown
+	}
+	if _, ok := w.numberOf(q, o); !ok {
+		return nil, 0, packet.ReasonSlowPath
 	}
 	if t.hops == patchMax || w.pops == popsMax {
 		return nil, 0, packet.ReasonTunnelLoop
@@ -170,14 +177,15 @@ func (w *worker) pull(slot int) (ok bool) {
 }
 
 // emerge has a frame come in by tunnel port q.
-func (w *worker) emerge(t *transit, q *workerPort, slot int, word uint64) {
+func (w *worker) emerge(t *transit, q *workerPort, slot int, out *tunnel.Outer) {
+	came, _ := w.numberOf(q, out) // pop has found that there is one
 	q.rxFrames++
 	q.rxBytes += uint64(w.batch.Frames[slot].Len)
 	if slot >= packet.BatchMax || w.trace != nil {
-		w.again(q, transit{slot: slot, rx: t.rx, hops: t.hops + 1, tun: word, fdbSlot: -1})
+		w.again(q, transit{slot: slot, rx: t.rx, hops: t.hops + 1, tun: out.Word, came: came, fdbSlot: -1})
 		return
 	}
-	w.tuns[slot] = word
+	w.tuns[slot], w.cames[slot] = out.Word, came
 	for i := range w.popped {
 		if c := &w.popped[i]; c.port == q && c.pops == w.pops+1 {
 			c.set |= 1 << slot
@@ -215,7 +223,7 @@ func (w *worker) decideSingly(p *workerPort, set uint64) {
 		}
 		spent := w.spent
 		w.firstRun, w.passed = w.runs, 0
-		w.again(p, transit{slot: i, rx: i, tun: w.tuns[i], fdbSlot: -1})
+		w.again(p, transit{slot: i, rx: i, tun: w.tuns[i], came: w.cameBy(p, i), fdbSlot: -1})
 		if w.spent != spent {
 			w.missed++
 		}

@@ -27,8 +27,9 @@ func (w *worker) forgetOuter(p *workerPort) {
 // retunnel takes over what control knows of tunnels.
 func (wp *workerPort) retunnel(p *port) {
 	wp.ends, wp.isTunnel, wp.out = p.ends, p.tunnel != nil, nil
-	if p.tunnel != nil {
-		wp.out = p.tunnel.out
+	if t := p.tunnel; t != nil {
+		wp.out, wp.outs = t.out, t.named.outs
+		wp.named, wp.namesRemote, wp.namesLocal = t.config.Named(), t.config.RemoteFlow, t.config.LocalFlow
 	}
 	wp.plain = p.dev != nil && (p.ends == nil || p.ends.arriving)
 }
@@ -51,9 +52,19 @@ func (w *worker) retunnel(s *Switch) {
 // is not finished: a super-frame goes in segments.
 func (w *worker) encapsulate(t *transit, o *workerPort) {
 	o.offered++
+	out := w.outletOf(t, o)
+	if out == nil {
+		w.refuse(t, o, packet.ReasonTunnelPath)
+		return
+	}
 	needs := w.batch.Needs(t.slot)
 	if !isSuper(needs, 0) {
-		w.wrap(t, o)
+		w.wrap(t, o, out)
+		return
+	}
+	if w.batch.WireLen(t.slot) > out.header.Most(t.tun) {
+		w.tooBig(t, o, out) // once, not for each segment
+		w.refuse(t, o, packet.ReasonTunnelBig)
 		return
 	}
 	first, n := w.batch.Cut(t.slot)
@@ -62,33 +73,41 @@ func (w *worker) encapsulate(t *transit, o *workerPort) {
 		return
 	}
 	o.finished.note(needs, n)
+	passed, most := w.passed, w.passed
 	for k := range n {
-		piece := *t
-		piece.slot, piece.last = first+k, false // other ports may have the same segments
-		w.wrap(&piece, o)
+		piece := *t // if nobody else has the frame, nobody has its segments
+		piece.slot, w.passed = first+k, passed
+		w.wrap(&piece, o, out)
+		most = max(most, w.passed)
+	}
+	w.passed = most
+}
+
+// refuse counts a frame that does not leave by a tunnel.
+func (w *worker) refuse(t *transit, o *workerPort, why packet.Reason) {
+	o.txDrops[why]++
+	if w.trace != nil {
+		w.trace.output(o, t.slot, why)
 	}
 }
 
 // wrap is encapsulate for a frame that is no super-frame.
-func (w *worker) wrap(t *transit, o *workerPort) {
+func (w *worker) wrap(t *transit, o *workerPort, out *outlet) {
 	n := uint64(w.batch.Frames[t.slot].Len)
-	slot, u, why := w.push(t, o)
+	slot, u, why := w.push(t, o, out)
 	if why != packet.ReasonNone {
-		o.txDrops[why]++
-		if w.trace != nil {
-			w.trace.output(o, t.slot, why)
-		}
+		w.refuse(t, o, why)
 		return
 	}
 	o.txFrames++
 	o.txBytes += n
-	next := transit{slot: slot, rx: t.rx, hops: t.hops + 1, pushed: true, fdbSlot: -1}
-	if !o.out.direct {
+	w.runs++
+	next := transit{slot: slot, rx: -int(w.runs), hops: t.hops + 1, pushed: true, fdbSlot: -1} // a frame of its own: others of the same received one are no loop
+	if !out.direct {
 		w.enter(o, u, next)
 		return
 	}
-	w.runs++
-	if !w.put(u, slot, t.rx, w.runs) {
+	if !w.put(u, slot, next.rx, w.runs) {
 		u.offered++
 		u.txDrops[packet.ReasonCopies]++
 	}
@@ -96,20 +115,17 @@ func (w *worker) wrap(t *transit, o *workerPort) {
 
 // push gives the frame outer headers, in its slot if that is not needed any more.
 // It returns where the frame is and the port of the underlay.
-func (w *worker) push(t *transit, o *workerPort) (slot int, u *workerPort, why packet.Reason) {
+func (w *worker) push(t *transit, o *workerPort, out *outlet) (slot int, u *workerPort, why packet.Reason) {
 	b := w.batch
-	if o.out == nil {
-		return 0, nil, packet.ReasonTunnelPath
-	}
-	h := o.out.header
-	if u = w.target(o.out.via); u == nil || o.out.direct && u.tx == nil {
+	h := out.header
+	if u = w.target(out.via); u == nil || out.direct && u.tx == nil {
 		return 0, nil, packet.ReasonTunnelPath
 	}
 	if t.pushed || t.hops == patchMax {
 		return 0, nil, packet.ReasonTunnelLoop
 	}
 	if !h.Fits(b, t.slot, t.tun) {
-		w.tooBig(t, o)
+		w.tooBig(t, o, out)
 		return 0, nil, packet.ReasonTunnelBig
 	}
 	if slot, why = w.mine(t); why != packet.ReasonNone {
@@ -122,7 +138,7 @@ func (w *worker) push(t *transit, o *workerPort) (slot int, u *workerPort, why p
 		return 0, nil, packet.ReasonCopies
 	}
 	h.Push(b, slot, t.tun)
-	if h.Checksum() && !w.sumOuter(o.out, slot) {
+	if h.Checksum() && !w.sumOuter(out, slot) {
 		return 0, nil, packet.ReasonRxFault
 	}
 	return slot, u, packet.ReasonNone
@@ -175,7 +191,7 @@ func (w *worker) enter(o, u *workerPort, t transit) {
 	n := w.batch.Frames[t.slot].Len
 	u.rxFrames++
 	u.rxBytes += uint64(n)
-	if u.level != parse.L2 || len(u.steps) > 0 || w.trace != nil {
+	if u.level != parse.L2 || len(u.steps) > 0 || w.trace != nil || o.named {
 		w.again(u, t)
 		return
 	}

@@ -15,6 +15,7 @@ type tunnelEnd struct {
 	out    *outlet // how frames leave; nil: not now
 	reason string  // why not
 	since  time.Time
+	named  namedEnds // if frames name its ends
 }
 
 // newTunnel reads what a tunnel port shall be, which must not be what another one
@@ -48,6 +49,9 @@ func (t *tunnelEnd) host() Host { return Host{t.config.Remote, t.config.Local} }
 
 // state describes a tunnel port.
 func (t *tunnelEnd) state() DeviceState {
+	if t.config.Named() {
+		return t.namedState()
+	}
 	d := DeviceState{Link: LinkWaiting, Reason: t.reason, Since: t.since}
 	if t.out != nil {
 		d.Link, d.How = LinkUp, fmt.Sprintf("from %s to %s by %s", t.way.Path.Local, t.config.Remote, t.way.Name)
@@ -62,15 +66,25 @@ func (s *Switch) followTunnels() {
 		return
 	}
 	var hosts []Host
+	seen, some := map[Host]struct{}{}, false
 	for _, p := range s.byNumber() {
-		if p.tunnel != nil && !slices.Contains(hosts, p.tunnel.host()) {
-			hosts = append(hosts, p.tunnel.host())
+		if p.tunnel == nil {
+			continue
+		}
+		some = true
+		for _, h := range p.tunnel.hosts() {
+			if _, known := seen[h]; !known {
+				seen[h] = struct{}{}
+				hosts = append(hosts, h)
+			}
 		}
 	}
-	if len(hosts) == 0 && !s.tunnelled {
+	if !some && !s.tunnelled {
 		return
 	}
-	s.tunnelled = len(hosts) > 0
+	if s.tunnelled = some; some && hosts == nil {
+		hosts = []Host{} // who comes to a port that names no host comes to an address
+	}
 	s.opts.Underlay.Follow(hosts, s.watch.stir)
 	s.routeTunnels()
 }
@@ -79,7 +93,11 @@ func (s *Switch) followTunnels() {
 func (s *Switch) tunnelsMoved() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.tunnelled && !s.closed {
+	switch {
+	case !s.tunnelled || s.closed:
+	case s.takeWants():
+		s.followTunnels()
+	default:
 		s.routeTunnels()
 	}
 }
@@ -122,6 +140,9 @@ func (s *Switch) kernelPorts() map[int]*port {
 // anything is different.
 func (s *Switch) routeTunnel(p *port, devices map[int]*port) bool {
 	t := p.tunnel
+	if t.config.Named() {
+		return s.routeNamed(p, devices)
+	}
 	way := s.opts.Underlay.Way(t.host())
 	via, reason := devices[way.Device], way.Reason
 	if reason == "" && via == nil {

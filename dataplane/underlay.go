@@ -9,7 +9,8 @@ import (
 // An Underlay knows how hosts are reached: what the kernel knows of routes and
 // neighbours. Its methods may be called by any goroutine and do not wait.
 type Underlay interface {
-	// Follow has it look after the ways to these hosts, and no others. It calls
+	// Follow has it look after the ways to these hosts, and no others, and after
+	// addresses, also if there are no hosts; nil ends both. It calls
 	// changed, from a goroutine of its own, when one of them or an address is
 	// different.
 	Follow(hosts []Host, changed func())
@@ -71,9 +72,10 @@ type place struct {
 // Parts of a place that may be open. Their sum is in which order places are
 // looked for, as in Open vSwitch.
 const (
-	anyLocal = 1
-	anyKey   = 2
-	wilds    = 4
+	anyLocal  = 1
+	anyRemote = 2
+	anyKey    = 4
+	wilds     = 8
 )
 
 // hash is where a place is looked for first.
@@ -92,7 +94,12 @@ func (p *place) same(o *place) bool {
 
 // placeOf is where frames of a tunnel are looked for.
 func placeOf(c *tunnel.Config, number uint32) place {
-	p := place{src: tunnel.AddressOf(c.Remote), key: c.In.ID, port: c.Port, number: number}
+	p := place{key: c.In.ID, port: c.Port, number: number}
+	if c.Remote.IsValid() {
+		p.src = tunnel.AddressOf(c.Remote)
+	} else {
+		p.wild |= anyRemote
+	}
 	if c.Local.IsValid() {
 		p.dst = tunnel.AddressOf(c.Local)
 	} else {
@@ -130,6 +137,9 @@ func (e *ending) find(o *tunnel.Outer) uint32 {
 		want := place{src: o.Src, dst: o.Dst, key: o.Key(), port: o.Port, wild: wild}
 		if wild&anyLocal != 0 {
 			want.dst = tunnel.Address{}
+		}
+		if wild&anyRemote != 0 {
+			want.src = tunnel.Address{}
 		}
 		if wild&anyKey != 0 {
 			want.key = 0

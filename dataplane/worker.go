@@ -42,6 +42,8 @@ type worker struct {
 	decided decisions
 	sweep   uint32 // the decision that was last looked over
 	tunnelDesk
+	pairs   pairs
+	wanted  [toldMax]told
 	meters  localMeters
 	back    readmission
 	replier replier

@@ -36,8 +36,12 @@ type workerPort struct {
 
 	isTunnel bool
 	out      *outlet // how frames leave by a tunnel; nil: not now
+	named    bool    // frames name the tunnel's ends: outs, not out
+	outs     *outlets
 	ends     *ending // tunnels that end at the port's device; nil: none
 	outer    outer   // what the underlay does with all frames of the tunnel
+
+	namesRemote, namesLocal bool
 
 	counters
 

@@ -45,4 +45,5 @@ var fields = []Field{
 	{"ct_state", WordCT, 32, 32}, {"ct_mark", WordCT, 0, 32}, {"ct_label", WordLabel, 0, 128},
 	{"ct_tp_src", WordCTL4, 48, 16}, {"ct_tp_dst", WordCTL4, 32, 16}, {"ct_proto", WordCTL4, 0, 8},
 	{"ct_nw_src", WordCTIP4, 32, 32}, {"ct_nw_dst", WordCTIP4, 0, 32}, {"ct_ip6_src", WordCTIP6Src, 0, 128}, {"ct_ip6_dst", WordCTIP6Dst, 0, 128},
+	{"tun.src", WordTunSrc, 0, 128}, {"tun.dst", WordTunDst, 0, 128},
 }

@@ -88,6 +88,11 @@ type Walker struct {
 
 	client   Client
 	replying reply
+
+	// Came is WordTunSrc and the next three for the packet that is walked next, all
+	// zero if it came by no tunnel. It is no part of the key: what is composed may depend
+	// on all of it.
+	Came [4]uint64
 }
 
 // saved is what a copy of a packet changes.
@@ -168,6 +173,7 @@ func (w *Walker) begin(key *Key, length uint32, now uint64) {
 	w.inPort = uint32(key[WordIn] >> 32)
 	w.ctx = Context{}
 	*(*Key)(w.ctx[:KeyWords]) = *key
+	copy(w.ctx[WordTunSrc:], w.Came[:])
 	w.frame = *key
 	w.touched, w.done = Key{}, Key{}
 	w.ended, w.failed, w.passing, w.made, w.pushed, w.below = false, false, false, false, false, false

@@ -75,13 +75,25 @@ const (
 	WordCTL4
 	// WordCTIP4: original IPv4 source (32..63) and destination (0..31).
 	WordCTIP4
-	// WordCTIP6Src and the next three: original IPv6 addresses.
+	// WordCTIP6Src and the next three: original IPv6 addresses. Before a
+	// connection is looked up, and where rules set them, they are the addresses
+	// of a tunnel's outer header; see WordTunSrc.
 	WordCTIP6Src
 	WordCTIP6SrcLow
 	WordCTIP6Dst
 	WordCTIP6DstLow
 	// ContextWords is how many words a context has.
 	ContextWords
+)
+
+// Words of the outer addresses of a tunnel by which a packet came or goes, source and
+// destination in two words each: IPv6, or IPv4 in the low 32 bits. They share those of
+// a connection's IPv6 addresses, for there are no others: looking up a connection
+// overwrites them. What rules set is for the outputs behind (OpSet), and what nobody has set
+// is that of the tunnel by which the packet came (Walker.Came).
+const (
+	WordTunSrc = WordCTIP6Src
+	WordTunDst = WordCTIP6Dst
 )
 
 // A Key is what is known of a packet when it arrives.

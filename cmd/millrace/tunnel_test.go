@@ -131,6 +131,12 @@ func TestOVSTunnel(t *testing.T) {
 	must(t, dir, "flow", "add", "br0", `inport == "gnv" && tun.id == 7`, `outport = "pod"; output;`)
 	pod.Reach("10.9.0.2", 1000)
 	must(t, dir, "flow", "del", "br0", "--all")
+	vsctl(t, dir, "set Interface gnv options:remote_ip=flow")
+	must(t, dir, "flow", "add", "br0", `inport == "pod"`, `tun.id = 7; tun.dst = 172.16.0.2; outport = "gnv"; output;`)
+	must(t, dir, "flow", "add", "br0", `inport == "gnv" && tun.src == 172.16.0.2 && tun.id == 7`, `outport = "pod"; output;`)
+	pod.Reach("10.9.0.2", 1000)
+	vsctl(t, dir, "set Interface gnv options:remote_ip=172.16.0.2")
+	must(t, dir, "flow", "del", "br0", "--all")
 	must(t, dir, "flow", "add", "br0", `inport == "pod"`, `tun.id = 7; outport = "gnv"; output;`)
 	must(t, dir, "flow", "add", "br0", `inport == "gnv" && tun.id == 8`, `outport = "pod"; output;`)
 	if err := pod.Ping("10.9.0.2", 56, time.Second); err == nil {
@@ -206,6 +212,7 @@ func TestTwoSwitches(t *testing.T) {
 			return ""
 		})
 	}
+	checkTooBig(t, pods)
 	for _, p := range pods {
 		if n := p.Counter("Tcp", "InCsumErrors") + p.Counter("Udp", "InCsumErrors"); n != 0 {
 			t.Errorf("pod %s: %d wrong checksums", p.Host, n)
@@ -216,6 +223,30 @@ func TestTwoSwitches(t *testing.T) {
 			t.Errorf("drops:\n%s", out)
 		}
 	}
+}
+
+// checkTooBig has pods whose MTU is larger than the tunnel's send what does not fit: their kernels
+// are told by ICMP, of IPv4 and IPv6, believe it, and TCP goes through.
+func checkTooBig(t *testing.T, pods []*netnstest.Pod) {
+	for _, p := range pods {
+		p.Run("ip link set eth0 mtu 1500")
+	}
+	for _, c := range [][2]string{{"10.9.0.2", ""}, {"fd09::2", "-6 "}} {
+		netnstest.Wait(t, func() string {
+			_ = pods[0].Ping(c[0], 1450, 100*time.Millisecond)
+			if out := pods[0].Run("ip %sroute get %s", c[1], c[0]); !strings.Contains(out, "mtu 1430") {
+				return "the pod's kernel has not taken note: " + out
+			}
+			return ""
+		})
+	}
+	pods[1].Start("iperf3 -s -1 -p 5300")
+	netnstest.Wait(t, func() string {
+		if out, err := pods[0].Try("iperf3 -c 10.9.0.2 -p 5300 -n 2M"); err != nil {
+			return out
+		}
+		return ""
+	})
 }
 
 // startIn starts a switch in a pod.

@@ -57,6 +57,8 @@ const (
 	FieldTunID                      // network identifier of the tunnel by which the packet came or goes
 	FieldTunFlags                   // bit 0: there is FieldTunData
 	FieldTunData                    // data of the Geneve option of OVN
+	FieldTunSrc                     // outer source of that tunnel: IPv6, or IPv4 in the low 32 bits
+	FieldTunDst                     // outer destination
 	FieldICMP4FragMTU               // write-only, in icmp4 blocks
 	FieldICMP6FragMTU               // write-only, in icmp6 blocks
 	FieldICMP4InnerSrc              // write-only, in icmp4 blocks
@@ -74,7 +76,7 @@ func fieldWidths() [NumFields]uint8 {
 		FieldICMP6Type: 8, FieldICMP6Code: 8, FieldARPOp: 16, FieldARPSPA: 32, FieldARPTPA: 32, FieldARPSHA: 48,
 		FieldARPTHA: 48, FieldNDTarget: 128, FieldNDSLL: 48, FieldNDTLL: 48, FieldTCPSrc: 16, FieldTCPDst: 16,
 		FieldTCPFlags: 12, FieldUDPSrc: 16, FieldUDPDst: 16, FieldSCTPSrc: 16, FieldSCTPDst: 16,
-		FieldTunID: 24, FieldTunFlags: 8, FieldTunData: 32,
+		FieldTunID: 24, FieldTunFlags: 8, FieldTunData: 32, FieldTunSrc: 128, FieldTunDst: 128,
 		FieldICMP4FragMTU: 16, FieldICMP6FragMTU: 32, FieldICMP4InnerSrc: 32,
 	}
 }
@@ -96,7 +98,7 @@ func (f Field) String() string {
 		FieldARPTPA: "arp.tpa", FieldARPSHA: "arp.sha", FieldARPTHA: "arp.tha", FieldNDTarget: "nd.target",
 		FieldNDSLL: "nd.sll", FieldNDTLL: "nd.tll", FieldTCPSrc: "tcp.src", FieldTCPDst: "tcp.dst",
 		FieldTCPFlags: "tcp.flags", FieldUDPSrc: "udp.src", FieldUDPDst: "udp.dst", FieldSCTPSrc: "sctp.src",
-		FieldTunID: "tun.id", FieldTunFlags: "tun.flags", FieldTunData: "tun.data",
+		FieldTunID: "tun.id", FieldTunFlags: "tun.flags", FieldTunData: "tun.data", FieldTunSrc: "tun.src", FieldTunDst: "tun.dst",
 		FieldSCTPDst: "sctp.dst", FieldICMP4FragMTU: "icmp4.frag_mtu", FieldICMP6FragMTU: "icmp6.frag_mtu",
 		FieldICMP4InnerSrc: "icmp4.inner_ip4.src",
 	}

@@ -126,6 +126,8 @@ func linkRows() []Symbol {
 		ordinal("tun.id", FieldTunID, ""),
 		ordinal("tun.flags", FieldTunFlags, ""),
 		ordinal("tun.data", FieldTunData, ""),
+		ordinal("tun.src", FieldTunSrc, ""),
+		ordinal("tun.dst", FieldTunDst, ""),
 		ordinal("eth.src", FieldEthSrc, ""),
 		ordinal("eth.dst", FieldEthDst, ""),
 		ro(nominal("eth.type", FieldEthType, "")),

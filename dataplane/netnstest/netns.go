@@ -200,6 +200,9 @@ func (p *Pod) Counter(proto, name string) (n int) {
 	return n
 }
 
+// T is the test that the pod is for.
+func (p *Pod) T() testing.TB { return p.t }
+
 // PID is a process in the pod's namespace.
 func (p *Pod) PID() int { return p.pid }
 

@@ -153,7 +153,9 @@ func (b *Batch) Copy(i int) (number int, ok bool) {
 	b.Frames[j&(SlotsMax-1)] = f
 	copy(b.heads[j&(SlotsMax-1)][f.Off:f.Off+f.HeadLen], b.heads[i&(SlotsMax-1)][f.Off:])
 	if b.Asking {
-		b.asks[j&(SlotsMax-1)] = b.asks[i&(SlotsMax-1)]
+		a := &b.asks[j&(SlotsMax-1)]
+		*a = b.asks[i&(SlotsMax-1)]
+		a.cuts = 0 // what was cut of the original is not cut of what the copy will be
 	}
 	return j, true
 }

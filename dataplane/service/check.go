@@ -3,6 +3,7 @@ package service
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"path/filepath"
 	"slices"
@@ -140,8 +141,13 @@ func (c *checker) device(spec *dataplane.PortSpec) {
 	if spec.Type == dataplane.TypeAFXDP && len(spec.Name) > deviceNameMax {
 		c.fail("spec.name", "port %q is named like its network device, whose name has at most %d bytes", spec.Name, deviceNameMax)
 	}
-	if len(spec.Options) > 0 && spec.Type != dataplane.TypeAFXDP && !dataplane.IsTunnel(spec.Type) {
-		c.fail("spec.options", "ports of type %s have no options of their own", spec.Type)
+	if spec.Type == dataplane.TypeAFXDP || dataplane.IsTunnel(spec.Type) {
+		return
+	}
+	for _, k := range slices.Sorted(maps.Keys(spec.Options)) {
+		if k != dataplane.OptionOffload || spec.Type == dataplane.TypePatch {
+			c.fail("spec.options", "ports of type %s have no option %.40q", spec.Type, k)
+		}
 	}
 }
 

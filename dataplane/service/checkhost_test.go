@@ -43,6 +43,19 @@ func TestHostRefused(t *testing.T) {
 	}
 }
 
+// TestOptionsOfTypes: a port has the options of its type, and no others.
+func TestOptionsOfTypes(t *testing.T) {
+	s := hostChecker()
+	for _, typ := range []string{"dpdkvhostuser", "tap", "internal"} {
+		for key, want := range map[string]bool{dataplane.OptionOffload: true, "xdp-mode": false} {
+			_, err := s.spec(&api.PortSpec{Bridge: "br0", Name: "p", Type: typ, Options: map[string]string{key: "false"}})
+			if (err == nil) != want {
+				t.Errorf("option %s of a port of type %s: %v", key, typ, err)
+			}
+		}
+	}
+}
+
 // FuzzHostSpec: what passes the check passes it again unchanged.
 func FuzzHostSpec(f *testing.F) {
 	f.Add("", "", "", false, false)

@@ -49,11 +49,13 @@ func (k Key) String() string {
 // A Config says what a tunnel port shall be. It is comparable.
 type Config struct {
 	Kind   Kind
-	Remote netip.Addr // of the other end
-	Local  netip.Addr // invalid: any of the host's on the way there
+	Remote netip.Addr // of the other end; invalid: each frame says
+	Local  netip.Addr // invalid: any of the host's on the way there, or each frame says
 	Port   uint16     // UDP port of both ends
 
 	In, Out Key
+
+	RemoteFlow, LocalFlow bool // each frame has its own
 
 	Checksum   bool  // UDP checksum over IPv4; over IPv6 there always is one
 	TOS        uint8 // DSCP of the outer header, in the upper six bits
@@ -62,6 +64,9 @@ type Config struct {
 	InheritTTL bool  // it is the inner one instead
 	DF         bool  // set don't fragment in the outer IPv4 header
 }
+
+// Named reports whether each frame names an end.
+func (c *Config) Named() bool { return c.RemoteFlow || c.LocalFlow }
 
 // Keys of Interface.options, as in the Open_vSwitch schema, and values of them
 // that are no number.
@@ -119,9 +124,13 @@ func (p *parser) option(key, value string) {
 	switch key {
 	case keyKey, keyIn, keyOut:
 	case keyRemote:
-		c.Remote = p.address(key, value)
+		if c.RemoteFlow = value == flowValue; !c.RemoteFlow {
+			c.Remote = p.address(key, value)
+		}
 	case keyLocal:
-		c.Local = p.address(key, value)
+		if c.LocalFlow = value == flowValue; !c.LocalFlow {
+			c.Local = p.address(key, value)
+		}
 	case keyPort:
 		c.Port = uint16(p.number(key, value, 1, 65535))
 	case keySum:
@@ -165,7 +174,7 @@ func (p *parser) ends() {
 	switch {
 	case p.options[keyRemote] == "":
 		p.fail("%s is missing: it is the address of the tunnel's other end", keyRemote)
-	case c.Local.IsValid() && c.Local.Is4() != c.Remote.Is4():
+	case c.Local.IsValid() && c.Remote.IsValid() && c.Local.Is4() != c.Remote.Is4():
 		p.fail("%s %s and %s %s are not of one family", keyLocal, c.Local, keyRemote, c.Remote)
 	case c.Local.IsValid() && c.Local == c.Remote:
 		p.fail("%s and %s are the same address", keyLocal, keyRemote)
@@ -174,18 +183,19 @@ func (p *parser) ends() {
 
 // address reads an address of one end.
 func (p *parser) address(key, value string) netip.Addr {
-	if value == flowValue {
-		p.fail("%s=flow is not supported: name the other end, a port for each", key)
-		return netip.Addr{}
-	}
 	a, err := netip.ParseAddr(value)
 	switch {
 	case err != nil:
 		p.fail("%s=%.60q is not an IP address", key, value)
-	case a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() || a.IsLinkLocalUnicast():
+	case !isEnd(a):
 		p.fail("%s=%s is not the address of one end: give a global unicast address", key, a)
 	}
 	return a
+}
+
+// isEnd reports whether an address can be that of one end.
+func isEnd(a netip.Addr) bool {
+	return a.IsValid() && a.Zone() == "" && !a.Is4In6() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !a.IsLinkLocalUnicast()
 }
 
 // number reads a number, decimal or with 0x.

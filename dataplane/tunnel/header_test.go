@@ -391,14 +391,38 @@ func TestCongest(t *testing.T) {
 	}
 }
 
+// TestAddressWords: addresses are what they were after a way through a flow's context, and those
+// that no end can have are none.
+func TestAddressWords(t *testing.T) {
+	for text, want := range map[string]bool{"192.0.2.1": true, "fd00::1": true, "2001:db8::c000:201": true, "127.0.0.1": false, "ff02::1": false, "fe80::1": false} {
+		a := netip.MustParseAddr(text)
+		x := AddressOf(a)
+		if got := FromWords(x.Words()); got != x || x.Addr().IsValid() != want || want && x.Addr() != a {
+			t.Errorf("%s: %+v, %+v, %s", text, x, got, x.Addr())
+		}
+	}
+	if got := FromWords(0, 0); got != (Address{}) || got.Addr().IsValid() {
+		t.Errorf("nothing: %+v", got)
+	}
+}
+
 func TestParse(t *testing.T) {
 	c := config(t, Geneve, "remote_ip=192.0.2.1 local_ip=192.0.2.2 key=flow in_key=5 csum=true tos=8 ttl=1 df_default=false dst_port=9")
 	want := Config{Kind: Geneve, Remote: netip.MustParseAddr("192.0.2.1"), Local: netip.MustParseAddr("192.0.2.2"), Port: 9, In: Key{ID: 5}, Out: Key{Flow: true}, Checksum: true, TOS: 8, TTL: 1}
 	if c != want {
 		t.Errorf("%+v", c)
 	}
+	for options, want := range map[string]Config{
+		"remote_ip=flow":                    {Kind: VXLAN, Port: 4789, TTL: 64, DF: true, RemoteFlow: true},
+		"remote_ip=flow local_ip=flow":      {Kind: VXLAN, Port: 4789, TTL: 64, DF: true, RemoteFlow: true, LocalFlow: true},
+		"remote_ip=192.0.2.1 local_ip=flow": {Kind: VXLAN, Port: 4789, TTL: 64, DF: true, LocalFlow: true, Remote: netip.MustParseAddr("192.0.2.1")},
+	} {
+		if c := config(t, VXLAN, options); c != want || !c.Named() {
+			t.Errorf("%s: %+v", options, c)
+		}
+	}
 	for _, bad := range []string{
-		"", "remote_ip=flow", "remote_ip=x", "remote_ip=127.0.0.1", "remote_ip=224.0.0.1", "remote_ip=::", "remote_ip=::ffff:1.2.3.4", "remote_ip=fe80::1",
+		"", "local_ip=flow", "remote_ip=x", "remote_ip=127.0.0.1", "remote_ip=224.0.0.1", "remote_ip=::", "remote_ip=::ffff:1.2.3.4", "remote_ip=fe80::1",
 		"remote_ip=192.0.2.1 local_ip=fd00::1", "remote_ip=192.0.2.1 local_ip=192.0.2.1", "remote_ip=192.0.2.1 key=16777216", "remote_ip=192.0.2.1 key=-1",
 		"remote_ip=192.0.2.1 ttl=0", "remote_ip=192.0.2.1 ttl=256", "remote_ip=192.0.2.1 tos=256", "remote_ip=192.0.2.1 csum=yes", "remote_ip=192.0.2.1 dst_port=0",
 		"remote_ip=192.0.2.1 exts=gbp", "remote_ip=192.0.2.1 in_key=x",

@@ -17,6 +17,34 @@ func AddressOf(a netip.Addr) Address {
 	return Address{binary.BigEndian.Uint64(b[:]), binary.BigEndian.Uint64(b[8:])}
 }
 
+// FromWords is the address that two words of a flow's context have: IPv6, or IPv4 in the
+// low 32 bits.
+func FromWords(high, low uint64) Address {
+	if high == 0 && low>>32 == 0 && low != 0 {
+		low |= 0xffff << 32
+	}
+	return Address{high, low}
+}
+
+// Words undoes FromWords.
+func (a Address) Words() (high, low uint64) {
+	if a.High == 0 && a.Low>>32 == 0xffff {
+		return 0, uint64(uint32(a.Low))
+	}
+	return a.High, a.Low
+}
+
+// Addr is a as a netip.Addr. It is invalid if no end of a tunnel can have it.
+func (a Address) Addr() netip.Addr {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:], a.High)
+	binary.BigEndian.PutUint64(b[8:], a.Low)
+	if addr := netip.AddrFrom16(b).Unmap(); isEnd(addr) {
+		return addr
+	}
+	return netip.Addr{}
+}
+
 // mapped is an IPv4 address in an Address.
 func mapped(b []byte) Address {
 	return Address{Low: 0xffff<<32 | uint64(binary.BigEndian.Uint32(b))}

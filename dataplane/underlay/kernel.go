@@ -26,7 +26,7 @@ const (
 )
 
 // A Kernel is the Underlay of the network namespace of the process. It has a
-// goroutine and sockets while there are hosts to follow. The zero Kernel is ready
+// goroutine and sockets while there is something to follow. The zero Kernel is ready
 // for use.
 type Kernel struct {
 	mu      sync.Mutex
@@ -52,16 +52,16 @@ func (v view) equal(o view) bool {
 func (k *Kernel) Follow(hosts []dataplane.Host, changed func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.hosts, k.changed = slices.Clone(hosts), changed
+	k.hosts, k.changed = slices.Clone(hosts), changed // nil stays nil
 	switch {
-	case len(hosts) == 0 && k.stop != nil:
+	case hosts == nil && k.stop != nil:
 		close(k.stop)
 		k.stop, k.last = nil, view{}
-	case len(hosts) > 0 && k.stop == nil:
+	case hosts != nil && k.stop == nil:
 		k.stop, k.news = make(chan struct{}), make(chan struct{}, 1)
 		go k.run(k.stop, k.news)
 		fallthrough
-	case len(hosts) > 0:
+	case hosts != nil:
 		poke(k.news)
 	}
 }

@@ -93,6 +93,14 @@ func TestKernel(t *testing.T) {
 	if changes.Load() == 0 {
 		t.Error("nobody was told")
 	}
+	k.Follow([]dataplane.Host{}, func() {}) // addresses only
+	netnstest.IP(t, "addr add 10.9.0.10/24 dev eth1")
+	netnstest.Wait(t, func() string {
+		if a := k.Addresses(link.Attrs().Index); len(a) == 0 || a[0].String() != "10.9.0.10" {
+			return fmt.Sprintf("addresses: %v", a)
+		}
+		return ""
+	})
 }
 
 // mac is the address of a pod's device.
