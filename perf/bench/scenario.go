@@ -103,7 +103,7 @@ func caseNames() string {
 	for _, c := range allCases() {
 		names = append(names, c.Name)
 	}
-	return strings.Join(append(names, changeGroup, vhostGroup, flowsGroup, connectGroup, kernelGroup, "all"), ", ")
+	return strings.Join(append(names, "change", vhostGroup, flowsGroup, connectGroup, kernelGroup, "all"), ", ")
 }
 
 // generatorPorts is how many ports the generator has.
