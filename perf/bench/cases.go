@@ -5,7 +5,6 @@ import (
 	"millrace/perf/ruleset"
 )
 
-
 // turnsApart keeps the new flows of one turn apart from those of the next.
 const turnsApart = 1 << 26
 
