@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -114,11 +115,12 @@ func iperfClient(s settings, to string, streams int, more ...string) []string {
 	return append([]string{"iperf3", "-c", to, "-P", strconv.Itoa(streams), "-t", strconv.Itoa(max(1, int(s.Seconds))), "-O", "1", "-J"}, more...)
 }
 
-// untilServed runs a client again until its server listens.
+// untilServed runs a client again until its server listens: iperf3 -J may say so in
+// its output only.
 func untilServed(ctx context.Context, command []string) (out []byte, err error) {
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		out, err = exec.CommandContext(ctx, command[0], command[1:]...).Output()
-		if err == nil || time.Now().After(deadline) {
+		if err == nil && !bytes.Contains(out, []byte("Connection refused")) || time.Now().After(deadline) {
 			return out, err
 		}
 	}
