@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-const kernelProcedure = "One worker of millrace, one poll-mode thread of OVS, on the same core. Both sides take turns of %.0f s on devices of their own that are made " +
+const kernelProcedure = "One worker of millrace, one poll-mode thread of OVS, on the same core. Both sides take turns on devices of their own that are made " +
 	"alike, the waiting side stopped. Medians; the ratio is the median of the pairs' ratios.\n\n" +
 	"- afxdp: the host's ends of two veths. At the other ends an XDP program sends as many frames as the device's queue takes (live frames of `BPF_PROG_RUN`, on " +
 	"the other core), and one counts and drops what comes, so that nothing but the switch is short of time. Either switch has its best mode: native, copying, need-wakeup. " +
@@ -19,7 +19,7 @@ const kernelProcedure = "One worker of millrace, one poll-mode thread of OVS, on
 func kernelMarkdown(done []outcome) string {
 	var b strings.Builder
 	b.WriteString("# Ports to the kernel: millrace beside others\n\n")
-	fmt.Fprintf(&b, kernelProcedure, done[0].Seconds)
+	b.WriteString(kernelProcedure)
 	b.WriteString("| case | | beside | unit | millrace | other | ratio | pairs |\n|---|---|---|---|---|---|---|---|\n")
 	for _, o := range done {
 		s := o.summary()
@@ -31,7 +31,7 @@ func kernelMarkdown(done []outcome) string {
 	}
 	writeTriedRates(&b, done)
 	for _, o := range done {
-		fmt.Fprintf(&b, "- %s: %s; %s; %s; %s\n", o.Case.Name, o.Date, o.Machine, o.OursName, o.PeerName)
+		fmt.Fprintf(&b, "- %s: turns of %.0f s; %s; %s; %s; %s\n", o.Case.Name, o.Seconds, o.Date, o.Machine, o.OursName, o.PeerName)
 	}
 	fmt.Fprintf(&b, "\nMade by `make bench CASE=%s`.\n\n## Every turn\n\n| case | turn | millrace | other | ratio |\n|---|---|---|---|---|\n", kernelGroup)
 	for _, o := range done {
