@@ -8,6 +8,7 @@ import (
 // to signal first, and looks once more: what came before the asking is seen,
 // what comes after it signals.
 func (w *worker) sleep() {
+	since := w.clock.idleSince
 	w.clock.idleSince = w.clock.last // if there is no sleep, spin again as long
 	if !w.refreshPoller() {
 		return
@@ -15,9 +16,11 @@ func (w *worker) sleep() {
 	w.flow.walker.Offline()
 	w.flow.ct.worker.Offline()
 	w.asleep.Store(true)
+	slept := false
 	if w.inbox.Load() == nil && !w.arm() {
 		w.stats.Sleeps++
 		w.poller.Wait(-1)
+		slept = true
 		sys.Drain(w.wake)
 	}
 	w.asleep.Store(false)
@@ -30,6 +33,9 @@ func (w *worker) sleep() {
 	w.stats.Asleep += t - w.clock.last
 	w.clock.last = t
 	w.clock.idleSince = t
+	if slept {
+		w.clock.spin.slept(t - since)
+	}
 	w.now = w.clock.second(t)
 }
 

@@ -353,19 +353,16 @@ func (w *worker) stop() error {
 // clock measures turns.
 type clock struct {
 	last, idleSince, nextSecond uint64
-	perSecond, spin             uint64
+	perSecond                   uint64
+	spin                        spin
 	epoch                       time.Time // second 0
 	recent                      recentGaps
 }
 
-// spinFor is how long an adaptive worker without traffic polls before it
-// sleeps. A sleep and a wake cost about as much.
-const spinFor = 100 * time.Microsecond
-
 // start begins to measure, and returns the seconds since the epoch.
 func (c *clock) start() uint32 {
 	c.perSecond = uint64(sys.TSCHz())
-	c.spin = uint64(spinFor.Seconds() * sys.TSCHz())
+	c.spin = newSpin()
 	c.last = sys.TSC()
 	c.idleSince = c.last
 	return c.second(c.last)
@@ -392,7 +389,7 @@ func (c *clock) tick(w *worker, carried bool) bool {
 		return false
 	}
 	s.Idle += d
-	return t-c.idleSince > c.spin
+	return t-c.idleSince > c.spin.now
 }
 
 // ticks is a duration in ticks.

@@ -33,10 +33,17 @@ type pktgenFlags struct {
 func (a *app) pktgenCmd() *cobra.Command {
 	var f pktgenFlags
 	cmd := &cobra.Command{
-		Use:   "pktgen SOCKET SOCKET...",
-		Short: "Send traffic between vhost-user sockets and check every frame",
-		Long: `Is the guest of two or more vhost-user sockets: sends frames into the one and
-checks what comes out of the other, or of all others.
+		Use:   "pktgen END END...",
+		Short: "Send traffic between ports and check every frame",
+		Long: `Is the other end of two or more ports of a switch: sends frames into the one and
+checks what comes out of the other, or of all others. An END is one of
+
+  PATH                   a vhost-user socket: we are the guest
+  afxdp:DEVICE[@NETNS]   an AF_XDP socket on a device, such as the far end of a veth
+  packet:DEVICE[@NETNS]  a packet socket on a device, such as that of a tap port
+  tap:DEVICE[@NETNS]     a TAP device that we make, for a port that takes a device
+
+NETNS is a network namespace: a name that ip netns knows, or an absolute path.
 
 By default each frame carries its flow, a sequence number and the time, and each
 frame that comes is compared with what it must be: lost, duplicated, reordered and
@@ -48,14 +55,18 @@ only copies, is measured too and printed beside the result (see --no-ceiling).
 
 The sockets are those of listening ports (dpdkvhostuser); with --listen the switch
 connects to them (dpdkvhostuserclient). Nothing goes to any other network.
+Ends in the kernel need root, have one queue, and are opened again when their
+device goes and comes back; the ceiling is not measured with them.
 
 The exit code is 1 if a frame was lost, duplicated, reordered or corrupted and the
 rate was limited: a flood loses frames where the switch is slower.`,
 		Example: `  millrace pktgen /run/millrace/p0 /run/millrace/p1
   millrace pktgen D/p0 D/p1 --bidi --size imix --flows 1000 --rate 1e6 --duration 10s
   millrace pktgen D/p0 D/p1 --fast --size 60 --json
-  millrace pktgen D/p0 D/p1 --pcap trace.pcap`,
-		Args: between(2, 64, "SOCKET", "SOCKET"),
+  millrace pktgen D/p0 D/p1 --pcap trace.pcap
+  millrace pktgen afxdp:eth0@pod1 afxdp:eth0@pod2 --rate 1e5 --duration 10s
+  millrace pktgen D/p0 packet:eth1@pod3 --bidi --rate 1e4`,
+		Args: between(2, 64, "END", "END"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.pktgen(cmd, &f, args) },
 	}
 	f.add(cmd)
@@ -150,6 +161,9 @@ func (f *pktgenFlags) ports(sockets []string) ([]pktgen.Port, error) {
 	var ports []pktgen.Port
 	for i, s := range sockets {
 		p := pktgen.Port{Name: s[strings.LastIndexByte(s, '/')+1:], Path: s, Listen: f.listen, Queues: f.queues}
+		if end, ok := pktgen.ParseEnd(s); ok {
+			p = pktgen.Port{Name: s, End: end, Queues: f.queues}
+		}
 		if i < len(f.vlans) {
 			v, err := strconv.ParseUint(f.vlans[i], 10, 12)
 			if err != nil {
@@ -167,6 +181,11 @@ func (f *pktgenFlags) ports(sockets []string) ([]pktgen.Port, error) {
 		ports = append(ports, p)
 	}
 	return ports, nil
+}
+
+// inKernel reports whether a port is no socket.
+func inKernel(ports []pktgen.Port) bool {
+	return slices.ContainsFunc(ports, func(p pktgen.Port) bool { return p.End.Kind != "" })
 }
 
 // parseSizes reads "60", "imix" or "60:7,590:4".
@@ -200,7 +219,7 @@ func (a *app) pktgen(cmd *cobra.Command, f *pktgenFlags, sockets []string) error
 	if !a.json {
 		c.Progress = a.showProgress
 	}
-	if !f.noCeiling && f.pcap == "" {
+	if !f.noCeiling && f.pcap == "" && !inKernel(c.Ports) {
 		c.CeilingFor = ceilingTime
 	}
 	r, err := pktgen.Run(cmd.Context(), c)

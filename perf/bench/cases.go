@@ -5,9 +5,6 @@ import (
 	"millrace/perf/ruleset"
 )
 
-// changeGroup is what the names of cases about changes begin with.
-const changeGroup = "change"
-
 // turnsApart keeps the new flows of one turn apart from those of the next.
 const turnsApart = 1 << 26
 

@@ -7,6 +7,9 @@ import (
 
 // markdown is the page of a group for docs/results.
 func markdown(group string, done []outcome) string {
+	if group == kernelGroup {
+		return kernelMarkdown(done)
+	}
 	var b strings.Builder
 	title := map[string]string{vhostGroup: "millrace and OVS-DPDK, side by side", flowsGroup: "The flow table: millrace and OVS-DPDK, side by side",
 		connectGroup: "Connection tracking: millrace and OVS-DPDK, side by side"}[group]
@@ -84,7 +87,7 @@ func writeRates(b *strings.Builder, done []outcome) {
 // writeMetrics is the table of one case: medians of its turns.
 func writeMetrics(b *strings.Builder, o outcome) {
 	s := o.summary()
-	fmt.Fprintf(b, "## %s: %s\n\n| median of %d turns | millrace | OVS-DPDK |\n|---|---|---|\n", o.Case.Name, o.Case.About, len(o.Ours))
+	fmt.Fprintf(b, "## %s: %s\n\n| median of %d turns | millrace | %s |\n|---|---|---|\n", o.Case.Name, o.Case.About, len(o.Ours), o.Case.rivalName())
 	for _, m := range o.Case.metrics {
 		fmt.Fprintf(b, "| %s | %s | %s |\n", m.Title, m.of(s.Ours), m.of(s.Peer))
 	}

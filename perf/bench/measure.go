@@ -21,11 +21,11 @@ func measure(ctx context.Context, s settings, c scenario) (outcome, error) {
 		return o, err
 	}
 	defer os.RemoveAll(dir)
-	release, err := peers.Hugepages(generatorPages * c.generatorPorts())
+	restore, err := prepareMachine(c)
 	if err != nil {
 		return o, err
 	}
-	defer release()
+	defer restore()
 	fmt.Fprintf(os.Stderr, "%s: measuring the generator alone\n", c.Name)
 	measureCeiling := c.ceiling
 	if measureCeiling == nil {
@@ -36,7 +36,11 @@ func measure(ctx context.Context, s settings, c scenario) (outcome, error) {
 	}
 	var peer, mine side
 	if s.Only != "millrace" {
-		if peer, err = startOVS(ctx, s, c, dir); err != nil {
+		start := c.rival
+		if start == nil {
+			start = startOVS
+		}
+		if peer, err = start(ctx, s, c, dir); err != nil {
 			return o, err
 		}
 		defer peer.close()
@@ -49,7 +53,19 @@ func measure(ctx context.Context, s settings, c scenario) (outcome, error) {
 		defer mine.close()
 		o.OursName = mine.about()
 	}
+	if c.done != nil {
+		defer c.done()
+	}
 	return o, o.pairs(ctx, s, peer, mine)
+}
+
+// prepareMachine makes what both sides need, and returns the function that takes
+// it away.
+func prepareMachine(c scenario) (restore func(), err error) {
+	if c.plug != nil {
+		return c.plug.prepare()
+	}
+	return peers.Hugepages(generatorPages * c.generatorPorts())
 }
 
 // ceilingFrames is how many frames the generator sends through a forwarder that only
@@ -72,7 +88,7 @@ func (o *outcome) pairs(ctx context.Context, s settings, peer, mine side) (err e
 	}
 	if peer != nil {
 		if o.Tried, err = chooseTuning(ctx, s, c, peer, mine); err != nil {
-			return fmt.Errorf("OVS-DPDK: %w", err)
+			return fmt.Errorf("%s: %w", c.rivalName(), err)
 		}
 		o.PeerName = peer.about()
 	}
@@ -84,7 +100,7 @@ func (o *outcome) pairs(ctx context.Context, s settings, peer, mine side) (err e
 		}
 		b, err := turn(ctx, s, c, peer, mine, i)
 		if err != nil {
-			return fmt.Errorf("OVS-DPDK: %w", err)
+			return fmt.Errorf("%s: %w", c.rivalName(), err)
 		}
 		o.Ours, o.Peer = append(o.Ours, a), append(o.Peer, b)
 	}
@@ -100,7 +116,7 @@ func chooseTuning(ctx context.Context, s settings, c scenario, peer, mine side) 
 		if err != nil {
 			return nil, fmt.Errorf("with %s: %w", t.Name, err)
 		}
-		fmt.Fprintf(os.Stderr, "%s: OVS-DPDK with %s: %.3f Mpps\n", c.Name, t.Name, a.Mpps)
+		fmt.Fprintf(os.Stderr, "%s: %s with %s: %.3f %s\n", c.Name, c.rivalName(), t.Name, a.Mpps, c.rates())
 		if all = append(all, tried{t.Name, a.Mpps}); a.Mpps > all[best].Mpps {
 			best = i
 		}

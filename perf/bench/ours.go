@@ -52,7 +52,7 @@ func startOurs(ctx context.Context, s settings, c scenario, dir string) (side, e
 
 // start runs the switch and returns when it says that it is ready.
 func (o *ours) start() error {
-	o.cmd = exec.Command(o.s.Binary, "run", "--run-dir", o.runDir, "--cpus", strconv.Itoa(o.s.swCPU), "--poll", "busy", "--keep-dataplane=false", "--log-level", "error")
+	o.cmd = exec.Command(o.s.Binary, "run", "--run-dir", o.runDir, "--cpus", strconv.Itoa(o.s.swCPU), "--poll", o.polls(), "--keep-dataplane=false", "--log-level", "error")
 	o.cmd.Stderr = os.Stderr
 	o.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	out, err := o.cmd.StdoutPipe()
@@ -72,7 +72,11 @@ func (o *ours) start() error {
 
 func (o *ours) configure(ctx context.Context, c scenario) error {
 	for i, g := range o.gen {
-		if _, err := o.tool(ctx, "port", "add", "br0", portName(i), "--type", "dpdkvhostuserclient", "--path", g.Path); err != nil {
+		how := []string{"--type", "dpdkvhostuserclient", "--path", g.Path}
+		if c.plug != nil {
+			how = c.plug.ours(g.Name, i)
+		}
+		if _, err := o.tool(ctx, append([]string{"port", "add", "br0", o.port(i)}, how...)...); err != nil {
 			return err
 		}
 	}
@@ -99,12 +103,23 @@ func (o *ours) decide(ctx context.Context, c scenario) error {
 		return nil
 	}
 	for i := range 2 {
-		if _, err := o.tool(ctx, "port", "wire", portName(i), portName(1-i)); err != nil {
+		if _, err := o.tool(ctx, "port", "wire", o.port(i), o.port(1-i)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// port is what port i is called.
+func (o *ours) port(i int) string {
+	if o.c.plug != nil {
+		return deviceOf(o.gen[i].Name)
+	}
+	return portName(i)
+}
+
+// polls is how the worker polls.
+func (o *ours) polls() string { return cmp.Or(o.c.poll, "busy") }
 
 // findDataplane reads who holds the dataplane's lock.
 func (o *ours) findDataplane() error {
@@ -157,7 +172,7 @@ func (o *ours) usage(ctx context.Context) (usage, error) {
 func (o *ours) ports() []pktgen.Port { return o.gen }
 func (o *ours) pause() error         { return syscall.Kill(o.process, syscall.SIGSTOP) }
 func (o *ours) resume() error        { return syscall.Kill(o.process, syscall.SIGCONT) }
-func (o *ours) about() string        { return o.version + ", --poll busy, one worker" }
+func (o *ours) about() string        { return o.version + ", --poll " + o.polls() + ", one worker" }
 
 func (o *ours) close() {
 	_ = o.resume()

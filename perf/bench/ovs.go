@@ -24,7 +24,7 @@ type ovs struct {
 }
 
 func startOVS(ctx context.Context, s settings, c scenario, dir string) (side, error) {
-	o, err := peers.StartOVSDPDK(ctx, peers.OVSConfig{PMDCPUs: []int{s.swCPU}, MainCPU: s.genCPU, MemoryMiB: 1024, Tuned: true})
+	o, err := peers.StartOVSDPDK(ctx, peers.OVSConfig{PMDCPUs: []int{s.swCPU}, MainCPU: c.mainCPU(s), MemoryMiB: 1024, Tuned: true, OtherConfig: c.config})
 	if err != nil {
 		return nil, err
 	}
@@ -41,6 +41,12 @@ func (v *ovs) configure(ctx context.Context, c scenario) error {
 		return err
 	}
 	for i, g := range v.gen {
+		if c.plug != nil {
+			if err := v.plugIn(ctx, c.plug, g.Name, i); err != nil {
+				return err
+			}
+			continue
+		}
 		p := peers.VhostPort{Bridge: "br0", Name: fmt.Sprint("vh", i), Client: true, Path: g.Path,
 			Columns: map[string]string{"ofport_request": strconv.Itoa(i + 1)}}
 		if _, err := v.o.AddVhost(ctx, p); err != nil {

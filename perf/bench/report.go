@@ -137,14 +137,14 @@ func (o outcome) print(w io.Writer) {
 	}
 	o.printMetrics(w)
 	for _, t := range o.Tried {
-		fmt.Fprintf(w, "OVS-DPDK with %s: %.3f Mpps\n", t.Tuning, t.Mpps)
+		fmt.Fprintf(w, "%s with %s: %.3f %s\n", o.Case.rivalName(), t.Tuning, t.Mpps, o.Case.rates())
 	}
 	fmt.Fprintf(w, "ours: %s\npeer: %s\n", o.OursName, o.PeerName)
 }
 
 func (o outcome) printRates(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "turn\tmillrace Mpps\tcycles/packet\tOVS-DPDK Mpps\tcycles/packet\tratio\t")
+	fmt.Fprintf(t, "turn\tmillrace %[1]s\tcycles/packet\t%[2]s %[1]s\tcycles/packet\tratio\t\n", o.Case.rates(), o.Case.rivalName())
 	for i := range o.Ours {
 		a, b := o.Ours[i], o.Peer[i]
 		fmt.Fprintf(t, "%d\t%.2f\t%.1f\t%.2f\t%.1f\t%.2f\t\n", i+1, a.Mpps, a.Cycles, b.Mpps, b.Cycles, over(a.Mpps, b.Mpps))
@@ -152,6 +152,9 @@ func (o outcome) printRates(w io.Writer) {
 	s := o.summary()
 	fmt.Fprintf(t, "median\t%.2f\t%.1f\t%.2f\t%.1f\t%.2f\t\n", s.OursMpps, s.OursCycles, s.PeerMpps, s.PeerCycles, s.Ratio)
 	_ = t.Flush()
+	if o.Ceiling == 0 {
+		return
+	}
 	fmt.Fprintf(w, "generator's ceiling %.2f Mpps; throughput %.1f against %.1f Gbit/s\n", o.Ceiling, median(o.Ours, gbps), median(o.Peer, gbps))
 }
 
@@ -161,7 +164,7 @@ func (o outcome) printMetrics(w io.Writer) {
 		return
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "\tmillrace\tOVS-DPDK")
+	fmt.Fprintf(t, "\tmillrace\t%s\n", o.Case.rivalName())
 	s := o.summary()
 	for _, m := range o.Case.metrics {
 		fmt.Fprintf(t, "%s\t%s\t%s\n", m.Title, m.of(s.Ours), m.of(s.Peer))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -35,7 +36,24 @@ type scenario struct {
 	client   func(n uint32) pktgen.Header // that are established before a turn
 	warmup   time.Duration                // of each turn, if a sixth of it is not enough
 	ceiling  ceilingFunc                  // of the generator; nil: as many frames as go through a forwarder
+
+	plug   *plug             // how ports are made; nil: they are vhost-user sockets of the generator
+	rival  rivalFunc         // nil: OVS
+	peer   string            // the rival's name in tables; empty: OVS-DPDK
+	poll   string            // how our worker polls; empty: busy
+	unit   string            // of rates; empty: Mpps
+	config map[string]string // of Open_vSwitch.other_config, from the start
+	done   func()            // ends what turns have begun
 }
+
+// A rivalFunc starts the other side.
+type rivalFunc func(ctx context.Context, s settings, c scenario, dir string) (side, error)
+
+// rates is the unit of the case's rates.
+func (c scenario) rates() string { return cmp.Or(c.unit, "Mpps") }
+
+// rivalName is what the other side is called.
+func (c scenario) rivalName() string { return cmp.Or(c.peer, "OVS-DPDK") }
 
 // A ceilingFunc measures what the generator can do, in the unit of the case's rates.
 type ceilingFunc func(ctx context.Context, s settings, c scenario) (float64, error)
@@ -57,6 +75,7 @@ const (
 	vhostGroup   = "vhost"
 	flowsGroup   = "flows"
 	connectGroup = "ct"
+	kernelGroup  = "kernel"
 )
 
 func small() []pktgen.Share { return []pktgen.Share{{Size: 60, Weight: 1}} }
@@ -67,14 +86,14 @@ func allCases() []scenario {
 		{Name: "l2", About: "learning bridge (OVS: action NORMAL), 60 bytes", Sizes: small(), Flows: 1, Bridge: true, Group: vhostGroup},
 		{Name: "1500", About: "port to port, 1500 bytes", Sizes: []pktgen.Share{{Size: 1500, Weight: 1}}, Flows: 1, Group: vhostGroup},
 		{Name: "imix", About: "port to port, 7 x 60, 4 x 590, 1 x 1514 bytes", Sizes: pktgen.IMIX(), Flows: 1, Group: vhostGroup},
-	}, flowCases(), connectCases())
+	}, flowCases(), connectCases(), kernelCases())
 }
 
-// findCases returns the case called name, or those of a group: vhost, flows, ct,
-// change, or all.
+// findCases returns the case called name, with those whose names go on from there
+// (change, tap), or those of a group: vhost, flows, ct, kernel, or all.
 func findCases(name string) []scenario {
 	return slices.DeleteFunc(allCases(), func(c scenario) bool {
-		return name != "all" && c.Name != name && c.Group != name && !(name == changeGroup && strings.HasPrefix(c.Name, changeGroup+"-"))
+		return name != "all" && c.Name != name && c.Group != name && !strings.HasPrefix(c.Name, name+"-")
 	})
 }
 
@@ -84,7 +103,7 @@ func caseNames() string {
 	for _, c := range allCases() {
 		names = append(names, c.Name)
 	}
-	return strings.Join(append(names, changeGroup, vhostGroup, flowsGroup, connectGroup, "all"), ", ")
+	return strings.Join(append(names, "change", vhostGroup, flowsGroup, connectGroup, kernelGroup, "all"), ", ")
 }
 
 // generatorPorts is how many ports the generator has.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -118,8 +119,63 @@ done
 poweroff -f
 `
 
-// initramfs returns a compressed cpio archive with busybox, the modules and guestInit.
-func (k kernel) initramfs() ([]byte, error) {
+// programFiles are the files of programs: their own and those of the libraries
+// that they are linked to, each where it is on this machine.
+func programFiles(programs []string) ([]string, error) {
+	var files []string
+	for _, p := range programs {
+		path, err := find(p)
+		if err != nil {
+			return nil, err
+		}
+		out, err := exec.Command("ldd", path).Output()
+		if err != nil {
+			return nil, fmt.Errorf("libraries of %s: %w", path, err)
+		}
+		files = append(append(files, path), libraries(string(out))...)
+	}
+	slices.Sort(files)
+	return slices.Compact(files), nil
+}
+
+// libraries are the files that ldd(1) has printed.
+func libraries(ldd string) []string {
+	var files []string
+	for word := range strings.FieldsSeq(ldd) {
+		if strings.HasPrefix(word, "/") {
+			files = append(files, word)
+		}
+	}
+	return files
+}
+
+// addTree adds files of this machine, with the directories that they are in.
+func (a *archive) addTree(files []string) error {
+	made := map[string]bool{"bin": true, "dev": true, "lib": true}
+	for _, f := range files {
+		body, err := os.ReadFile(f)
+		if err != nil {
+			return err
+		}
+		name := strings.TrimPrefix(f, "/")
+		for i, c := range name {
+			if dir := name[:i]; c == '/' && !made[dir] {
+				made[dir] = true
+				a.add(dir, 0o040755, nil)
+			}
+		}
+		a.add(name, 0o100755, body)
+	}
+	return nil
+}
+
+// initramfs returns a compressed cpio archive with busybox, the modules, programs
+// and guestInit.
+func (k kernel) initramfs(programs []string) ([]byte, error) {
+	more, err := programFiles(programs)
+	if err != nil {
+		return nil, err
+	}
 	busybox, err := find("busybox")
 	if err != nil {
 		return nil, err
@@ -150,7 +206,7 @@ func (k kernel) initramfs() ([]byte, error) {
 		}
 		a.add(fmt.Sprintf("lib/modules/%02d-%s", i, filepath.Base(f)), 0o100644, m)
 	}
-	err = errors.Join(a.close(), z.Close())
+	err = errors.Join(a.addTree(more), a.close(), z.Close())
 	return packed.Bytes(), err
 }
 

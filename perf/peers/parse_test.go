@@ -162,3 +162,14 @@ func TestAwait(t *testing.T) {
 		}
 	})
 }
+
+// TestLibraries finds the files in what ldd prints.
+func TestLibraries(t *testing.T) {
+	got := libraries("\tlinux-vdso.so.1 (0x00007f)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x00007f)\n\t/lib64/ld-linux.so.2 (0x00007f)\n")
+	if want := []string{"/lib/x/libc.so.6", "/lib64/ld-linux.so.2"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := libraries("\tnot a dynamic executable\n"); got != nil {
+		t.Errorf("of none: %q", got)
+	}
+}

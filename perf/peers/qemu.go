@@ -58,9 +58,10 @@ func (n GuestNIC) arguments(i int, kvm bool) []string {
 // 128 MiB and no network.
 type GuestConfig struct {
 	NICs      []GuestNIC
-	CPUs      int  // 0 is 1; use as many as queue pairs
-	MemoryMiB int  // 0 is 128
-	NoKVM     bool // emulate the processor even when KVM can be had
+	CPUs      int      // 0 is 1; use as many as queue pairs
+	MemoryMiB int      // 0 is 128
+	Programs  []string // of this machine that the guest has, too, with their libraries: names that Missing knows
+	NoKVM     bool     // emulate the processor even when KVM can be had
 	Args      []string
 }
 
@@ -131,7 +132,7 @@ func startQEMU(ctx context.Context, cfg GuestConfig, kvm bool) (*QEMUGuest, erro
 
 // start writes the initramfs, runs QEMU and waits for the guest.
 func (g *QEMUGuest) start(ctx context.Context, program string, cfg GuestConfig, k kernel) error {
-	archive, err := k.initramfs()
+	archive, err := k.initramfs(cfg.Programs)
 	if err != nil {
 		return err
 	}

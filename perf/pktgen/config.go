@@ -1,7 +1,10 @@
-// Package pktgen makes traffic for vhost-user ports, and judges what comes
+// Package pktgen makes traffic for a switch's ports, and judges what comes
 // back.
 //
-// A generator is the guest's side of one or several ports ([millrace/vhost/frontend]).
+// A generator is the guest's side of one or several vhost-user ports
+// ([millrace/vhost/frontend]), or has ends in the kernel ([End]): a courier carries
+// frames between them and rings of the same kind, so that all kinds of ports have one
+// generator and one checker.
 // One thread sends and receives for all of them, or one sends and another
 // receives. Traffic goes in streams: from one port to one or more others.
 //
@@ -69,11 +72,12 @@ type Share struct {
 // ones and a long one.
 func IMIX() []Share { return []Share{{60, 7}, {590, 4}, {1514, 1}} }
 
-// A Port is one vhost-user port of the generator.
+// A Port is one port of the generator.
 type Port struct {
 	Name   string           // in results; default port0, port1, ...
 	Path   string           // socket; empty on all ports: a forwarder in this process is the switch
 	Listen bool             // the switch connects to us
+	End    End              // instead of a socket; Queues is 1 then
 	Queues int              // queue pairs; default 1
 	MAC    net.HardwareAddr // default 02:00:00:00:00:01 and so on
 	VLAN   uint16           // tag on frames sent, and expected on frames that come; 0: none
@@ -204,8 +208,11 @@ func (c *Config) check() error {
 	case len(c.CPUs) > 2:
 		return bad("%d CPUs, want one, or one to send and one to receive", len(c.CPUs))
 	}
+	if err := c.checkEnds(); err != nil {
+		return err
+	}
 	for i, p := range c.Ports {
-		if len(p.MAC) != 6 || p.MAC[0]&1 != 0 || p.VLAN > 4094 || p.Queues > queueMax || (p.Path == "") != (c.Ports[0].Path == "") {
+		if len(p.MAC) != 6 || p.MAC[0]&1 != 0 || p.VLAN > 4094 || p.Queues > queueMax || p.outside() != c.Ports[0].outside() {
 			return bad("port %d (%s): MAC address %v, VLAN %d, %d queues, socket %q", i, p.Name, p.MAC, p.VLAN, p.Queues, p.Path)
 		}
 		t := c.traffic(i)
@@ -218,6 +225,40 @@ func (c *Config) check() error {
 	}
 	return c.checkSizes()
 }
+
+// outside reports whether the port has a switch at its other end, and not a forwarder
+// of ours.
+func (p *Port) outside() bool { return p.Path != "" || p.End.Kind != "" }
+
+// checkEnds refuses what ends in the kernel cannot do.
+func (c *Config) checkEnds() error {
+	most := 0
+	for _, s := range c.Sizes {
+		most = max(most, s.Size)
+	}
+	for i, p := range c.Ports {
+		e := p.End
+		switch {
+		case e.Kind == "":
+			continue
+		case e.Kind != EndAFXDP && e.Kind != EndPacket && e.Kind != EndTAP || e.Device == "":
+			return bad("port %d: end %q, want afxdp, packet or tap, and a device", i, e)
+		case p.Queues != 1 || p.Path != "":
+			return bad("port %d (%s): an end has one queue and no socket", i, e)
+		case len(c.CPUs) > 1:
+			return bad("port %d (%s): one CPU sends and receives where there are ends", i, e)
+		case e.Kind == EndAFXDP && c.Pcap == "" && most > afxdpMost-tagGrowth:
+			return bad("port %d (%s): frames of %d bytes, at most %d", i, e, most, afxdpMost-tagGrowth)
+		case e.Kind == EndPacket && p.VLAN != 0:
+			return bad("port %d (%s): a packet socket gets no VLAN tags: use afxdp", i, e)
+		}
+	}
+	return nil
+}
+
+// tagGrowth is what a frame may grow by on its way, in bytes: a tag, and the mark of
+// a timed frame.
+const tagGrowth = 4 + 2
 
 func (c *Config) checkSizes() error {
 	for _, s := range c.Sizes {

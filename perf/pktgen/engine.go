@@ -19,8 +19,9 @@ import (
 type engine struct {
 	streams []*stream
 	sinks   []*sink
-	cpus    []int // one: one goroutine does all; two: sending and receiving
-	yield   bool  // to all other threads
+	ends    []*courier // of ports in the kernel; there is one worker then
+	cpus    []int      // one: one goroutine does all; two: sending and receiving
+	yield   bool       // to all other threads
 	hz      float64
 
 	stop  atomic.Bool   // ends sending early
@@ -190,6 +191,9 @@ func (w *worker) send() {
 	}
 	now := start
 	for turn := 1; now < end && !w.e.stop.Load(); turn++ {
+		if w.err = turnEnds(w.e.ends); w.err != nil {
+			break
+		}
 		for _, s := range w.sinks {
 			s.turn(now)
 		}
@@ -263,6 +267,9 @@ func (w *worker) settle() {
 	ended := last
 	noted := w.lanes != nil // what came while frames were sent: see send
 	for turn := 1; ; turn++ {
+		if w.err = errors.Join(w.err, turnEnds(w.e.ends)); w.err != nil {
+			return
+		}
 		now := sys.TSC()
 		got := 0
 		for _, s := range w.sinks {

@@ -170,3 +170,13 @@ func announce(src net.HardwareAddr, vlan uint16) []byte {
 	b = binary.BigEndian.AppendUint16(b, announceType)
 	return append(b, make([]byte, announceBytes-len(b))...)
 }
+
+// Frame is a frame of size bytes as a generator sends it: flow 0, number 0.
+func Frame(src, dst net.HardwareAddr, size int) ([]byte, error) {
+	t, err := newTemplate(frameSpec{src: src, dst: dst}, size)
+	if err != nil {
+		return nil, err
+	}
+	tag{}.put(t.frame[t.tag:])
+	return t.frame, nil
+}

@@ -30,6 +30,7 @@ type generator struct {
 	lost   atomic.Uint64 // times that a switch was lost
 	ending context.CancelFunc
 	ended  []chan error // of the ports' Run
+	ends   []*courier
 }
 
 // Run makes the traffic that cfg asks for and judges it. It connects to the
@@ -55,7 +56,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 func Ceiling(ctx context.Context, cfg Config) (*Result, error) {
 	cfg = cfg.withDefaults()
 	for i := range cfg.Ports {
-		cfg.Ports[i].Path, cfg.Ports[i].Listen = "", false
+		cfg.Ports[i].Path, cfg.Ports[i].Listen, cfg.Ports[i].End = "", false, End{}
 		cfg.Ports[i].VLAN = cfg.Ports[0].VLAN
 	}
 	return run(ctx, cfg, nil)
@@ -109,20 +110,14 @@ func (g *generator) run(ctx context.Context, tune func(*forwarder)) (*Result, er
 
 // open makes the ports' memory and sockets.
 func (g *generator) open() error {
-	most := 0
 	if g.cfg.Pcap != "" {
 		frames, err := readPcap(g.cfg.Pcap)
 		if err != nil {
 			return err
 		}
 		g.replay = frames
-		for _, f := range frames {
-			most = max(most, len(f))
-		}
 	}
-	for _, s := range g.cfg.Sizes {
-		most = max(most, s.Size)
-	}
+	most := g.longest()
 	for _, p := range g.cfg.Ports {
 		port, err := frontend.Open(frontend.Config{
 			Path: p.Path, Listen: p.Listen, Queues: p.Queues, RingSize: g.cfg.RingSize, Huge: g.cfg.Huge,
@@ -139,6 +134,17 @@ func (g *generator) open() error {
 		g.ports = append(g.ports, port)
 	}
 	return nil
+}
+
+// longest is the length of the longest frame that is sent.
+func (g *generator) longest() (most int) {
+	for _, f := range g.replay {
+		most = max(most, len(f))
+	}
+	for _, s := range g.cfg.Sizes {
+		most = max(most, s.Size)
+	}
+	return most
 }
 
 // readPcap returns all frames of a file that a port can carry.
@@ -199,13 +205,19 @@ func (g *generator) connect(ctx context.Context, tune func(*forwarder)) error {
 	if busy := len(g.cfg.CPUs) + 2; runtime.GOMAXPROCS(0) < busy {
 		runtime.GOMAXPROCS(busy)
 	}
-	if g.cfg.Ports[0].Path == "" {
+	if !g.cfg.Ports[0].outside() {
 		return g.startForwarder(cpus, tune)
 	}
 	running, cancel := context.WithCancel(context.Background())
 	g.ending = cancel
 	failed := make(chan error, len(g.ports))
-	for _, p := range g.ports {
+	if err := g.openEnds(); err != nil {
+		return err
+	}
+	for i, p := range g.ports {
+		if g.cfg.Ports[i].Path == "" {
+			continue
+		}
 		ended := make(chan error, 1)
 		g.ended = append(g.ended, ended)
 		go func() {
@@ -230,9 +242,40 @@ func (g *generator) connect(ctx context.Context, tune func(*forwarder)) error {
 		case <-waiting.Done():
 		}
 	}()
-	for _, p := range g.ports {
+	for i, p := range g.ports {
+		if g.cfg.Ports[i].Path == "" {
+			continue
+		}
 		if err := p.Wait(waiting); err != nil {
 			return errors.Join(context.Cause(waiting), err)
+		}
+	}
+	return nil
+}
+
+// openEnds opens the ends in the kernel.
+func (g *generator) openEnds() error {
+	for i, p := range g.ports {
+		e := g.cfg.Ports[i].End
+		if e.Kind == "" {
+			continue
+		}
+		c, err := newCourier(p, e, g.longest()+tagGrowth, &g.lost)
+		if c != nil {
+			g.ends = append(g.ends, c)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// turnEnds turns all ends once.
+func turnEnds(ends []*courier) error {
+	for _, c := range ends {
+		if err := c.turn(); err != nil {
+			return fmt.Errorf("%s: %w", c.end, err)
 		}
 	}
 	return nil
@@ -277,6 +320,9 @@ func (g *generator) announce() error {
 			if time.Now().After(deadline) {
 				return errors.Join(fmt.Errorf("port %s: its first frame is not taken (is the port part of a bridge, and its worker running?)", g.cfg.Ports[i].Name), pair.Tx.Err())
 			}
+			if err := turnEnds(g.ends); err != nil {
+				return err
+			}
 			time.Sleep(50 * time.Microsecond)
 		}
 	}
@@ -286,7 +332,7 @@ func (g *generator) announce() error {
 // build makes streams and sinks.
 func (g *generator) build() error {
 	hz := sys.TSCHz()
-	g.engine = &engine{hz: hz, cpus: g.cfg.CPUs, yield: g.cfg.Yield}
+	g.engine = &engine{hz: hz, cpus: g.cfg.CPUs, yield: g.cfg.Yield, ends: g.ends}
 	macs := map[[6]byte]bool{}
 	for _, p := range g.cfg.Ports {
 		macs[[6]byte(p.MAC)] = true
@@ -421,6 +467,9 @@ func (g *generator) close() error {
 		for _, ended := range g.ended {
 			errs = append(errs, <-ended)
 		}
+	}
+	for _, c := range g.ends {
+		errs = append(errs, c.close())
 	}
 	for _, p := range g.ports {
 		errs = append(errs, p.Close())

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+// TestReadIperf reads what iperf3 prints, and takes its errors for errors.
+func TestReadIperf(t *testing.T) {
+	a, err := readIperf([]byte(`{"end":{"sum_sent":{"retransmits":7},"sum_received":{"bits_per_second":2.5e9}}}`))
+	if err != nil || a.Mpps != 2.5 || a.Values[keyRetransmits] != 7 {
+		t.Errorf("%+v, %v", a, err)
+	}
+	for _, bad := range []string{"", "{", `{"error":"unable to connect"}`} {
+		if _, err := readIperf([]byte(bad)); err == nil || bad != "" && bad != "{" && !errors.Is(err, errNotReady) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+// TestKernelMarkdown: each case has its rival's name and its unit.
+func TestKernelMarkdown(t *testing.T) {
+	var done []outcome
+	for _, name := range []string{"afxdp-c", "tap-4-linux", "qemu-sleep"} {
+		done = append(done, outcome{Case: findCases(name)[0], Date: "2026-01-02", Ours: []sample{{Mpps: 3}}, Peer: []sample{{Mpps: 2}}})
+	}
+	text := markdown(kernelGroup, done)
+	for _, want := range []string{"| forwarder in C | Mpps | 3.00 | 2.00 | **1.50** | 1 |", "| Linux bridge | Gbit/s |", "| OVS-DPDK | Gbit/s |"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+// TestCPUTime: nobody has used nothing, and we have used something.
+func TestCPUTime(t *testing.T) {
+	if used, err := cpuTimeOf(0); err != nil || used.total() != 0 {
+		t.Errorf("nobody: %+v, %v", used, err)
+	}
+	if used, err := cpuTimeOf(1); err != nil || used.total() <= 0 {
+		t.Errorf("init: %+v, %v", used, err)
+	}
+}

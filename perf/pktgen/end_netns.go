@@ -1,0 +1,36 @@
+package pktgen
+
+import (
+	"fmt"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// inNetns runs fn in a network namespace: one that ip netns knows, or a path.
+// Sockets that fn makes stay there. Without a name it runs fn here.
+func inNetns(name string, fn func() error) error {
+	if name == "" {
+		return fn()
+	}
+	path := name
+	if !filepath.IsAbs(name) {
+		path = filepath.Join("/run/netns", name)
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("network namespace %s: %w (`ip netns` lists them)", path, err)
+	}
+	defer unix.Close(fd)
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread ends with its namespace
+		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("enter network namespace %s: %w", path, err)
+			return
+		}
+		done <- fn()
+	}()
+	return <-done
+}
