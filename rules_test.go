@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"control/cni":           {"control/cni/attach"},
 	"control/cni/agent":     {"control/bridge", "control/cni/attach", "control/ovsdb", "control/ovsdb/model"},
 	"control/cni/attach":    nil,
+	"control/cni/slots":     {"control/cni", "control/cni/agent", "control/cni/attach"},
 	"control/flows":         {"control/logical", "control/ovsdb/flowmodel", "flowtable"},
 	"control/logical":       nil,
 	"control/ovsdb":         {"control/ovsdb/jsonval"},

@@ -28,9 +28,39 @@ restart of the node, the runtime or the switch. What it knows is in rows of the
 database, with external_ids:owner=millrace-cni.`,
 		Args: noSubcommand, RunE: helpOnly,
 	}
-	cmd.AddCommand(a.agentListCmd())
+	cmd.AddCommand(a.agentListCmd(), a.agentReconcileCmd())
 	return cmd
 }
+
+func (a *app) agentReconcileCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "reconcile",
+		Short: "Compare ports with pods now",
+		Long: `Has the agent look now for ports that no pod has. It does so by itself every half
+minute, and removes what was so in two looks one after the other: the network namespace of the pod
+is not there any more, or the host was started anew.`,
+		Example: "  millrace agent reconcile && millrace agent reconcile",
+		Args:    exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := a.callAgent(cmd.Context(), &attach.Request{Method: attach.Reconcile})
+			return err
+		},
+	}
+}
+
+// callAgent calls the agent.
+func (a *app) callAgent(ctx context.Context, r *attach.Request) (*attach.Reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
+	defer cancel()
+	reply, err := attach.Call(ctx, a.runDir, r)
+	if errors.Is(err, attach.ErrAway) {
+		return nil, fmt.Errorf("%w: %w", api.ErrNotRunning, err)
+	}
+	return reply, err
+}
+
+// agentTimeout bounds calls of the agent, which may have much to remove.
+const agentTimeout = 30 * time.Second
 
 func (a *app) agentListCmd() *cobra.Command {
 	return &cobra.Command{
@@ -40,12 +70,7 @@ func (a *app) agentListCmd() *cobra.Command {
 		Example: "  millrace agent list\n  millrace agent list --json",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
-			defer cancel()
-			r, err := attach.Call(ctx, a.runDir, &attach.Request{Method: attach.List})
-			if errors.Is(err, attach.ErrAway) {
-				return fmt.Errorf("%w: %w", api.ErrNotRunning, err)
-			}
+			r, err := a.callAgent(cmd.Context(), &attach.Request{Method: attach.List})
 			if err != nil {
 				return err
 			}

@@ -109,7 +109,9 @@ func lacks(err error) bool {
 		return false
 	}
 	text := strings.ToLower(e.Msg + e.Details)
-	return strings.Contains(text, "not implemented") || strings.Contains(text, "unknown cni_command") || strings.Contains(text, "does not allow") || e.Code == types.ErrIncompatibleCNIVersion
+	return strings.Contains(text, "not implemented") || strings.Contains(text, "unknown cni_command") || strings.Contains(text, "does not allow") ||
+		strings.Contains(text, "missing containerid") || // of GC and STATUS, which are not about one
+		e.Code == types.ErrIncompatibleCNIVersion
 }
 
 // wrapped says who an error is from, and keeps its code.

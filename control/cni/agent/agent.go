@@ -53,7 +53,9 @@ const reconcileEvery = 30 * time.Second
 type agent struct {
 	Config
 	calls keyed
-	lost  map[string]uint // by port: how many looks in a row its pod was gone; reconcile's
+
+	looking sync.Mutex      // held by reconcile
+	lost    map[string]uint // by port: how many looks in a row its pod was gone; under looking
 }
 
 // withDefaults fills in what c leaves open.

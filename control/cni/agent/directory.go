@@ -31,8 +31,10 @@ const (
 	// SlotMount is where containers have the directory of a slot, by its ID.
 	SlotMount = "/run/millrace"
 
+	// SocketName is the socket of a vhost-user interface in its directory.
+	SocketName = "vhost.sock"
+
 	volumeMount = "/var/lib/cni/usrspcni" // where users of the userspace CNI plugin mount theirs
-	socketName  = "vhost.sock"
 	infoName    = "interface.json"
 )
 
@@ -75,7 +77,7 @@ type Info struct {
 
 // placeOf says where an attachment's place is; it changes nothing.
 func (a *agent) placeOf(at *attach.Attachment) place {
-	port, name := at.Port(), socketName
+	port, name := at.Port(), SocketName
 	if at.Userspace {
 		name = userspaceName(at)
 	}

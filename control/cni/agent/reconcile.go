@@ -17,26 +17,39 @@ import (
 // more. The runtime's own DEL comes first in nearly all cases.
 const lostMax = 2
 
-// reconcileLoop removes what no pod has, until ctx ends.
+// noteEvery is how often the agent looks for notes.
+const noteEvery = time.Second
+
+// reconcileLoop removes what no pod has, until ctx ends: what notes say at once, what
+// pods have left without a word now and then.
 func (a *agent) reconcileLoop(ctx context.Context) {
-	for wait := time.Duration(0); ; wait = a.Every {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
+	said := ""
+	for next := time.Now(); ctx.Err() == nil; {
+		look := a.readNotes
+		if time.Now().After(next) {
+			look = a.reconcile
 		}
 		one, cancel := context.WithTimeout(ctx, callTimeout)
-		err := a.reconcile(one)
+		err := look(one)
 		cancel()
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case err == nil && time.Now().After(next):
+			next, said = time.Now().Add(a.Every), ""
+		case err != nil && err.Error() != said && ctx.Err() == nil:
+			said = err.Error()
 			a.Log.Info("ports of pods not compared with pods: tried again", zap.Error(err))
-			wait = min(wait, time.Second)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(min(noteEvery, a.Every)):
 		}
 	}
 }
 
 // reconcile carries out notes, and removes what no pod has.
 func (a *agent) reconcile(ctx context.Context) error {
+	a.looking.Lock()
+	defer a.looking.Unlock()
 	if err := a.readNotes(ctx); err != nil {
 		return err
 	}

@@ -108,6 +108,8 @@ func (a *agent) do(ctx context.Context, r *attach.Request) (*attach.Reply, error
 		return a.list(ctx)
 	case attach.GC:
 		return a.collect(ctx, r.Key.Network, r.Valid)
+	case attach.Reconcile:
+		return &attach.Reply{}, a.reconcile(ctx)
 	case attach.Status:
 		return &attach.Reply{}, a.status(ctx)
 	}

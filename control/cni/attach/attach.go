@@ -135,6 +135,8 @@ const (
 	List   = "list"   // all Attachments
 	GC     = "gc"     // removes those of Key.Network that are not in Valid
 	Status = "status" // an error if Attach could not succeed
+
+	Reconcile = "reconcile" // looks for what no pod has, now
 )
 
 // A Request is a call.
