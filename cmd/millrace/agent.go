@@ -28,7 +28,7 @@ restart of the node, the runtime or the switch. What it knows is in rows of the
 database, with external_ids:owner=millrace-cni.`,
 		Args: noSubcommand, RunE: helpOnly,
 	}
-	cmd.AddCommand(a.agentListCmd(), a.agentReconcileCmd())
+	cmd.AddCommand(a.agentListCmd(), a.agentReconcileCmd(), a.agentInstallCmd())
 	return cmd
 }
 
