@@ -75,6 +75,7 @@ func TestCrashes(t *testing.T) {
 				check(t, p.del(list))
 				n.settled()
 				n.nothingLeft(p)
+				t.Logf("%s: %s killed after %v", kind, whom, crash.after)
 				if t.Failed() {
 					t.Fatalf("%s: %s killed after %v", kind, whom, crash.after)
 				}

@@ -112,7 +112,12 @@ func (n *node) startApplication(p *pod, dir string, info agent.Info) *applicatio
 	app.in = in
 	check(t, app.cmd.Start())
 	go func() { _ = app.cmd.Wait(); close(app.done) }()
-	t.Cleanup(app.stop)
+	t.Cleanup(func() {
+		app.stop()
+		if t.Failed() {
+			t.Logf("testpmd: %s", app.out)
+		}
+	})
 	eventually(t, "testpmd forwards", func() bool {
 		select {
 		case <-app.done:
