@@ -213,7 +213,7 @@ func (a *agent) take(ctx context.Context, k attach.Key) error {
 	if old == nil {
 		old = &record{Attachment: attach.Attachment{Key: k}}
 	}
-	return a.removePlace(&old.Attachment)
+	return errors.Join(removeDevice(&old.Attachment), a.removePlace(&old.Attachment))
 }
 
 // find returns the attachment of a key, if there is one.
