@@ -23,6 +23,7 @@ import (
 	"syscall"
 
 	"millrace/control"
+	"millrace/control/egress/admin"
 	"millrace/control/ovsdb/server"
 	"millrace/control/ovsdb/storage"
 	"millrace/dataplane/api"
@@ -98,9 +99,9 @@ func exitCode(err error) int {
 		return exitOK
 	case errors.As(err, &u), errors.Is(err, api.ErrInvalid):
 		return exitUsage
-	case errors.Is(err, api.ErrNotRunning), errors.As(err, &absent):
+	case errors.Is(err, api.ErrNotRunning), errors.Is(err, admin.ErrNoAgent), errors.As(err, &absent):
 		return exitNotRunning
-	case errors.Is(err, service.ErrInUse), errors.Is(err, control.ErrInUse), errors.Is(err, storage.ErrLocked), errors.Is(err, server.ErrInUse):
+	case errors.Is(err, service.ErrInUse), errors.Is(err, control.ErrInUse), errors.Is(err, storage.ErrLocked), errors.Is(err, server.ErrInUse), errors.Is(err, admin.ErrInUse):
 		return exitInUse
 	case errors.As(err, &ended) && ended.Code > 0:
 		return ended.Code

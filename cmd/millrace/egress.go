@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"millrace/control/egress/admin"
+	"millrace/control/egress/agent"
+)
+
+func (a *app) egressCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "egress",
+		Short: "Let a control plane reach what is behind this node",
+		Long: `A node behind NAT has no address that its control plane could reach. An egress
+agent dials out to the control plane's konnectivity proxy-servers, and opens the
+connections that come back through them: to kubelet, pods and services, as far as
+its policy allows.`,
+		Example: `  millrace egress agent --server konnectivity.example:8132 --ca ca.crt --token token --allow node=192.0.2.10@10250
+  millrace egress status`,
+		Args: noSubcommand, RunE: helpOnly,
+	}
+	cmd.AddCommand(a.egressAgentCmd(), a.egressStatusCmd(), a.egressRequestsCmd(), a.egressExplainCmd())
+	return cmd
+}
+
+// askAgent has the agent of the run directory answer a path.
+func (a *app) askAgent(ctx context.Context, path string, query url.Values, v any) error {
+	return admin.Ask(ctx, filepath.Join(a.runDir, admin.SocketName), path, query, v)
+}
+
+func (a *app) egressStatusCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show an agent's connections to servers",
+		Long: `Shows whether a server has answered in the last 10 seconds, and each connection:
+the server, how long ago its machine gave a sign of life, and the streams, idle
+ones among them. Exit code 1 says that the agent runs and no server answers.`,
+		Example: `  millrace egress status
+  millrace egress status --json | jq .servers_up`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var s agent.Status
+			if err := a.askAgent(cmd.Context(), "/status", nil, &s); err != nil {
+				return err
+			}
+			if err := a.showEgressStatus(s); err != nil {
+				return err
+			}
+			if !s.Ready {
+				return fmt.Errorf("no server answers: %s", s.Trouble)
+			}
+			return nil
+		},
+	}
+}
+
+func (a *app) showEgressStatus(s agent.Status) error {
+	if a.json {
+		return a.printJSON(s)
+	}
+	fmt.Fprintf(a.out, "%s, %d of %d servers connected, %d requests\n", yesNo(s.Ready, "ready", "not ready"), s.ServersUp, s.ServersKnown, s.Requests)
+	t := newTable("ADDRESS", "SERVER", ">UP", ">LAST SEEN", ">STREAMS", ">IDLE")
+	for _, l := range s.Links {
+		t.add(l.Address, l.Server, time.Since(l.Since).Round(time.Second).String(), l.LastSeen.Round(time.Millisecond).String(), fmt.Sprint(l.Streams), fmt.Sprint(l.Idle))
+	}
+	t.print(a.out, "no connection")
+	return nil
+}
+
+func yesNo(b bool, yes, no string) string {
+	if b {
+		return yes
+	}
+	return no
+}
+
+func (a *app) egressRequestsCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "requests",
+		Short: "Show open requests, and the last that ended",
+		Long: `Shows each request that is open, the oldest first, and the last 256 that ended,
+the latest first: the target as it was asked for and as it was reached, by which
+class of the policy, how long dialling and the whole took, bytes to the target
+and back, and what came of it. --json has more: who closed, how long a side took
+nothing of what waited for it, and the ids that the server's log has.`,
+		Example: `  millrace egress requests
+  millrace egress requests --json | jq '.ended[] | select(.state != "ok")'`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var r admin.Requests
+			if err := a.askAgent(cmd.Context(), "/requests", nil, &r); err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(r)
+			}
+			t := newTable("STATE", "TARGET", "REACHED", "CLASS", ">DIAL", ">TIME", ">TO TARGET", ">TO CLIENT", "ERROR")
+			for _, q := range append(r.Open, r.Ended...) {
+				t.add(q.State, q.Protocol+" "+q.Target, q.Address, q.Class, q.Dialled.Round(10*time.Microsecond).String(),
+					q.Duration.Round(time.Millisecond).String(), count(uint64(q.ToTarget)), count(uint64(q.ToClient)), q.Error)
+			}
+			t.print(a.out, "no request yet")
+			return nil
+		},
+	}
+}
+
+func (a *app) egressExplainCmd() *cobra.Command {
+	var protocol string
+	cmd := &cobra.Command{
+		Use:   "explain HOST:PORT",
+		Short: "Say what the policy makes of a target",
+		Long: `Has the running agent judge a target as if a request named it. A name is looked
+up as it would be then; nothing is dialled. Exit code 1 says that it is denied.`,
+		Example: `  millrace egress explain 10.96.0.1:443
+  millrace egress explain kubernetes.default.svc.cluster.local:443`,
+		Args: exactly("HOST:PORT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var e agent.Explanation
+			if err := a.askAgent(cmd.Context(), "/explain", url.Values{"protocol": {protocol}, "address": args}, &e); err != nil {
+				return err
+			}
+			return a.showExplanation(e)
+		},
+	}
+	cmd.Flags().StringVar(&protocol, "protocol", "tcp", "tcp, tcp4, tcp6, or udp where the agent has it turned on")
+	return cmd
+}
+
+func (a *app) showExplanation(e agent.Explanation) error {
+	allowed := false
+	t := newTable("ADDRESS", "CLASS", "BY", "WHY")
+	for _, v := range e.Addresses {
+		allowed = allowed || v.Why == ""
+		t.add(v.Address, v.Class, v.Way, v.Why)
+	}
+	switch {
+	case a.json:
+		if err := a.printJSON(e); err != nil {
+			return err
+		}
+	case e.Denied == "" && e.Error == "":
+		t.print(a.out, "")
+	}
+	switch {
+	case e.Denied != "":
+		return fmt.Errorf("%s", e.Denied)
+	case e.Error != "":
+		return fmt.Errorf("%s", e.Error)
+	case !allowed:
+		return fmt.Errorf("%s is denied", e.Target)
+	}
+	return nil
+}

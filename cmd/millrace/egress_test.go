@@ -1,0 +1,134 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"millrace/control/egress/admin"
+	"millrace/control/egress/agent"
+	"millrace/control/egress/konntest"
+)
+
+// TestEgressAgent runs the program against a server, has a request come through,
+// and looks at it by the other commands.
+func TestEgressAgent(t *testing.T) {
+	s := &konntest.Server{ID: "server-1"}
+	s.Start(t, "127.0.0.1:0")
+	web := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go web.Serve(l) //nolint:errcheck // ends with the test
+	t.Cleanup(func() { _ = web.Close() })
+	dir := t.TempDir()
+	p := spawn(t, "egress", "agent", "--run-dir", dir, "--server", s.Addr(), "--insecure", "--allow", "node=127.0.0.1",
+		"--allow", "host-names=*.test", "--host", "web.test=127.0.0.1,192.0.2.1", "--listen", "127.0.0.1:0", "--drain-timeout", "100ms")
+	if got := p.line(t); got != "ready\n" {
+		t.Fatalf("first line is %q", got)
+	}
+	for end := time.Now().Add(15 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, ready := s.Backends(); ready > 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the agent does not come: %s", run(t, "egress", "status", "--run-dir", dir).err)
+		}
+	}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	get(t, s, "web.test:"+port)
+	lookAtAgent(t, dir, port)
+	if r := run(t, "egress", "agent", "--run-dir", dir, "--server", s.Addr(), "--insecure"); r.code != exitInUse {
+		t.Errorf("a second agent: exit code %d, %s", r.code, r.err)
+	}
+	p.end(t, syscall.SIGTERM)
+	if r := run(t, "egress", "status", "--run-dir", dir); r.code != exitNotRunning || !strings.Contains(r.err, "egress agent") {
+		t.Errorf("status without an agent: exit code %d, %s", r.code, r.err)
+	}
+}
+
+// get has a server fetch a page through the tunnel.
+func get(t *testing.T, s *konntest.Server, target string) {
+	t.Helper()
+	c, err := s.DialGRPC(t, t.Context(), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close() //nolint:errcheck // nothing is lost
+	if _, err := io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(resp.Body); string(b) != "hello" {
+		t.Errorf("the page is %q: %v", b, err)
+	}
+}
+
+func lookAtAgent(t *testing.T, dir, port string) {
+	t.Helper()
+	status := run(t, "egress", "status", "--run-dir", dir)
+	if status.code != exitOK || !strings.Contains(status.out, "ready, 1 of 1 servers") || !strings.Contains(status.out, "server-1") {
+		t.Errorf("status: %d\n%s%s", status.code, status.out, status.err)
+	}
+	var st agent.Status
+	if err := json.Unmarshal([]byte(run(t, "egress", "status", "--json", "--run-dir", dir).out), &st); err != nil || !st.Ready || len(st.Links) != 2 {
+		t.Errorf("status --json: %+v, %v", st, err)
+	}
+	var reqs admin.Requests
+	requests := run(t, "egress", "requests", "--json", "--run-dir", dir)
+	if err := json.Unmarshal([]byte(requests.out), &reqs); err != nil || len(reqs.Ended)+len(reqs.Open) != 1 {
+		t.Errorf("requests --json: %v\n%s", err, requests.out)
+	}
+	if out := run(t, "egress", "requests", "--run-dir", dir).out; !strings.Contains(out, "web.test:"+port) || !strings.Contains(out, "127.0.0.1:"+port) {
+		t.Errorf("requests:\n%s", out)
+	}
+	for _, tt := range []struct {
+		target string
+		code   int
+		part   string
+	}{
+		{"127.0.0.1:80", exitOK, "node"},
+		{"web.test:80", exitOK, "no rule"}, // one of two addresses passes
+		{"192.0.2.1:80", exitError, "no rule"},
+		{"127.0.0.1:0", exitError, "port"},
+		{"evil.example:80", exitError, "looked up"},
+	} {
+		if r := run(t, "egress", "explain", tt.target, "--run-dir", dir); r.code != tt.code || !strings.Contains(r.out+r.err, tt.part) {
+			t.Errorf("explain %s: exit code %d\n%s%s", tt.target, r.code, r.out, r.err)
+		}
+	}
+}
+
+func TestEgressUsage(t *testing.T) {
+	dir := t.TempDir()
+	for part, args := range map[string][]string{
+		"--server: none":      {},
+		"any server could":    {"--server", "a:1"},
+		"give both or none":   {"--server", "a:1", "--ca", "x", "--cert", "y"},
+		"give one of them":    {"--server", "a:1", "--ca", "x", "--insecure"},
+		"missing port":        {"--server", "a", "--ca", "x"},
+		`rule "pod=10.0.0.1"`: {"--server", "a:1", "--ca", "x", "--allow", "pod=10.0.0.1"},
+		"is not ADDRESS:PORT": {"--server", "a:1", "--ca", "x", "--dns", "dns"},
+		"want NAME=ADDRESS":   {"--server", "a:1", "--ca", "x", "--host", "a"},
+		"unable to parse IP":  {"--server", "a:1", "--ca", "x", "--host", "a=b"},
+	} {
+		if r := run(t, append([]string{"egress", "agent", "--run-dir", dir}, args...)...); r.code != exitUsage || !strings.Contains(r.err, part) {
+			t.Errorf("%v: exit code %d, %s; want %q", args, r.code, r.err, part)
+		}
+	}
+	r := run(t, "egress", "agent", "--run-dir", dir, "--server", "a:1", "--insecure", "--netns", filepath.Join(dir, "none"))
+	if r.code != exitError || !strings.Contains(r.err, "ip netns list") {
+		t.Errorf("a namespace that is not there: exit code %d, %s", r.code, r.err)
+	}
+}

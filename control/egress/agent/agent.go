@@ -1,0 +1,278 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// An Agent serves the servers of one control plane.
+type Agent struct {
+	cfg     Config
+	budget  *budget
+	metrics *metrics
+	lastID  atomic.Int64 // connect ids; begins anywhere, so that two processes seldom meet
+
+	work sync.WaitGroup // streams, requests: all that Run waits for
+
+	mu      sync.Mutex
+	links   map[*link]struct{}
+	live    map[*request]struct{}
+	recent  ring
+	count   int    // servers that there are, as they say
+	trouble string // the last error of a link, "" after a success
+}
+
+// New returns an agent that does nothing before Run.
+func New(cfg Config) *Agent {
+	cfg.setDefaults()
+	a := &Agent{cfg: cfg, budget: newBudget(budgetAll), links: map[*link]struct{}{}, live: map[*request]struct{}{}}
+	a.metrics = newMetrics(cfg.Registry, a)
+	a.lastID.Store(rand.Int64N(1 << 62))
+	return a
+}
+
+func (a *Agent) nextID() int64 { return a.lastID.Add(1) }
+
+// Run serves until ctx ends; then it drains: it takes no new requests, and waits
+// for those that are open, for DrainTimeout at most.
+func (a *Agent) Run(ctx context.Context) {
+	var all sync.WaitGroup
+	for _, s := range a.cfg.Servers {
+		all.Go(func() { a.followServer(ctx, s) })
+	}
+	all.Wait()
+	a.cutAll()
+	a.work.Wait()
+}
+
+// cutAll ends what is left when no server is connected any more: targets that
+// still take what clients have left them.
+func (a *Agent) cutAll() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for r := range a.live {
+		r.cut()
+	}
+}
+
+// An address is one place where a server listens.
+type address struct {
+	host     string // as configured: the name in its certificate
+	text     string // host and address, for people
+	addrPort netip.AddrPort
+}
+
+// lookAgain is how often a server's name is looked up.
+const lookAgain = 10 * time.Second
+
+// followServer keeps links to all addresses of one server's name. An address
+// that is new is connected to before one that is gone is left.
+func (a *Agent) followServer(ctx context.Context, server string) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	stops := map[netip.AddrPort]context.CancelFunc{}
+	defer func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}()
+	for wait := newBackoff(); ; {
+		found, err := a.resolve(ctx, server)
+		if err != nil {
+			a.failed(server, err)
+		} else {
+			wait = newBackoff()
+			a.match(ctx, server, found, stops, &all)
+		}
+		pause := lookAgain
+		if err != nil {
+			pause = min(wait.next(), lookAgain)
+		}
+		if !sleep(ctx, pause) {
+			return
+		}
+	}
+}
+
+// match starts what is new in found, and ends what is no longer there.
+func (a *Agent) match(ctx context.Context, server string, found []netip.AddrPort, stops map[netip.AddrPort]context.CancelFunc, all *sync.WaitGroup) {
+	host, _, _ := net.SplitHostPort(server)
+	now := map[netip.AddrPort]bool{}
+	for _, f := range found {
+		now[f] = true
+		if stops[f] != nil {
+			continue
+		}
+		own, stop := context.WithCancel(ctx)
+		stops[f] = stop
+		ad := &address{host: host, text: describe(server, f), addrPort: f}
+		for range a.cfg.Links {
+			all.Go(func() { a.keep(own, ad) })
+		}
+		all.Go(func() { a.hunt(own, ad) })
+	}
+	for f, stop := range stops {
+		if !now[f] {
+			stop()
+			delete(stops, f)
+		}
+	}
+}
+
+func describe(server string, at netip.AddrPort) string {
+	if server == at.String() {
+		return server
+	}
+	return server + " (" + at.Addr().String() + ")"
+}
+
+// resolve returns the addresses of HOST:PORT.
+func (a *Agent) resolve(ctx context.Context, server string) ([]netip.AddrPort, error) {
+	host, port, err := net.SplitHostPort(server)
+	if err != nil {
+		return nil, err
+	}
+	n, err := net.DefaultResolver.LookupPort(ctx, "tcp", port)
+	if err != nil {
+		return nil, err
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []netip.AddrPort{netip.AddrPortFrom(ip.Unmap(), uint16(n))}, nil
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, err
+	}
+	var found []netip.AddrPort
+	for _, ip := range ips {
+		found = append(found, netip.AddrPortFrom(ip.Unmap(), uint16(n)))
+	}
+	return found, nil
+}
+
+// keep holds one link to an address.
+func (a *Agent) keep(ctx context.Context, ad *address) {
+	wait := newBackoff()
+	for ctx.Err() == nil {
+		start := time.Now()
+		err := a.runLink(ctx, ad, false)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(start) > lookAgain {
+			wait = newBackoff()
+		}
+		a.failed(ad.text, err)
+		sleep(ctx, wait.next())
+	}
+}
+
+// Pauses between attempts to find a server that has no link.
+const (
+	huntFirst = time.Second
+	huntMost  = 10 * time.Second
+)
+
+// hunt connects again and again while there are more servers than we have links
+// to: behind one address may be a load balancer, and the next connection may
+// lead to another.
+func (a *Agent) hunt(ctx context.Context, ad *address) {
+	pause := huntFirst
+	for sleep(ctx, pause+rand.N(pause/10)) {
+		if !a.missesServers() {
+			pause = huntFirst
+			continue
+		}
+		if err := a.runLink(ctx, ad, true); err != nil {
+			pause = min(pause*3/2, huntMost)
+		} else {
+			pause = huntFirst
+		}
+	}
+}
+
+// missesServers reports whether there are servers without a link.
+func (a *Agent) missesServers() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.links) > 0 && len(a.serversLocked()) < a.count
+}
+
+func (a *Agent) serversLocked() map[string]int {
+	servers := map[string]int{}
+	for l := range a.links {
+		servers[l.server]++
+	}
+	return servers
+}
+
+// adopt counts a link in. A spare one, of which nobody knew where it would lead,
+// is refused if its server has links.
+func (a *Agent) adopt(l *link, spare bool) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if spare && a.serversLocked()[l.server] > 0 {
+		return false
+	}
+	a.links[l] = struct{}{}
+	a.trouble = ""
+	return true
+}
+
+func (a *Agent) abandon(l *link) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.links, l)
+}
+
+// counted notes how many servers there are, as one of them says.
+func (a *Agent) counted(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.count = n
+}
+
+// failed notes why there is no link.
+func (a *Agent) failed(where string, err error) {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return
+	}
+	a.mu.Lock()
+	a.trouble = where + ": " + err.Error()
+	a.mu.Unlock()
+	a.metrics.linkFailed()
+	a.cfg.Log.Warn("no connection to a server; trying again", zap.String("server", where), zap.Error(err))
+}
+
+// A backoff is the pauses between attempts: 50 ms at first, half as much again
+// each time and more, 2 s at most, half of that by chance, so that the agents of
+// many nodes do not come all at once. A link that comes back is found within 3 s.
+type backoff struct{ most time.Duration }
+
+func newBackoff() *backoff { return &backoff{50 * time.Millisecond} }
+
+func (b *backoff) next() time.Duration {
+	d := b.most/2 + rand.N(b.most/2)
+	b.most = min(b.most*8/5, 2*time.Second)
+	return d
+}
+
+// sleep reports whether d has passed before ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,240 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+)
+
+// A link is one gRPC connection to a server, with its streams.
+type link struct {
+	agent *Agent
+	addr  *address
+	cc    *grpc.ClientConn
+	tcp   atomic.Pointer[net.TCPConn] // for its signs of life
+	// Server is known when the first stream has been greeted.
+	server string
+	since  time.Time
+
+	want    chan struct{} // a stream was used: another is wanted
+	failed  chan error    // a stream that should not have ended has ended
+	noDrain atomic.Bool   // the server takes no notice of DRAIN
+
+	mu      sync.Mutex
+	streams map[*stream]struct{}
+	closing bool
+}
+
+// errKnown says that there are links enough to the server that an address led to.
+var errKnown = errors.New("the address leads to a server that has its links already")
+
+// runLink connects, and serves until the connection fails or ctx ends; then it
+// drains. A nil error: ctx ended.
+func (a *Agent) runLink(ctx context.Context, ad *address, spare bool) error {
+	l := &link{agent: a, addr: ad, since: time.Now(), streams: map[*stream]struct{}{},
+		want: make(chan struct{}, a.cfg.MaxStreams+a.cfg.Idle), failed: make(chan error, 1)}
+	if err := l.connect(); err != nil {
+		return err
+	}
+	defer l.cc.Close() // ends what is left; its error would say only that
+	base, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if err := l.open(base); err != nil {
+		return err
+	}
+	if !a.adopt(l, spare) {
+		l.drain(0)
+		return errKnown
+	}
+	defer a.abandon(l)
+	a.cfg.Log.Info("connected to a server", zap.String("address", ad.text), zap.String("server_id", l.server))
+	for range l.idleStreams() - 1 {
+		l.replace()
+	}
+	return l.serve(ctx, base)
+}
+
+// idleStreams is how many streams wait for dials on each link.
+func (l *link) idleStreams() int {
+	return max(1, (l.agent.cfg.Idle+l.agent.cfg.Links-1)/l.agent.cfg.Links)
+}
+
+func (l *link) connect() error {
+	creds, err := l.agent.cfg.Files.transport(l.addr.host)
+	if err != nil {
+		return err
+	}
+	dial := func(ctx context.Context, _ string) (net.Conn, error) {
+		c, err := dialServer(ctx, l.addr.addrPort.String())
+		if err != nil {
+			return nil, err
+		}
+		l.tcp.Store(c)
+		return c, nil
+	}
+	l.cc, err = grpc.NewClient("passthrough:///"+l.addr.text, grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
+		grpc.WithReadBufferSize(bufferSize), grpc.WithWriteBufferSize(bufferSize), grpc.WithDisableServiceConfig(), grpc.WithNoProxy(),
+		grpc.WithUserAgent("millrace"))
+	if err != nil {
+		return fmt.Errorf("prepare a connection to %s: %w", l.addr.text, err)
+	}
+	return nil
+}
+
+// bufferSize is of gRPC's buffers before the socket, each way, in bytes.
+const bufferSize = 256 << 10
+
+// open opens one more stream.
+func (l *link) open(base context.Context) error {
+	s, count, err := openStream(base, l)
+	if err != nil {
+		return err
+	}
+	l.agent.counted(count)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.server == "" {
+		l.server = s.server // the first stream's, before anybody else knows the link
+	}
+	if l.closing {
+		s.finish()
+		return nil
+	}
+	l.streams[s] = struct{}{}
+	l.agent.work.Go(func() { l.attend(s) })
+	return nil
+}
+
+// attend serves a stream to its end.
+func (l *link) attend(s *stream) {
+	err := s.run()
+	l.mu.Lock()
+	delete(l.streams, s)
+	l.mu.Unlock()
+	if err != nil {
+		l.fail(fmt.Errorf("a stream ended: %w", err))
+	}
+}
+
+// fail has the link end for an error, if it is one.
+func (l *link) fail(err error) {
+	if err == nil {
+		return
+	}
+	select {
+	case l.failed <- err:
+	default: // somebody else has said so
+	}
+}
+
+// serve keeps idle streams there until the connection fails, or ctx ends.
+func (l *link) serve(ctx, base context.Context) error {
+	tick := time.NewTicker(linger)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			l.drain(l.agent.cfg.DrainTimeout)
+			return nil
+		case err := <-l.failed:
+			return err
+		case <-l.want:
+			l.agent.work.Go(func() { l.fail(l.open(base)) })
+		case <-tick.C:
+			l.sweep()
+		}
+	}
+}
+
+// sweep ends streams that have done their work.
+func (l *link) sweep() {
+	for _, s := range l.list() {
+		if s.unused() {
+			s.finish()
+		}
+	}
+}
+
+func (l *link) list() []*stream {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := make([]*stream, 0, len(l.streams))
+	for s := range l.streams {
+		list = append(list, s)
+	}
+	return list
+}
+
+// drain has the server send dials elsewhere, and waits for requests to end, for
+// a time.
+func (l *link) drain(most time.Duration) {
+	l.mu.Lock()
+	l.closing = true
+	l.mu.Unlock()
+	for _, s := range l.list() {
+		s.drain()
+	}
+	end := time.Now().Add(most)
+	for len(l.list()) > 0 && time.Now().Before(end) {
+		l.sweep()
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// replace asks for another idle stream.
+func (l *link) replace() {
+	select {
+	case l.want <- struct{}{}:
+	default: // there are as many as there may be; the next will be shared
+	}
+}
+
+// wantsDrain reports whether a stream that gets its first dial is to be the
+// request's alone.
+func (l *link) wantsDrain() bool {
+	if l.agent.cfg.Shared || l.noDrain.Load() {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.closing && len(l.streams) < l.agent.cfg.MaxStreams
+}
+
+// undrainable notes that the server sends dials to streams that were drained.
+func (l *link) undrainable() {
+	l.mu.Lock()
+	closing := l.closing
+	l.mu.Unlock()
+	if !closing && l.hasIdle() && !l.noDrain.Swap(true) {
+		l.agent.cfg.Log.Warn("the server takes no notice of DRAIN, so requests share streams: one that stalls may be closed; proxy-server v0.35 or later does better",
+			zap.String("address", l.addr.text), zap.String("server_id", l.server))
+	}
+}
+
+func (l *link) isUndrainable() bool { return l.noDrain.Load() || l.agent.cfg.Shared }
+
+// hasIdle reports whether a stream waits that the server could have used.
+func (l *link) hasIdle() bool {
+	for _, s := range l.list() {
+		if s.passedOver() {
+			return true
+		}
+	}
+	return false
+}
+
+// lastSeen returns how long ago the server's machine gave a sign of life.
+func (l *link) lastSeen() (time.Duration, bool) {
+	c := l.tcp.Load()
+	if c == nil {
+		return 0, false
+	}
+	return lastSeen(c)
+}

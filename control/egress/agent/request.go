@@ -1,0 +1,294 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	konn "sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
+)
+
+// A request is one dial, and the connection that comes of it.
+//
+// Three goroutines have part in it: run dials, and then carries what the target
+// sends; write carries what the client sends; the stream's puts that into the
+// queue. The first that finds an end calls leave or close, which tell the others.
+type request struct {
+	stream           *stream
+	random           int64
+	protocol, target string // as asked for
+	started          time.Time
+	ctx              context.Context // of the dial
+	cancel           context.CancelCauseFunc
+
+	id    int64 // connect id; 0 while it is dialled
+	conn  net.Conn
+	queue *queue
+	spoke chan struct{} // closed when the client has sent something, or has closed
+	once  struct{ spoke, close sync.Once }
+
+	visit   visit
+	first   atomic.Int64 // nanoseconds from started to the target's first byte, or 0
+	toward  atomic.Int64 // bytes to the target
+	back    atomic.Int64 // bytes to the client
+	stalled [2]atomic.Int64
+	state   atomic.Int32
+}
+
+// Sides of a connection, as places of request.stalled: who did not take what it
+// was sent.
+const (
+	clientSide = iota
+	targetSide
+)
+
+// States of a request.
+const (
+	dialing int32 = iota
+	open
+	closing // the client has closed; the target gets what is left
+)
+
+// Who closed a connection.
+const (
+	byClient = "client"
+	byTarget = "target"
+	byTunnel = "tunnel"
+	byUs     = "agent"
+)
+
+func newRequest(s *stream, d *konn.DialRequest) *request {
+	r := &request{stream: s, random: d.Random, protocol: d.Protocol, target: d.Address, started: time.Now(),
+		queue: newQueue(s.link.agent.budget), spoke: make(chan struct{})}
+	r.ctx, r.cancel = context.WithCancelCause(context.Background())
+	return r
+}
+
+// run is the whole of a request.
+func (r *request) run() {
+	a := r.stream.link.agent
+	a.began(r)
+	defer a.ended(r)
+	ctx, stop := context.WithTimeout(r.ctx, a.cfg.DialTimeout)
+	conn, v, err := a.reach(ctx, r.protocol, r.target)
+	stop()
+	r.visit = v
+	if err != nil {
+		r.refuse(err)
+		return
+	}
+	r.conn = conn
+	if !r.stream.connected(r) {
+		_ = conn.Close()
+		a.finished(r, resultCanceled, byTunnel, nil)
+		return
+	}
+	if r.ctx.Err() != nil { // canceled at the last moment
+		r.close(byClient, nil)
+		return
+	}
+	r.state.CompareAndSwap(dialing, open)
+	a.metrics.dialed(time.Since(r.started))
+	if err := r.stream.send(dialResponse(r.random, r.id, "")); err != nil {
+		r.close(byTunnel, err)
+		return
+	}
+	var writer sync.WaitGroup
+	writer.Go(r.write)
+	r.read()
+	writer.Wait()
+	_ = conn.Close() // what it could tell, Read and Write have told
+}
+
+// refuse answers a dial that failed.
+func (r *request) refuse(err error) {
+	word, text := judge(r.ctx, err)
+	r.stream.forget(r)
+	if word != resultCanceled {
+		_ = r.stream.send(dialResponse(r.random, 0, text))
+	}
+	r.stream.link.agent.finished(r, word, byUs, err)
+}
+
+// read carries what the target sends to the client.
+func (r *request) read() {
+	buf := buffers.Get().(*[readSize]byte)
+	defer buffers.Put(buf)
+	n, err := r.conn.Read(buf[:])
+	r.holdFirst()
+	for {
+		if n > 0 && !r.toClient(buf[:n]) {
+			return
+		}
+		if err != nil {
+			r.close(byTarget, notEOF(err))
+			return
+		}
+		n, err = r.conn.Read(buf[:])
+	}
+}
+
+// toClient sends what a target has said, and reports whether to go on. Nobody
+// wants it when the client has closed.
+func (r *request) toClient(b []byte) bool {
+	if r.state.Load() == closing {
+		return true
+	}
+	r.first.CompareAndSwap(0, int64(time.Since(r.started)))
+	start := time.Now()
+	if err := r.stream.send(dataPacket(r.id, b)); err != nil {
+		r.close(byTunnel, err)
+		return false
+	}
+	r.noteStall(clientSide, start)
+	r.back.Add(int64(len(b)))
+	return true
+}
+
+// buffers are what targets are read into. A packet is marshalled before send
+// returns, so one serves all packets of a request.
+var buffers = sync.Pool{New: func() any { return new([readSize]byte) }}
+
+// holdFirst waits until the client has spoken, or long enough for it to have
+// heard that it is connected.
+func (r *request) holdFirst() {
+	wait := time.NewTimer(hold)
+	defer wait.Stop()
+	select {
+	case <-r.spoke:
+	case <-wait.C:
+	}
+}
+
+func (r *request) hasSpoken() { r.once.spoke.Do(func() { close(r.spoke) }) }
+
+// write carries what the client has sent to the target, to the end.
+func (r *request) write() {
+	stall := r.stream.link.agent.cfg.StallTimeout
+	for {
+		b, ok := r.queue.take()
+		if !ok {
+			r.leave()
+			return
+		}
+		start := time.Now()
+		if r.state.Load() == open {
+			_ = r.conn.SetWriteDeadline(start.Add(stall)) // fails only if the connection is closed: Write says so
+		}
+		n, err := r.conn.Write(b)
+		r.toward.Add(int64(n))
+		r.noteStall(targetSide, start)
+		if err != nil {
+			r.close(byTarget, notEOF(err))
+			return
+		}
+	}
+}
+
+// leave parts from a target after the client: it is told that nothing follows,
+// and may read what is on its way for a time. What it says meanwhile is read and
+// forgotten, for a connection that is closed with bytes unread is reset, and
+// takes those on their way with it.
+func (r *request) leave() {
+	r.once.close.Do(func() {
+		r.conclude(byClient, nil)
+		if c, ok := r.conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+			_ = r.conn.SetReadDeadline(time.Now().Add(r.stream.link.agent.cfg.CloseTimeout))
+			return
+		}
+		_ = r.conn.Close()
+	})
+}
+
+// stallLeast is what passes for a stall: less is scheduling.
+const stallLeast = 10 * time.Millisecond
+
+func (r *request) noteStall(side int, start time.Time) {
+	if d := time.Since(start); d >= stallLeast {
+		r.stalled[side].Add(int64(d))
+	}
+}
+
+// fromClient takes a packet. It waits while the target takes less than comes,
+// unless others depend on the stream being read.
+func (r *request) fromClient(b []byte) {
+	r.hasSpoken()
+	if len(b) == 0 {
+		return
+	}
+	if !r.stream.shared() {
+		r.queue.put(b, softQueue)
+		return
+	}
+	if !r.queue.offer(b, hardQueue) {
+		r.close(byUs, errTooSlow)
+	}
+}
+
+var errTooSlow = errors.New("the target takes less than the client sends, and others share the stream")
+
+// clientClosed has the target get what is left, for a time, and closes then.
+func (r *request) clientClosed() {
+	r.hasSpoken()
+	if r.state.CompareAndSwap(open, closing) || r.state.CompareAndSwap(dialing, closing) {
+		_ = r.conn.SetWriteDeadline(time.Now().Add(r.stream.link.agent.cfg.CloseTimeout))
+		r.queue.end()
+	}
+}
+
+// streamEnded closes a request whose stream is gone: there is nobody to tell.
+func (r *request) streamEnded() {
+	r.cancel(context.Canceled)
+	if r.stream.request(r.id) == r {
+		r.close(byTunnel, errors.New("the tunnel's stream ended"))
+	}
+}
+
+// close breaks an open connection off, and tells the client. Only the first end
+// of a request counts.
+func (r *request) close(by string, err error) {
+	r.once.close.Do(func() {
+		_ = r.conn.Close()
+		r.queue.breakOff()
+		r.conclude(by, err)
+	})
+}
+
+// cut has a request end whatever it does.
+func (r *request) cut() {
+	r.cancel(context.Canceled)
+	if r.state.Load() != dialing {
+		_ = r.conn.Close()
+	}
+}
+
+// conclude takes the account of a connection, and tells the client, if it can be told.
+func (r *request) conclude(by string, err error) {
+	r.hasSpoken()
+	r.stream.forget(r)
+	r.stream.link.agent.finished(r, resultOK, by, err)
+	if by == byTunnel {
+		return
+	}
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	_ = r.stream.send(closeResponse(r.id, text))
+}
+
+// notEOF returns what is wrong with an end: nothing, if it was in good order.
+func notEOF(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errors.New("timeout: the target takes nothing")
+	}
+	return err
+}

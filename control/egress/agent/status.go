@@ -1,0 +1,198 @@
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"millrace/control/egress/policy"
+)
+
+// A Status is an agent's account of itself.
+type Status struct {
+	Ready        bool         `json:"ready"` // a server answered in the last 10 s
+	ServersUp    int          `json:"servers_up"`
+	ServersKnown int          `json:"servers_known"` // as servers say
+	Requests     int          `json:"requests"`      // dialling or open
+	Trouble      string       `json:"trouble,omitempty"`
+	Links        []LinkStatus `json:"links"`
+}
+
+// A LinkStatus tells of one connection to a server.
+type LinkStatus struct {
+	Address  string        `json:"address"`
+	Server   string        `json:"server_id"`
+	Since    time.Time     `json:"since"`
+	LastSeen time.Duration `json:"last_seen_ns"` // since the peer acknowledged anything
+	Streams  int           `json:"streams"`
+	Idle     int           `json:"idle_streams"`
+	NoDrain  bool          `json:"takes_no_drain,omitempty"` // requests share streams
+}
+
+// Status tells how the agent is. It may be called at any time.
+func (a *Agent) Status() Status {
+	a.mu.Lock()
+	s := Status{ServersUp: len(a.serversLocked()), ServersKnown: a.count, Requests: len(a.live), Trouble: a.trouble}
+	links := make([]*link, 0, len(a.links))
+	for l := range a.links {
+		links = append(links, l)
+	}
+	a.mu.Unlock()
+	for _, l := range links {
+		ls := l.status()
+		s.Ready = s.Ready || ls.LastSeen < roundTripMost
+		s.Links = append(s.Links, ls)
+	}
+	slices.SortFunc(s.Links, func(a, b LinkStatus) int {
+		return cmp.Or(cmp.Compare(a.Address, b.Address), a.Since.Compare(b.Since))
+	})
+	return s
+}
+
+func (l *link) status() LinkStatus {
+	s := LinkStatus{Address: l.addr.text, Since: l.since, NoDrain: l.noDrain.Load(), LastSeen: time.Since(l.since)}
+	if seen, ok := l.lastSeen(); ok {
+		s.LastSeen = seen
+	}
+	s.Server = l.server
+	for _, st := range l.list() {
+		s.Streams++
+		st.mu.Lock()
+		if st.drained.IsZero() {
+			s.Idle++
+		}
+		st.mu.Unlock()
+	}
+	return s
+}
+
+// A Request tells of one request, open or ended.
+type Request struct {
+	Started  time.Time     `json:"started"`
+	Server   string        `json:"server_id"`
+	Agent    string        `json:"agent_id"`
+	Dial     int64         `json:"dial_id"`
+	Connect  int64         `json:"connect_id,omitempty"`
+	Protocol string        `json:"protocol"`
+	Target   string        `json:"target"` // as asked for
+	Address  string        `json:"address,omitempty"`
+	Local    string        `json:"local,omitempty"` // joins with flow counters and traces
+	Class    string        `json:"class"`
+	Resolve  time.Duration `json:"resolve_ns"`
+	Dialled  time.Duration `json:"connect_ns"`
+	First    time.Duration `json:"first_byte_ns,omitempty"`
+	Duration time.Duration `json:"duration_ns"`
+	ToTarget int64         `json:"bytes_to_target"`
+	ToClient int64         `json:"bytes_to_client"`
+	StallC   time.Duration `json:"client_stalled_ns,omitempty"`
+	StallT   time.Duration `json:"target_stalled_ns,omitempty"`
+	State    string        `json:"state"` // dialling, open, closing, or a result
+	ClosedBy string        `json:"closed_by,omitempty"`
+	Error    string        `json:"error,omitempty"`
+}
+
+// most is how much of what a peer sent is shown.
+const most = 120
+
+// tell returns what is known of a request at this moment.
+func (r *request) tell() Request {
+	state := r.state.Load()
+	q := Request{Started: r.started, Server: r.stream.server, Agent: r.stream.id, Dial: r.random,
+		Protocol: r.protocol[:min(len(r.protocol), most)], Target: r.target[:min(len(r.target), most)],
+		Duration: time.Since(r.started), State: [...]string{"dialling", "open", "closing"}[state]}
+	if state != dialing {
+		r.tellVisit(&q)
+	}
+	return q
+}
+
+// tellVisit adds what is known when the target was reached, or was not.
+func (r *request) tellVisit(q *Request) {
+	q.Connect, q.Class = r.id, string(r.visit.Class)
+	q.Resolve, q.Dialled, q.First = r.visit.Resolve, r.visit.Connect, time.Duration(r.first.Load())
+	q.ToTarget, q.ToClient = r.toward.Load(), r.back.Load()
+	q.StallC, q.StallT = time.Duration(r.stalled[clientSide].Load()), time.Duration(r.stalled[targetSide].Load())
+	if r.visit.Addr.IsValid() {
+		q.Address = r.visit.Addr.String()
+	}
+	if r.conn != nil {
+		q.Local = r.conn.LocalAddr().String()
+	}
+}
+
+func (a *Agent) began(r *request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.live[r] = struct{}{}
+}
+
+func (a *Agent) ended(r *request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.live, r)
+}
+
+// finished takes the account of a request, once.
+func (a *Agent) finished(r *request, res result, by string, err error) {
+	reason := ""
+	if d, ok := errors.AsType[*policy.DeniedError](err); ok {
+		reason = string(d.Reason)
+	}
+	a.metrics.ended(r, res, reason)
+	q := r.tell()
+	r.tellVisit(&q)
+	q.State, q.ClosedBy = string(res), by
+	if err != nil {
+		q.Error = err.Error()
+	}
+	a.mu.Lock()
+	a.recent.add(q)
+	a.mu.Unlock()
+	level := zap.DebugLevel
+	if res != resultOK {
+		level = zap.InfoLevel
+	}
+	if e := a.cfg.Log.Check(level, "request"); e != nil {
+		e.Write(zap.Any("request", q), zap.String("denied", reason))
+	}
+}
+
+// Requests returns those that are open, the oldest first, and then up to 256
+// that have ended, the latest first.
+func (a *Agent) Requests() (open, ended []Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for r := range a.live {
+		open = append(open, r.tell())
+	}
+	slices.SortFunc(open, func(a, b Request) int { return a.Started.Compare(b.Started) })
+	return open, a.recent.latest()
+}
+
+// A ring holds the last requests that ended.
+type ring struct {
+	at   int
+	kept []Request
+}
+
+const ringSize = 256
+
+func (r *ring) add(q Request) {
+	if len(r.kept) < ringSize {
+		r.kept = append(r.kept, q)
+		return
+	}
+	r.kept[r.at] = q
+	r.at = (r.at + 1) % ringSize
+}
+
+func (r *ring) latest() []Request {
+	list := make([]Request, 0, len(r.kept))
+	for i := range r.kept {
+		list = append(list, r.kept[(r.at+len(r.kept)-1-i)%len(r.kept)])
+	}
+	return list
+}

@@ -1,0 +1,334 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	konn "sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
+)
+
+// connectMethod is the one method of the service. Its messages have no package,
+// so we define no service of our own: their names are global in a process.
+const connectMethod = "/AgentService/Connect"
+
+var connectDesc = &grpc.StreamDesc{StreamName: "Connect", ServerStreams: true, ClientStreams: true}
+
+// A stream is one Connect stream: to the server an agent of its own.
+type stream struct {
+	link   *link
+	id     string // agent id
+	server string // server id
+	cs     grpc.ClientStream
+	cancel context.CancelFunc
+
+	sendMu sync.Mutex // cs.SendMsg is for one goroutine at a time
+
+	mu       sync.Mutex
+	dials    map[int64]*request // by what the server calls the dial
+	requests map[int64]*request // by connect id
+	drained  time.Time          // when DRAIN was sent, or zero
+	idled    time.Time          // when it last had a dial or a request
+	over     bool               // nothing is accepted any more
+}
+
+// openStream opens a stream on a link, and waits until the server has it.
+// count is how many servers there are, as this one says.
+func openStream(ctx context.Context, l *link) (s *stream, count int, err error) {
+	s = &stream{link: l, id: agentID(l.agent.cfg.Name), dials: map[int64]*request{}, requests: map[int64]*request{}, idled: time.Now()}
+	ctx, cancel := context.WithCancel(ctx)
+	s.cancel = cancel
+	defer func() {
+		if err != nil {
+			cancel()
+		}
+	}()
+	if ctx, err = s.introduce(ctx); err != nil {
+		return nil, 0, err
+	}
+	impatient := time.AfterFunc(headerTimeout, cancel)
+	defer impatient.Stop()
+	if s.cs, err = l.cc.NewStream(ctx, connectDesc, connectMethod); err != nil {
+		return nil, 0, fmt.Errorf("open a stream: %w", err)
+	}
+	header, err := s.cs.Header()
+	if err == nil && len(header) == 0 {
+		err = s.cs.RecvMsg(new(konn.Packet)) // says why it was refused
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("wait for the server's header: %w", err)
+	}
+	s.server, count, err = readHeader(header)
+	return s, count, err
+}
+
+// headerTimeout is how long a server may take to greet a stream.
+const headerTimeout = 5 * time.Second
+
+// agentID returns a name that no stream has had before.
+func agentID(node string) string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return node + "-" + hex.EncodeToString(b[:])
+}
+
+// introduce adds what the server wants to know of an agent.
+func (s *stream) introduce(ctx context.Context) (context.Context, error) {
+	cfg := &s.link.agent.cfg
+	auth, err := cfg.Files.authorization()
+	if err != nil {
+		return nil, err
+	}
+	pairs := []string{"agentID", s.id}
+	if cfg.Identifiers != nil {
+		pairs = append(pairs, "agentIdentifiers", cfg.Identifiers())
+	}
+	if auth != "" {
+		pairs = append(pairs, "Authorization", auth)
+	}
+	return metadata.AppendToOutgoingContext(ctx, pairs...), nil
+}
+
+// readHeader reads what a server says of itself.
+func readHeader(h metadata.MD) (id string, count int, err error) {
+	ids, counts := h.Get("serverID"), h.Get("serverCount")
+	if len(ids) != 1 || ids[0] == "" || len(counts) != 1 {
+		return "", 0, fmt.Errorf("the server's header has %d serverID and %d serverCount, not one of each: is it a konnectivity proxy-server's agent port?", len(ids), len(counts))
+	}
+	if count, err = strconv.Atoi(counts[0]); err != nil || count < 0 {
+		return "", 0, fmt.Errorf("the server's header has a serverCount that is no number: %.20q", counts[0])
+	}
+	return ids[0], count, nil
+}
+
+// run serves the stream until it ends. A nil error: it was to end.
+func (s *stream) run() error {
+	stop := context.AfterFunc(s.cs.Context(), s.breakOff) // also while a request makes us wait
+	defer stop()
+	defer s.breakOff()
+	for {
+		p := new(konn.Packet)
+		if err := s.cs.RecvMsg(p); err != nil {
+			return s.ending(err)
+		}
+		s.link.agent.metrics.received(p)
+		s.take(p)
+	}
+}
+
+// ending tells an end that was wanted from one that was not.
+func (s *stream) ending(err error) error {
+	s.mu.Lock()
+	over := s.over
+	s.mu.Unlock()
+	if over && (errors.Is(err, io.EOF) || status.Code(err) == codes.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// take carries out one packet. Unknown ones are for newer agents.
+func (s *stream) take(p *konn.Packet) {
+	switch p.Type {
+	case konn.PacketType_DIAL_REQ:
+		s.takeDial(p.GetDialRequest())
+	case konn.PacketType_DATA:
+		s.takeData(p.GetData())
+	case konn.PacketType_CLOSE_REQ:
+		s.takeClose(p.GetCloseRequest().GetConnectID())
+	case konn.PacketType_DIAL_CLS:
+		s.takeDialClose(p.GetCloseDial().GetRandom())
+	}
+}
+
+func (s *stream) takeDial(d *konn.DialRequest) {
+	if d == nil {
+		return // type 0 is also what a packet without a type has
+	}
+	s.use()
+	r := newRequest(s, d)
+	s.mu.Lock()
+	twice := s.dials[d.Random] != nil
+	if !twice && !s.over {
+		s.dials[d.Random] = r
+	}
+	s.mu.Unlock()
+	if twice {
+		_ = s.send(dialResponse(d.Random, 0, "a dial of this id is under way"))
+		return
+	}
+	s.link.agent.work.Go(r.run)
+}
+
+// use takes the stream out of those that wait for a first dial.
+func (s *stream) use() {
+	s.mu.Lock()
+	late := !s.drained.IsZero() && time.Since(s.drained) > linger
+	drain := s.drained.IsZero() && s.link.wantsDrain()
+	if drain {
+		s.drained = time.Now()
+	}
+	s.mu.Unlock()
+	switch {
+	case late:
+		s.link.undrainable()
+	case drain:
+		_ = s.send(&konn.Packet{Type: konn.PacketType_DRAIN, Payload: &konn.Packet_Drain{Drain: &konn.Drain{}}})
+		s.link.replace()
+	}
+}
+
+// drain has the server send no dials here, if it has a choice.
+func (s *stream) drain() {
+	s.mu.Lock()
+	first := s.drained.IsZero()
+	if first {
+		s.drained = time.Now()
+	}
+	s.mu.Unlock()
+	if first {
+		_ = s.send(&konn.Packet{Type: konn.PacketType_DRAIN, Payload: &konn.Packet_Drain{Drain: &konn.Drain{}}})
+	}
+}
+
+func (s *stream) takeData(d *konn.Data) {
+	r := s.request(d.GetConnectID())
+	if r == nil {
+		_ = s.send(closeResponse(d.GetConnectID(), "unrecognized connectID"))
+		return
+	}
+	r.fromClient(d.GetData())
+}
+
+func (s *stream) takeClose(id int64) {
+	r := s.request(id)
+	if r == nil {
+		_ = s.send(closeResponse(id, "Unknown connectID"))
+		return
+	}
+	r.clientClosed()
+}
+
+func (s *stream) takeDialClose(random int64) {
+	s.mu.Lock()
+	r := s.dials[random]
+	s.mu.Unlock()
+	if r != nil {
+		r.cancel(context.Canceled)
+	}
+}
+
+func (s *stream) request(id int64) *request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.requests[id]
+}
+
+// connected gives a request that was a dial its connect id. It fails if the
+// stream has ended.
+func (s *stream) connected(r *request) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.dials, r.random)
+	if s.over {
+		return false
+	}
+	r.id = s.link.agent.nextID()
+	s.requests[r.id] = r
+	return true
+}
+
+// forget takes a request out, whatever it was.
+func (s *stream) forget(r *request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dials[r.random] == r {
+		delete(s.dials, r.random)
+	}
+	delete(s.requests, r.id)
+	s.idled = time.Now()
+}
+
+// unused reports whether a drained stream has nothing left to do.
+func (s *stream) unused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.drained.IsZero() && len(s.dials)+len(s.requests) == 0 &&
+		time.Since(s.idled) >= linger && time.Since(s.drained) >= linger
+}
+
+// passedOver reports whether the stream has waited for a first dial for so long
+// that the server must know of it.
+func (s *stream) passedOver() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.drained.IsZero() && !s.over && time.Since(s.idled) > linger
+}
+
+// shared reports whether several requests may depend on the stream being read.
+func (s *stream) shared() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.drained.IsZero() || len(s.dials)+len(s.requests) > 1 || s.link.isUndrainable()
+}
+
+// send sends a packet; it waits while the server takes none.
+func (s *stream) send(p *konn.Packet) error {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	err := s.cs.SendMsg(p)
+	s.link.agent.metrics.sent(p, err)
+	return err
+}
+
+// finish closes a stream in good order.
+func (s *stream) finish() {
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
+	s.sendMu.Lock()
+	_ = s.cs.CloseSend() // the server ends the stream then
+	s.sendMu.Unlock()
+	time.AfterFunc(linger, s.cancel)
+}
+
+// breakOff ends what is left on a stream that has ended.
+func (s *stream) breakOff() {
+	s.cancel()
+	s.mu.Lock()
+	s.over = true
+	var left []*request
+	for _, m := range []map[int64]*request{s.dials, s.requests} {
+		for _, r := range m {
+			left = append(left, r)
+		}
+	}
+	s.mu.Unlock()
+	for _, r := range left {
+		r.streamEnded()
+	}
+}
+
+func dialResponse(random, id int64, why string) *konn.Packet {
+	return &konn.Packet{Type: konn.PacketType_DIAL_RSP, Payload: &konn.Packet_DialResponse{
+		DialResponse: &konn.DialResponse{Random: random, ConnectID: id, Error: why}}}
+}
+
+func closeResponse(id int64, why string) *konn.Packet {
+	return &konn.Packet{Type: konn.PacketType_CLOSE_RSP, Payload: &konn.Packet_CloseResponse{
+		CloseResponse: &konn.CloseResponse{ConnectID: id, Error: why}}}
+}
+
+func dataPacket(id int64, b []byte) *konn.Packet {
+	return &konn.Packet{Type: konn.PacketType_DATA, Payload: &konn.Packet_Data{Data: &konn.Data{ConnectID: id, Data: b}}}
+}

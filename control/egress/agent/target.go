@@ -1,0 +1,154 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"millrace/control/egress/policy"
+)
+
+// A visit is one attempt to reach a target, with what is known of it.
+type visit struct {
+	Class   policy.Class
+	Addr    netip.AddrPort // dialled, or tried last
+	Resolve time.Duration
+	Connect time.Duration
+}
+
+// reach opens a connection to what a request names, if the policy lets it. What
+// is dialled is the address that was judged: a name that changes meanwhile
+// changes nothing.
+func (a *Agent) reach(ctx context.Context, protocol, address string) (net.Conn, visit, error) {
+	p := a.cfg.Policy()
+	v := visit{Class: policy.Deny}
+	t, err := p.Read(protocol, address)
+	if err != nil {
+		return nil, v, err
+	}
+	start := time.Now()
+	addrs, err := a.addresses(ctx, p, t)
+	v.Resolve = time.Since(start)
+	if err != nil {
+		return nil, v, err
+	}
+	start = time.Now()
+	defer func() { v.Connect = time.Since(start) }()
+	var errs []error
+	for _, addr := range addrs {
+		class, err := p.Judge(addr, t.Port)
+		v.Addr = netip.AddrPortFrom(addr, t.Port)
+		if err == nil {
+			v.Class = class
+			c, dialErr := a.dial(ctx, class, t.Network, v.Addr)
+			if dialErr == nil {
+				v.Connect = time.Since(start)
+				return c, v, nil
+			}
+			err = dialErr
+		}
+		errs = append(errs, err)
+	}
+	return nil, v, mostTelling(errs)
+}
+
+// addresses returns what a target's address is, or what its name stands for.
+func (a *Agent) addresses(ctx context.Context, p *policy.Policy, t policy.Target) ([]netip.Addr, error) {
+	if t.Addr.IsValid() {
+		return []netip.Addr{t.Addr}, nil
+	}
+	by, err := p.Lookup(t)
+	if err != nil {
+		return nil, err
+	}
+	found, ok := a.cfg.Static[t.Name]
+	if !ok {
+		r := map[policy.Resolver]Resolver{policy.HostResolver: a.cfg.HostNames, policy.PortResolver: a.cfg.PortNames}[by]
+		if r == nil {
+			return nil, fmt.Errorf("look up %s: no such host: there is no resolver for %s", t.Name, by)
+		}
+		if found, err = r.LookupNetIP(ctx, "ip", t.Name); err != nil {
+			return nil, fmt.Errorf("look up %s: no such host: %w", t.Name, err)
+		}
+	}
+	var fit []netip.Addr
+	for _, f := range found {
+		if f = f.Unmap(); t.Fits(f) {
+			fit = append(fit, f)
+		}
+	}
+	if len(fit) == 0 {
+		return nil, fmt.Errorf("look up %s: no such host with an address of %s", t.Name, t.Network)
+	}
+	return fit, nil
+}
+
+// dial opens a connection to an address that was judged.
+func (a *Agent) dial(ctx context.Context, class policy.Class, network string, to netip.AddrPort) (net.Conn, error) {
+	d := a.cfg.Host
+	if class.ByPort() {
+		d = a.cfg.Port
+	}
+	if d == nil {
+		return nil, fmt.Errorf("dial %s: no route to host: %s are reached through the port, which does not forward yet", to, class)
+	}
+	return d.DialContext(ctx, network, to.String())
+}
+
+// mostTelling returns the error of an attempt that was allowed, if there is one.
+func mostTelling(errs []error) error {
+	for _, err := range errs {
+		if _, denied := errors.AsType[*policy.DeniedError](err); !denied {
+			return err
+		}
+	}
+	return errs[0]
+}
+
+// A result of a dial, in one word. It is a label of metrics.
+type result string
+
+// Results.
+const (
+	resultOK       result = "ok"
+	resultDenied   result = "denied"
+	resultTimeout  result = "timeout"
+	resultRefused  result = "refused"
+	resultRoute    result = "unreachable"
+	resultName     result = "name"
+	resultCanceled result = "canceled"
+	resultOther    result = "error"
+)
+
+// judge puts an error of reach in a word, and in a text for the server: those in
+// front of it choose an HTTP status by words in it.
+func judge(ctx context.Context, err error) (result, string) {
+	_, denied := errors.AsType[*policy.DeniedError](err)
+	_, name := errors.AsType[*net.DNSError](err)
+	timeout := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+	if n, ok := errors.AsType[net.Error](err); ok && n.Timeout() {
+		timeout = true
+	}
+	switch {
+	case err == nil:
+		return resultOK, ""
+	case denied:
+		return resultDenied, "connection refused: " + err.Error()
+	case errors.Is(context.Cause(ctx), context.Canceled):
+		return resultCanceled, "dial canceled"
+	case timeout:
+		return resultTimeout, "timeout: " + err.Error()
+	case name:
+		return resultName, "no such host: " + err.Error()
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return resultRefused, err.Error()
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return resultRoute, err.Error()
+	}
+	return resultOther, err.Error()
+}

@@ -1,0 +1,175 @@
+// Package kernel opens connections by the sockets of another network namespace:
+// that of a device which is a port of the switch, say.
+package kernel
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// A Dialer opens connections in one network namespace. Its sockets are made by a
+// thread of its own, which is in the namespace for as long as the Dialer is open;
+// nothing else of the process ever is.
+type Dialer struct {
+	name string
+	asks chan ask
+	done chan struct{}
+}
+
+type ask struct {
+	family, kind int
+	answer       chan answer
+}
+
+type answer struct {
+	fd  int
+	err error
+}
+
+// Open returns a Dialer of the namespace called name (below /run/netns), or at
+// name if that is a path, such as /proc/PID/ns/net. The caller closes it.
+func Open(name string) (*Dialer, error) {
+	path := name
+	if !strings.Contains(name, "/") {
+		path = "/run/netns/" + name
+	}
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace %s: %w (`ip netns list` has their names)", name, err)
+	}
+	d := &Dialer{name: name, asks: make(chan ask), done: make(chan struct{})}
+	entered := make(chan error)
+	go d.serve(ns, entered)
+	if err := <-entered; err != nil {
+		return nil, fmt.Errorf("enter network namespace %s: %w (it takes CAP_SYS_ADMIN)", name, err)
+	}
+	return d, nil
+}
+
+// Close ends the thread. Connections stay.
+func (d *Dialer) Close() { close(d.done) }
+
+// serve makes sockets in the namespace. Its thread is given back to nobody.
+func (d *Dialer) serve(ns netns.NsHandle, entered chan<- error) {
+	runtime.LockOSThread()
+	err := netns.Set(ns)
+	_ = ns.Close() // the thread is in it, or could not be
+	entered <- err
+	if err != nil {
+		return
+	}
+	for {
+		select {
+		case a := <-d.asks:
+			fd, err := unix.Socket(a.family, a.kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+			a.answer <- answer{fd, err}
+		case <-d.done:
+			return
+		}
+	}
+}
+
+// socket returns a socket of the namespace, which the caller closes.
+func (d *Dialer) socket(ctx context.Context, family, kind int) (int, error) {
+	a := ask{family, kind, make(chan answer, 1)}
+	select {
+	case d.asks <- a:
+	case <-d.done:
+		return -1, net.ErrClosed
+	case <-ctx.Done():
+		return -1, ctx.Err()
+	}
+	got := <-a.answer
+	return got.fd, os.NewSyscallError("socket", got.err)
+}
+
+// DialContext connects to address, which must be one and not a name. network is
+// tcp or udp, with or without a 4 or 6.
+func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, d.failed(network, address, err)
+	}
+	kind := unix.SOCK_STREAM
+	if strings.HasPrefix(network, "udp") {
+		kind = unix.SOCK_DGRAM
+	}
+	family, sockaddr := target(to)
+	fd, err := d.socket(ctx, family, kind)
+	if err != nil {
+		return nil, d.failed(network, address, err)
+	}
+	f := os.NewFile(uintptr(fd), "socket")
+	defer f.Close() //nolint:errcheck // FileConn has its own
+	if err := connect(ctx, f, sockaddr); err != nil {
+		return nil, d.failed(network, address, err)
+	}
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, d.failed(network, address, err)
+	}
+	return c, nil
+}
+
+func (d *Dialer) failed(network, address string, err error) error {
+	return fmt.Errorf("dial %s %s in network namespace %s: %w", network, address, d.name, err)
+}
+
+func target(to netip.AddrPort) (family int, sa unix.Sockaddr) {
+	if a := to.Addr().Unmap(); a.Is4() {
+		return unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: a.As4()}
+	}
+	return unix.AF_INET6, &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+}
+
+// connect connects a socket, and waits until it is, has failed, or ctx ends.
+func connect(ctx context.Context, f *os.File, to unix.Sockaddr) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var result error
+	if err := raw.Control(func(fd uintptr) { result = unix.Connect(int(fd), to) }); err != nil {
+		return err
+	}
+	if result != unix.EINPROGRESS {
+		return os.NewSyscallError("connect", result)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(past) })
+	defer stop()
+	err = raw.Write(func(fd uintptr) (over bool) {
+		over, result = outcome(int(fd))
+		return over
+	})
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return err
+	}
+	return os.NewSyscallError("connect", result)
+}
+
+// outcome returns how a connection that was begun has come out, if it has.
+func outcome(fd int) (over bool, err error) {
+	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	switch {
+	case err != nil:
+		return true, err
+	case n != 0:
+		return true, syscall.Errno(n)
+	}
+	if _, err = unix.Getpeername(fd); err == unix.ENOTCONN {
+		return false, nil
+	}
+	return true, err
+}
