@@ -57,6 +57,7 @@ var mayImport = map[string][]string{
 	"dataplane/tap":           {"dataplane/packet", "dataplane/sys"},
 	"dataplane/tunnel":        {"dataplane/packet"},
 	"dataplane/underlay":      {"dataplane", "dataplane/tunnel"},
+	"doctor":                  nil,
 	"flowtable":               {"flowtable/prefetch"},
 	"flowtable/*":             {"flowtable", "flowtable/prefetch"},
 	"flowtable/prefetch":      nil,

@@ -28,10 +28,11 @@ type desired struct {
 	Ports   []bridge.Port   `json:"ports"`   // by name
 	Bridges []bridge.Bridge `json:"bridges"` // by name
 	CPUs    []int           `json:"cpus,omitempty"`
+	Balance bridge.Balance  `json:"balance,omitzero"`
 }
 
 func newDesired(s *bridge.State) desired {
-	d := desired{Version: desiredVersion, CPUs: s.CPUs}
+	d := desired{Version: desiredVersion, CPUs: s.CPUs, Balance: s.Balance}
 	for _, name := range slices.Sorted(maps.Keys(s.Ports)) {
 		d.Ports = append(d.Ports, s.Ports[name])
 	}
@@ -43,7 +44,7 @@ func newDesired(s *bridge.State) desired {
 
 // state is d as From would have returned it, without rows to tell anything.
 func (d desired) state() *bridge.State {
-	s := &bridge.State{Ports: map[string]bridge.Port{}, Bridges: map[string]bridge.Bridge{}, Stats: bridge.StatsDefault, CPUs: d.CPUs}
+	s := &bridge.State{Ports: map[string]bridge.Port{}, Bridges: map[string]bridge.Bridge{}, Stats: bridge.StatsDefault, CPUs: d.CPUs, Balance: d.Balance}
 	for _, p := range d.Ports {
 		s.Ports[p.Name] = p
 	}

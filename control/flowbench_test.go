@@ -89,3 +89,35 @@ func BenchmarkFlowChange(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkFlowReplace: how long it takes from the commit of a transaction in which
+// 10,000 rows go and 10,000 others come until these are in force.
+func BenchmarkFlowReplace(b *testing.B) {
+	const n = 10_000
+	r := newFlowRig(b, (*rig).embedded)
+	c := r.flowDB()
+	defer c.Close()
+	var ops [2][]ovsdb.Op
+	for g := range ops {
+		ops[g] = append(ops[g], ovsdb.Op{"op": "delete", "table": "Flow", "where": []any{}})
+		for i := range n {
+			ops[g] = append(ops[g], manyFlow(g*n+i, 100))
+		}
+	}
+	var total time.Duration
+	round := 0
+	for b.Loop() {
+		before := r.sw.Tables().Version()
+		if _, err := c.Transact(b.Context(), ops[round%2]...); err != nil {
+			b.Fatal(err)
+		}
+		round++
+		began := time.Now()
+		for r.sw.Tables().Version() == before {
+			time.Sleep(50 * time.Microsecond)
+		}
+		total += time.Since(began)
+		time.Sleep(300 * time.Millisecond) // until all is told
+	}
+	b.ReportMetric(float64(total.Microseconds())/float64(b.N), "us-from-commit")
+}

@@ -37,22 +37,28 @@ type flowbook struct {
 // take brings the book up to date. After a reset the changes are all rows that
 // there are.
 func (b *flowbook) take(changes []ovsdb.Change, reset bool) {
-	there := map[string]bool{}
+	old := reset && (!b.Empty() || b.global != "")
 	for _, c := range changes {
-		if reset {
-			there[c.UUID] = true
-		}
 		if c.Row == nil {
 			b.drop(c)
 		} else {
 			b.put(c, reset)
 		}
 	}
-	if reset {
-		b.Retain(func(uuid string) bool { return there[uuid] })
-		if !there[b.global] {
-			b.global = ""
-		}
+	if old {
+		b.retain(changes)
+	}
+}
+
+// retain forgets the rows that are not among changes.
+func (b *flowbook) retain(changes []ovsdb.Change) {
+	there := make(map[string]bool, len(changes))
+	for _, c := range changes {
+		there[c.UUID] = true
+	}
+	b.Retain(func(uuid string) bool { return there[uuid] })
+	if !there[b.global] {
+		b.global = ""
 	}
 }
 

@@ -23,6 +23,10 @@ import (
 // wireMax is how many bytes of changes go into one message, about.
 const wireMax = 128 << 10
 
+// What room a message is given: the change that fills it may be some bytes too
+// long, and most changes take fewer bytes than this.
+const wireSpare, changeBytes = 4 << 10, 256
+
 // encoded is a message that is encoded already.
 type encoded []byte
 
@@ -64,33 +68,36 @@ func (s *session) transact(ctx context.Context, changes []flows.Change) (*api.Tr
 // appendChanges returns a message of the first changes, and the others. The first
 // message says that a transaction may be made in part.
 func appendChanges(changes []flows.Change, first bool) (b encoded, rest []flows.Change, err error) {
+	b = make([]byte, 0, min(wireMax+wireSpare, changeBytes*len(changes)+wireSpare))
 	if first {
 		b = protowire.AppendVarint(protowire.AppendTag(b, 1, protowire.VarintType), 1)
 	}
-	var scratch []byte
+	var one, rule []byte // scratch
 	for len(changes) > 0 && len(b) < wireMax {
-		if scratch, err = appendChange(scratch[:0], &changes[0]); err != nil {
+		if one, rule, err = appendChange(one[:0], rule[:0], &changes[0]); err != nil {
 			return nil, nil, err
 		}
-		b = appendMessage(b, 2, scratch)
+		b = appendMessage(b, 2, one)
 		changes = changes[1:]
 	}
 	return b, changes, nil
 }
 
-// appendChange encodes a change as an api.FlowChange.
-func appendChange(b []byte, c *flows.Change) ([]byte, error) {
+// appendChange encodes a change as an api.FlowChange. It returns rule, which is
+// scratch, as well.
+func appendChange(b, rule []byte, c *flows.Change) (change, scratch []byte, err error) {
 	switch c.Kind {
 	case flows.AddRule:
-		return appendMessage(b, 1, appendRule(nil, c.Rule)), nil
+		rule = appendRule(rule, c.Rule)
+		return appendMessage(b, 1, rule), rule, nil
 	case flows.RemoveRule:
-		return protowire.AppendFixed64(protowire.AppendTag(b, 3, protowire.Fixed64Type), uint64(c.Removed)), nil
+		return protowire.AppendFixed64(protowire.AppendTag(b, 3, protowire.Fixed64Type), uint64(c.Removed)), rule, nil
 	}
-	b, err := proto.MarshalOptions{}.MarshalAppend(b, flowChange(c))
+	b, err = proto.MarshalOptions{}.MarshalAppend(b, flowChange(c))
 	if err != nil {
-		return nil, fmt.Errorf("encode a change of the flow table: %w", err)
+		return nil, nil, fmt.Errorf("encode a change of the flow table: %w", err)
 	}
-	return b, nil
+	return b, rule, nil
 }
 
 // appendMessage appends a field that is a message.

@@ -37,6 +37,8 @@ type Config struct {
 	Version    string      // release of the program
 	Log        *zap.Logger
 	Ready      func() // called once, when the run directory is ours; may be nil
+
+	balanceEvery time.Duration // instead of a row's interval, in tests
 }
 
 // offlineAfter is how long a start waits for the database before it takes what
@@ -75,6 +77,8 @@ type loop struct {
 	retry  *time.Timer // next pass without a cause
 	tidy   *time.Timer // files are written
 	stats  *time.Timer // statistics are written
+
+	balance balancer
 }
 
 // Run holds the dataplane of a run directory to the database until ctx ends.
@@ -116,7 +120,8 @@ func Run(ctx context.Context, cfg Config) error {
 func newLoop(cfg Config, db *ovsdb.Client, flow *flowing) *loop {
 	now := time.Now()
 	l := &loop{
-		cfg: cfg, log: cfg.Log, db: db, flow: flow, book: newCopybook(), failed: map[string]*failure{}, said: map[string]bool{},
+		balance: newBalancer(cfg.balanceEvery),
+		cfg:     cfg, log: cfg.Log, db: db, flow: flow, book: newCopybook(), failed: map[string]*failure{}, said: map[string]bool{},
 		policy: bridge.Policy{RunDir: cfg.RunDir, Dirs: cfg.SocketDirs, Follow: filepath.EvalSymlinks, Local: cfg.LocalPorts},
 		files:  newFiler(cfg), dirty: true, system: readSystem("/etc/os-release", "/usr/lib/os-release"),
 		status: Status{PID: os.Getpid(), Version: cfg.Version, Started: now, Database: Database{Since: now}},
@@ -164,6 +169,9 @@ func (l *loop) run(ctx context.Context) {
 			l.fallBack()
 		case <-l.stats.C:
 			l.statistics(ctx)
+			continue
+		case <-l.balance.next.C:
+			l.rebalance(ctx)
 			continue
 		case <-l.flow.db.Ready():
 			l.flowRows()
@@ -265,6 +273,7 @@ func (l *loop) pass(ctx context.Context) {
 		return
 	}
 	l.status.Counters.Passes++
+	l.balance.follow(l.want.Balance)
 	changes := bridge.Diff(l.plant.have(), l.want)
 	if l.offline {
 		changes = l.plant.additions(changes)

@@ -42,6 +42,8 @@ type rig struct {
 	prepare func(*switchtest.Switch) // what is done to a new switch
 	flows   bool                     // the server has the Millrace database
 	local   bool                     // Config.LocalPorts
+
+	balanceEvery time.Duration // Config.balanceEvery
 }
 
 // newEmbeddedRig is newRig with millrace's own database server.
@@ -193,7 +195,7 @@ func (r *rig) control() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Run(ctx, Config{RunDir: r.dir, Endpoints: []string{r.endpoint()}, Version: "1.2.3", LocalPorts: r.local, Log: zap.New(core)})
+		ended <- Run(ctx, Config{RunDir: r.dir, Endpoints: []string{r.endpoint()}, Version: "1.2.3", LocalPorts: r.local, Log: zap.New(core), balanceEvery: r.balanceEvery})
 	}()
 	r.stops["control"] = func() {
 		cancel()

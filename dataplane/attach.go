@@ -12,7 +12,8 @@ func (s *Switch) attach(ports []*port) {
 	if len(ports) == 0 {
 		return
 	}
-	mine := deal(s.workers, ports, s.dealer(s.workers))
+	deal(s.workers, ports, s.dealer(s.workers))
+	mine := berths(len(s.workers), ports)
 	for i, w := range s.workers {
 		joins := s.joins(ports)
 		rx := queues(mine[i])
@@ -47,6 +48,7 @@ func (s *Switch) joins(ports []*port) []join {
 // A berth is a receive queue on its way to the worker that it is dealt to.
 type berth struct {
 	number uint32 // of its port
+	index  int    // of the port's receive queues
 	q      RxQueue
 }
 
@@ -54,25 +56,36 @@ type berth struct {
 func queues(berths []berth) []*rxQueue {
 	rx := make([]*rxQueue, len(berths))
 	for i, b := range berths {
-		rx[i] = &rxQueue{q: b.q, number: b.number}
+		rx[i] = &rxQueue{q: b.q, number: b.number, index: b.index}
 	}
 	return rx
 }
 
-// deal notes which of workers has which receive queue of ports, and returns the
-// queues by worker.
-func deal(workers []*worker, ports []*port, choose func(i int) int) [][]berth {
-	mine := make([][]berth, len(workers))
+// deal notes which of workers has which receive queue of ports.
+func deal(workers []*worker, ports []*port, choose func(i int) int) {
 	for _, p := range ports {
 		p.dealt, p.cpus = nil, nil
 		if p.dev == nil {
 			continue
 		}
-		for i, q := range p.dev.Rx() {
+		for i := range p.dev.Rx() {
 			w := choose(i)
-			mine[w] = append(mine[w], berth{p.number, q})
 			p.dealt = append(p.dealt, w)
 			p.cpus = append(p.cpus, workers[w].cpu)
+		}
+	}
+}
+
+// berths are the receive queues of ports by worker, as they were dealt to n.
+func berths(n int, ports []*port) [][]berth {
+	mine := make([][]berth, n)
+	for _, p := range ports {
+		if p.dev == nil {
+			continue
+		}
+		for i, q := range p.dev.Rx() {
+			w := p.dealt[i]
+			mine[w] = append(mine[w], berth{p.number, i, q})
 		}
 	}
 	return mine

@@ -117,6 +117,7 @@ func TestAffinity(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		r.forgotten()
 		if n := r.s.engine.crossing.table.DropAffinity(func(conntrack.Client, conntrack.Backend) bool { return true }); n != 0 {
 			t.Errorf("%d clients are remembered of a bridge that is gone", n)
 		}

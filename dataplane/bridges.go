@@ -88,6 +88,7 @@ func (s *Switch) keepHouse() {
 			s.tunnelsMoved()
 		case <-t.C:
 			s.age()
+			s.sampleLoads()
 			s.engine.keep()
 		}
 	}

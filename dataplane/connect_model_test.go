@@ -264,6 +264,7 @@ func TestConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	r.forgotten()
 	if n := r.s.ConnectionZone(own).Count; n != 0 || r.s.ConnectionStats().Connections != 0 {
 		t.Errorf("%d connections are left of a bridge that is gone", n)
 	}

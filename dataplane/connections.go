@@ -2,7 +2,6 @@ package dataplane
 
 import (
 	"iter"
-	"slices"
 
 	"millrace/dataplane/conntrack"
 	"millrace/dataplane/sys"
@@ -18,7 +17,7 @@ func (s *Switch) Connections() iter.Seq[conntrack.Connection] {
 
 // SelectConnections is Connections for those that a filter has.
 func (s *Switch) SelectConnections(f *conntrack.Filter) iter.Seq[conntrack.Connection] {
-	if !s.tellConnections() {
+	if !s.tell() {
 		return func(func(conntrack.Connection) bool) {}
 	}
 	x := &s.engine.crossing
@@ -28,7 +27,7 @@ func (s *Switch) SelectConnections(f *conntrack.Filter) iter.Seq[conntrack.Conne
 // ConnectionsOf returns the connections that refs name and that are there still, as
 // SelectConnections does.
 func (s *Switch) ConnectionsOf(refs []conntrack.Ref) []conntrack.Connection {
-	if !s.tellConnections() {
+	if !s.tell() {
 		return nil
 	}
 	x := &s.engine.crossing
@@ -41,49 +40,20 @@ func (s *Switch) ConnectionsOf(refs []conntrack.Ref) []conntrack.Connection {
 	return out
 }
 
-// How many programs tell connections what they have counted in one go: the worker
-// stands still for some ten microseconds, of which most are misses of its cache. And
-// how many such goes others wait for who want to change the switch.
-const (
-	connectionsPart = 64
-	tellRun         = 32
-)
-
-// tellConnections has programs tell connections what they have counted. It reports
-// false if the switch is closed.
-func (s *Switch) tellConnections() bool {
-	s.crew.RLock()
-	workers := s.workers
-	s.crew.RUnlock()
-	open := true
-	for _, w := range workers {
-		for at, more := 0, true; more && open; more = at != 0 {
-			at, open = s.tellSome(w, at)
-		}
-	}
-	return open
-}
-
-// tellSome has some programs of a worker tell, from one place to the next, which is 0
-// at the end. A worker that has ended has told all.
-func (s *Switch) tellSome(w *worker, from int) (next int, open bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed || !slices.Contains(s.workers, w) {
-		return 0, !s.closed
-	}
-	next = from
-	for n := 0; n < tellRun && (n == 0 || next != 0); n++ {
-		w.do(func() { next = w.flow.cache.Tell(next, connectionsPart) })
-	}
-	return next, true
-}
-
 // FlushConnections removes all connections of a zone, and returns how many there
-// were. Their packets take the long way at once.
+// were. Their packets take the long way at once. Changes of the switch do not wait for it.
 func (s *Switch) FlushConnections(zone uint16) (n int) {
-	s.onConnections(func(t *conntrack.Table) { n = t.Flush(zone) })
+	s.besides(func(t *conntrack.Table) { n = t.Flush(zone) })
 	return n
+}
+
+// besides has do work on the table of connections, if it is there still, with nothing held. The
+// switch's end waits for it.
+func (s *Switch) besides(do func(t *conntrack.Table)) {
+	if x := &s.engine.crossing; x.enter() {
+		defer x.users.Done()
+		do(x.table)
+	}
 }
 
 // onConnections has do work on the table of connections, if it is there still.
@@ -103,14 +73,10 @@ func (s *Switch) FlushConnection(zone uint16, tuple conntrack.Tuple) (gone bool)
 }
 
 // FlushSelected removes the connections that a filter has, and returns how many
-// there were. The switch may not be closed before it ends.
-func (s *Switch) FlushSelected(f *conntrack.Filter) int {
-	var table *conntrack.Table
-	s.onConnections(func(t *conntrack.Table) { table = t })
-	if table == nil {
-		return 0
-	}
-	return table.FlushSelected(f)
+// there were. Changes of the switch do not wait for it.
+func (s *Switch) FlushSelected(f *conntrack.Filter) (n int) {
+	s.besides(func(t *conntrack.Table) { n = t.FlushSelected(f) })
+	return n
 }
 
 // ConnectionStats is the state of the table of connections in numbers.

@@ -66,7 +66,7 @@ func (r *rig) deliver(from, to string, f []byte) {
 
 // TestSelectMany has more cached programs than one run tells of: no packet is missing.
 func TestSelectMany(t *testing.T) {
-	const n = connectionsPart*tellRun + connectionsPart/2
+	const n = tellPart*tellRun + tellPart/2
 	r := twoZones(t)
 	for range 3 {
 		for i := range n {
@@ -111,6 +111,7 @@ func TestZonesOfBridge(t *testing.T) {
 	if err := r.s.DelPort(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
+	r.forgotten()
 	if z := r.s.ConnectionZones(); len(z) != 0 || r.s.ConnectionStats().Connections != 0 || r.s.ConnectionDefault() != 9 {
 		t.Errorf("zones of a bridge that is gone: %+v", z)
 	}

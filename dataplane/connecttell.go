@@ -36,12 +36,8 @@ func (c *connector) kept(comp *flowtable.Composed, n uint32) {
 	}
 }
 
-// sweepSeconds is in how many seconds a worker looks at all connections, and tellPiece
-// how many programs are told of in one go.
-const (
-	sweepSeconds = 1
-	tellPiece    = 16
-)
+// tellPiece is how many programs are told of in one go.
+const tellPiece = 16
 
 // upkeep is for every few turns.
 func (c *connector) upkeep(cache *flowcache.Cache, ticks uint64, second uint32) {
@@ -52,27 +48,6 @@ func (c *connector) upkeep(cache *flowcache.Cache, ticks uint64, second uint32) 
 		c.place = cache.Tell(c.place, tellPiece)
 	}
 	c.sweep(ticks, second)
-}
-
-// fragmentParts is in how many parts fragments are looked over in a second.
-const fragmentParts = 64
-
-// sweep looks for fragments and connections whose time is over: as many as are due for all to
-// be looked at once in sweepSeconds.
-func (c *connector) sweep(ticks uint64, second uint32) {
-	since := ticks - c.swept
-	if ticks-c.sweptFragments > uint64(sys.TSCHz()/fragmentParts) {
-		c.sweptFragments = ticks
-		c.worker.ExpireFragments(c.nanos(ticks), fragmentParts)
-	}
-	touched := float64(c.table.Touched())
-	due := touched * float64(since) / (sweepSeconds * sys.TSCHz())
-	if due < 64 && since < uint64(sys.TSCHz()/4) {
-		return
-	}
-	c.swept = ticks
-	c.crossing.swept.Store(second)
-	c.worker.Expire(c.nanos(ticks), int(min(due+64, expireBudget)))
 }
 
 // isDone reports whether connections know all that programs have counted, so that

@@ -7,25 +7,19 @@ import (
 	"millrace/flowtable/flowcache"
 )
 
-// tellPart is how many programs tell what they have counted in one go: the worker
-// stands still for some tens of microseconds.
-const tellPart = 2048
-
 // RuleCounts returns what rules have counted, by handles. Frames that were forwarded
-// before the call are in it, and of those during it some.
+// before the call are in it, and of those during it some. All that is cached is looked
+// over once for all handles, and for all who ask at a time: ask for many.
 func (s *Switch) RuleCounts(handles []uint32) []RuleCount {
+	out := make([]RuleCount, len(handles))
+	s.tell()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]RuleCount, len(handles))
 	if s.closed {
 		return out
 	}
 	addCounts(out, handles, s.engine.gone)
 	for _, w := range s.workers {
-		w.do(w.tellDecisions)
-		for at, more := 0, true; more; more = at != 0 {
-			w.do(func() { at = w.flow.cache.Tell(at, tellPart) })
-		}
 		addCounts(out, handles, w.flow.counters)
 	}
 	return out

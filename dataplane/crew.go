@@ -105,7 +105,7 @@ func (s *Switch) Workers() []int {
 }
 
 // SetWorkers has one worker on each of cpus and nowhere else. Those on CPUs that
-// are named already go on; all receive queues are dealt anew. It takes effect
+// are named already go on; all receive queues are dealt anew, by load. It takes effect
 // when it returns, or not at all.
 //
 // Peers notice nothing. A worker changes between two turns, when it has no frame
@@ -124,6 +124,7 @@ func (s *Switch) SetWorkers(cpus []int) error {
 	if slices.Equal(cpus, s.Workers()) {
 		return nil
 	}
+	loads := s.measure(0)
 	stay, end := s.whoStays(cpus)
 	fresh, err := s.hire(cpus, stay)
 	if err != nil {
@@ -131,7 +132,7 @@ func (s *Switch) SetWorkers(cpus []int) error {
 	}
 	s.exchange(slices.Concat(s.workers, fresh))
 	s.teach(fresh)
-	s.moveQueues(cpus)
+	s.moveQueues(cpus, loads)
 	s.retire(end)
 	if err := s.tune(cpus); err != nil {
 		s.log.Warn("threads are not where they should be beside the workers", zap.Error(err))
@@ -214,9 +215,33 @@ func (s *Switch) teach(fresh []*worker) {
 	}
 }
 
+// dealByLoad deals those receive queues of ports anew that have a load.
+func dealByLoad(crew []*worker, ports []*port, loads Loads) {
+	known := map[rxPlace]float64{}
+	for i := range loads.Workers {
+		for _, q := range loads.Workers[i].Queues {
+			known[rxPlace{q.number, q.Queue}] = q.Load
+		}
+	}
+	var queues []billet
+	for _, p := range ports {
+		for i, w := range p.dealt {
+			at := rxPlace{p.number, i}
+			queues = append(queues, billet{at, w, known[at]})
+		}
+	}
+	to, k := spread(queues, len(crew)), 0
+	for _, p := range ports {
+		for i := range p.dealt {
+			p.dealt[i], p.cpus[i] = to[k], crew[to[k]].cpu
+			k++
+		}
+	}
+}
+
 // moveQueues deals all receive queues to the workers on cpus, which are the
-// workers afterwards, in that order.
-func (s *Switch) moveQueues(cpus []int) {
+// workers afterwards, in that order: by load, as far as that is known.
+func (s *Switch) moveQueues(cpus []int, loads Loads) {
 	all := s.workers
 	crew := make([]*worker, len(cpus))
 	for i, cpu := range cpus {
@@ -226,7 +251,9 @@ func (s *Switch) moveQueues(cpus []int) {
 	for _, p := range ports {
 		p.dealt = nil
 	}
-	mine := deal(crew, ports, s.dealer(crew))
+	deal(crew, ports, s.dealer(crew))
+	dealByLoad(crew, ports, loads)
+	mine := berths(len(crew), ports)
 	rx := make([][]*rxQueue, len(crew))
 	for i := range crew {
 		rx[i] = queues(mine[i])
@@ -238,6 +265,7 @@ func (s *Switch) moveQueues(cpus []int) {
 		w.do(func() { w.take(rx[i]) })
 	}
 	s.exchange(crew)
+	s.restartLoads()
 }
 
 // retire ends workers that have no receive queue any more. What they have

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -18,8 +19,12 @@ type crossing struct {
 	base  uint64         // ticks at its time 0
 	swept atomic.Uint32  // second in which a worker last looked for what is over
 
-	mu   sync.Mutex
-	used []bool // numbers of workers that are taken; guarded by mu
+	users   sync.WaitGroup // who uses the table and is no worker
+	closing atomic.Bool    // no more of them: those that are there come to an end; written with mu held
+
+	mu        sync.Mutex // guards what follows
+	used      []bool     // numbers of workers that are taken
+	forgotten []uint32   // numbers of bridges of which something may still be there
 }
 
 // connectionOptions are the sizes of the table of connections, for so many or,
@@ -40,12 +45,28 @@ func (x *crossing) open(o conntrack.Options, b *bank) (err error) {
 	return nil
 }
 
-// close gives the table's memory back. No worker is left.
+// close gives the table's memory back, when nobody uses it any more. No worker is left.
 func (x *crossing) close() error {
+	x.mu.Lock()
+	x.closing.Store(true)
+	x.mu.Unlock()
+	x.users.Wait()
 	if x.table == nil {
 		return nil
 	}
 	return x.table.Close()
+}
+
+// enter has the table stay until x.users.Done is called, by somebody who is no worker and does not hold the
+// switch's mutex. It reports false if there is none any more.
+func (x *crossing) enter() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.closing.Load() {
+		return false
+	}
+	x.users.Add(1)
+	return true
 }
 
 // nanos is a time in ticks as the table has it: in nanoseconds, never 0.
@@ -73,15 +94,40 @@ func (x *crossing) connector() *connector {
 	return c
 }
 
-// forget removes the connections of a bridge's zones, what the zones were told, and the
-// clients that are remembered: another bridge may be given its number.
+// forget has a goroutine remove the connections of a bridge's zones, what the zones were told, and the
+// clients that are remembered: a million connections take a second, in which changes of other bridges do not
+// wait. No packet comes to them any more. Until it has ended, no bridge is given the number.
 func (x *crossing) forget(bridge uint32) {
+	if !x.enter() {
+		return
+	}
+	x.mu.Lock()
+	x.forgotten = append(x.forgotten, bridge)
+	x.mu.Unlock()
+	go func() {
+		defer x.users.Done()
+		x.empty(bridge)
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.forgotten = slices.DeleteFunc(x.forgotten, func(n uint32) bool { return n == bridge })
+	}()
+}
+
+// empty is forget's goroutine.
+func (x *crossing) empty(bridge uint32) {
 	for i := range uint32(flowtable.ZonesOfBridge) {
 		if z := bridge*flowtable.ZonesOfBridge + i; z < conntrack.Zones {
-			x.table.Reset(uint16(z))
+			x.table.Reset(uint16(z), x.closing.Load)
 		}
 	}
 	x.table.DropAffinity(func(c conntrack.Client, _ conntrack.Backend) bool { return c.Datapath == bridge })
+}
+
+// notForgotten are the numbers of bridges of which something may still be there.
+func (x *crossing) notForgotten() []uint32 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.Clone(x.forgotten)
 }
 
 // connectionBytes is what a connection takes in all, rounded up; see package conntrack.

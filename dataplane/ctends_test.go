@@ -164,7 +164,11 @@ func (s *step) transport(p pair) (l4 []byte) {
 	for i := range s.data {
 		l4 = append(l4, byte(i)+byte(s.id))
 	}
-	be.PutUint16(l4[at:], folded(sum(pseudo, l4)))
+	check := folded(sum(pseudo, l4))
+	if check == 0 && s.talk.proto == conntrack.ProtoUDP {
+		check = 0xffff // 0 says that there is none
+	}
+	be.PutUint16(l4[at:], check)
 	return l4
 }
 

@@ -402,15 +402,17 @@ func (l *linux) flush() {
 var (
 	unlikeLinux = []known{
 		meant(`^tcp.*, behind a SYN`, "a SYN within a connection that is not over is not remembered; Linux begins another one if SYN and ACK follow"),
-		meant(`^tcp (TIME_WAIT|CLOSE) .*: est\S* \| new, two zones`, "a SYN that ends a connection in the first of two zones is dropped before it comes to the second; Linux has one zone"),
+		meant(`^tcp (TIME_WAIT|CLOSE) .*: (est\S*|rel\S*|inv) \| (new|inv), two zones`, "a SYN that ends a connection in the first of two zones is dropped before it comes to the second; Linux has one zone"),
 		meant(`^(udp|icmp) .*incomplete: (part|nothing) \| nothing`, "fragments go on as they come; Linux keeps them until all are there"),
 	}
 	unlikeLinuxLoose = append([]known{
 		meant(`^tcp \w+ [<>]RA?: est(\|rpl)? \| inv|^tcp.*, behind a RST`, "without checks of sequence numbers, any RST ends a connection; Linux looks at its number in any case"),
 	}, unlikeLinux...)
 	unlikeLinuxStrict = append([]known{
-		meant(`^tcp.*, behind a RST|^tcp \w+ [<>]RA?: est(\|rpl)? \| inv`, "an RST in the window ends a connection; Linux wants the very next number, or keeps the connection for an answer"),
-		meant(`^tcp \w+( unreplied)? [<>]\w+: inv \| (est|new)`, "with checks of sequence numbers, what is outside of the window is invalid; Linux lets some of it pass without taking note of it"),
+		meant(`^tcp (CLOSE|TIME_WAIT|LAST_ACK) [<>]S: new \| (est|inv).*, behind a RST`, "a SYN after the end begins another connection; Linux keeps the old one if it did not see who closed it"),
+		meant(`^tcp (ESTABLISHED|SYN_RECV) [<>]RA?: est(\|rpl)? \| inv`, "an RST with the number that is waited for ends a connection whatever it acknowledges, for its receiver, too (RFC 9293 3.10.7.4), and any RST one that was picked up in the middle; Linux looks at the numbers"),
+		meant(`^tcp.*, behind a RST`, "an RST with its sender's next number ends a connection; Linux wants the one that is waited for, unless it follows directly on a segment of the same end"),
+		meant(`^tcp.*, behind a false answer`, "a SYN with ACK that is invalid leaves nothing behind; Linux remembers its window, and does not believe the right one"),
 	}, unlikeLinux...)
 )
 

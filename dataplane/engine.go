@@ -83,6 +83,7 @@ const idleSeconds = 10
 type flow struct {
 	walker   *flowtable.Walker
 	cache    *flowcache.Cache
+	supplier *supplier           // of the cache
 	counters *flowtable.Counters // of rules, as far as programs have told
 	ct       *connector
 }
@@ -95,6 +96,7 @@ func (e *engine) newFlow(side flowtable.SideTables, n int) (f flow, err error) {
 	if f.cache, err = flowcache.NewCache(e.cacheOptions(n), e.cells.Cells, f.told); err != nil {
 		return flow{}, errors.Join(fmt.Errorf("make a flow cache: %w", err), f.counters.Close())
 	}
+	f.supplier = newSupplier(f.cache)
 	f.ct = e.crossing.connector()
 	f.cache.TellConnections(f.ct.told)
 	f.cache.SetPatcher(patcher{})
@@ -118,5 +120,6 @@ func (f *flow) close(e *engine) error { // the worker has ended its decisions
 	f.counters.AddTo(e.gone)
 	f.ct.retire()
 	f.walker.Close()
+	f.supplier.close()
 	return errors.Join(f.cache.Close(), f.counters.Close())
 }

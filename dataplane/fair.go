@@ -44,6 +44,7 @@ type fairness struct {
 // pollAll polls the queues, and reports whether any had frames.
 func (w *worker) pollAll() bool {
 	most := 0
+	w.mark = w.clock.last
 	if w.fair.debtors == 0 {
 		for _, q := range w.live {
 			most = max(most, w.poll(q, packet.BatchMax))

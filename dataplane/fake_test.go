@@ -71,7 +71,7 @@ func (q *fakeRx) Rx(b *packet.Batch) {
 		return
 	}
 	d.trip("rx", d.owned)
-	for len(q.in) > 0 && b.N < packet.BatchMax {
+	for len(q.in) > 0 && b.N < b.Max() {
 		f := q.in[0]
 		q.in = q.in[1:]
 		if len(f) < packet.FrameMin {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"millrace/dataplane/packet"
 	"millrace/dataplane/parse"
@@ -180,7 +181,7 @@ func TestRuleCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.s.teach([]*worker{w})
-	r.s.moveQueues([]int{1})
+	r.s.moveQueues([]int{1}, Loads{})
 	r.s.retire([]*worker{old})
 	if got := r.counts(1, 2, 3); !slices.Equal(got, want) {
 		t.Errorf("after the worker's end: counts %v, want %v", got, want)
@@ -578,5 +579,41 @@ func TestDropTexts(t *testing.T) {
 		if r.String() == "" || r.Text() == "" {
 			t.Errorf("reason %d has no name", r)
 		}
+	}
+}
+
+// TestTellTogether: counts are there for all of many who ask at the same time, and
+// those who wait are served by one round.
+func TestTellTogether(t *testing.T) {
+	r := flowRig(t, "a", "b")
+	a := r.devs["a"]
+	r.rule(1, 0, match(fieldSrc, 0x020000000001), out(2))
+	for range 5 {
+		a.in = append(a.in, eth(9, 1, 0, 60))
+	}
+	r.turn()
+	want := []RuleCount{{5, 300}}
+	rule, _ := r.s.Tables().Brief(1)
+	const askers = 8
+	got := make(chan []RuleCount, askers)
+	r.s.telling.mu.Lock() // as if a round were on
+	for range askers {
+		go func() { got <- r.s.RuleCounts([]uint32{rule.Handle}) }()
+	}
+	time.Sleep(20 * time.Millisecond) // most of them ask before it is over
+	r.s.telling.mu.Unlock()
+	for range askers {
+		if c := <-got; !slices.Equal(c, want) {
+			t.Errorf("counts %v, want %v", c, want)
+		}
+	}
+	before := r.s.telling.begun.Load()
+	if before < 1 || before > askers {
+		t.Errorf("%d rounds for %d who ask", before, askers)
+	}
+	a.in = append(a.in, eth(9, 1, 0, 60))
+	r.turn()
+	if c := r.counts(1); c[0].Packets != 6 || r.s.telling.begun.Load() != before+1 {
+		t.Errorf("counts %v in round %d, want 6 packets in round %d: who asks later wants what came later", c, r.s.telling.begun.Load(), before+1)
 	}
 }

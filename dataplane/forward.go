@@ -107,25 +107,37 @@ func (w *worker) forward(p *workerPort) {
 func (w *worker) decideSome(p *workerPort, set uint64) {
 	missed := w.flow.cache.Missed()
 	w.lookup(p, set)
+	w.unasked = 0
 	if w.flow.cache.Missed()-missed >= aheadFrom {
-		w.lookAhead(set)
+		w.unasked = w.notFound(set)
 	}
 	w.wide.Bad &= set
 	w.carryOut(p, set)
 }
 
 // aheadFrom is how many frames of a batch must miss before what their walks will
-// read is asked for ahead.
-const aheadFrom = 4
+// read is asked for ahead, and aheadGroup for how many that is done at once: it is to be
+// near the core still when they are walked, with all that walks have in common.
+const (
+	aheadFrom  = 4
+	aheadGroup = 32
+)
 
-// lookAhead asks for what the walks of the frames in set that have missed will read.
-func (w *worker) lookAhead(set uint64) {
-	n := 0
+// notFound is those of set that the cache knows nothing of.
+func (w *worker) notFound(set uint64) (none uint64) {
 	for rest := set; rest != 0; rest &= rest - 1 {
-		i := bits.TrailingZeros64(rest)
-		if w.found[i] != 0 {
-			continue
+		if i := bits.TrailingZeros64(rest); w.found[i] == 0 {
+			none |= 1 << i
 		}
+	}
+	return none
+}
+
+// lookAhead asks for what the walks of the next frames that have missed will read.
+func (w *worker) lookAhead() {
+	n := 0
+	for ; w.unasked != 0 && n < aheadGroup; w.unasked &= w.unasked - 1 {
+		i := bits.TrailingZeros64(w.unasked)
 		key := &w.ahead[n&(packet.BatchMax-1)]
 		n++
 		if w.wide.Frames>>i&1 != 0 {
@@ -244,6 +256,9 @@ func (w *worker) carryOut(p *workerPort, set uint64) {
 		i := bits.TrailingZeros64(set)
 		off := w.found[i]
 		if off-1 >= flowcache.Stale-1 || p.direct.lost {
+			if w.unasked>>i&1 != 0 {
+				w.lookAhead()
+			}
 			w.slow(p, i, off)
 			continue
 		}

@@ -157,11 +157,11 @@ func (a *author) end(br *bridge) {
 
 // newNumber is a number for a bridge: the lowest that none has. Those of bridges
 // that went while clients' rules named their flood lists are not free until the
-// rules are gone.
+// rules are gone, nor are others until their connections are.
 func (s *Switch) newNumber() uint32 {
 	s.stuck = slices.DeleteFunc(s.stuck, s.freeFlood)
 	used := make(map[uint32]bool, len(s.bridges))
-	for _, n := range s.stuck {
+	for _, n := range slices.Concat(s.stuck, s.engine.crossing.notForgotten()) {
 		used[n] = true
 	}
 	for _, br := range s.bridges {

@@ -300,6 +300,7 @@ type WorkerStats struct {
 	GapMinute uint64             // the longest of the last 60 seconds
 	Gaps      [GapBuckets]uint64 // gaps by size: bucket i counts those of up to GapBase<<i ticks
 	Faults    uint64             // memory faults taken and survived
+	Walks     uint64             // frames that went through the tables of rules, since nothing cached was right for them
 }
 
 // GapBuckets and GapBase are the scale of WorkerStats.Gaps: from about half a

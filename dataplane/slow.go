@@ -189,7 +189,8 @@ func (w *worker) walk(t *transit, key *flowtable.Key, wide bool, n uint32, stale
 		return 0
 	}
 	wire := w.batch.WireLen(t.slot)
-	comp := w.flow.walker.Walk(clean, wire, uint64(w.now))
+	w.stats.Walks++
+	comp := w.flow.walker.Follow(clean, wire, uint64(w.now))
 	w.visited += len(comp.Rules)
 	if w.flow.ct.waits && w.hold(t, comp, n) {
 		return 0
@@ -220,7 +221,6 @@ func (w *worker) keep(p *workerPort, key *flowtable.Key, wide bool, n, wire uint
 	if comp.Mask[flowtable.WordL4]&identBits != 0 {
 		return 0 // keys of the cache have something else there
 	}
-	comp.Tag = uint64(comp.Path)
 	if comp.LenMin != 0 || comp.LenMax != math.MaxUint32 {
 		if !w.divide(p, comp) {
 			return 0
@@ -228,14 +228,18 @@ func (w *worker) keep(p *workerPort, key *flowtable.Key, wide bool, n, wire uint
 		key[flowtable.WordL4] = key[flowtable.WordL4]&^lengthBits | p.lengthClass(wire)
 		comp.Mask[flowtable.WordL4] |= lengthBits
 	}
-	if !w.widen(p, &comp.Mask) {
+	if !w.widen(p, &comp.Mask) || !stale && !w.flow.cache.Sighted(p.plan, key, wide, &comp.Mask) {
 		return 0
 	}
+	if w.flow.walker.Seal(); !comp.Cacheable {
+		return 0
+	}
+	comp.Tag = uint64(comp.Path)
 	program := uint32(0)
 	if stale {
 		program, _ = w.flow.cache.Replace(p.plan, key, wide, comp, since)
 	} else {
-		program, _ = w.flow.cache.Install(p.plan, key, wide, comp, since)
+		program, _ = w.flow.cache.InstallSighted(p.plan, key, wide, comp, since)
 	}
 	if program != 0 {
 		w.flow.ct.kept(comp, n)
@@ -267,13 +271,16 @@ func (w *worker) unplan(p *workerPort) {
 // widen sees to it that exact entries of p tell apart what programs depend on,
 // and reports whether they do. They do not if all masks of the cache are in use.
 func (w *worker) widen(p *workerPort, mask *flowtable.Key) bool {
-	wider, more := p.exact, false
+	outside := uint64(0)
 	for i := range mask {
-		more = more || mask[i]&^wider[i] != 0
-		wider[i] |= mask[i]
+		outside |= mask[i] &^ p.exact[i]
 	}
-	if !more {
+	if outside == 0 {
 		return true
+	}
+	wider := p.exact
+	for i := range mask {
+		wider[i] |= mask[i]
 	}
 	if w.flow.cache.SetExact(p.plan, &wider) != nil {
 		return false

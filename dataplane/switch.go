@@ -57,6 +57,7 @@ type Switch struct {
 
 	crew    sync.RWMutex // held to exchange workers, and to read them without mu
 	workers []*worker    // exchanged with mu and crew held; never changed in place
+	telling telling
 
 	mu       sync.Mutex // serialises changes, and guards what follows
 	ports    map[string]*port
@@ -70,6 +71,7 @@ type Switch struct {
 	closed   bool
 
 	tunnelled bool // there are tunnel ports
+	loads     loadLog
 
 	watch watchers
 	stop  chan struct{} // ends the housekeeper
@@ -127,6 +129,7 @@ func (s *Switch) start() error {
 		}
 		s.workers = append(s.workers, w)
 	}
+	s.loads.forget(s.readMeters())
 	return nil
 }
 

@@ -47,6 +47,7 @@ type worker struct {
 	replier replier
 	trace   *tracer // nil: it is a worker that runs
 	fair    fairness
+	mark    uint64 // when the last batch of the turn ended, or the turn began
 	now     uint32 // seconds, for ageing; coarse
 	clock   clock
 	stats   WorkerStats
@@ -73,6 +74,8 @@ type rxQueue struct {
 	signal bool   // Release was called in this turn
 	debt   uint64 // ticks that the slow path has spent on it; see fairness
 	since  uint64 // when it was last charged
+	index  int    // of the port's receive queues
+	meter  queueMeter
 }
 
 // A workerBridge is a bridge as one worker has it. The table is shared by all
@@ -106,6 +109,7 @@ type desk struct {
 	passed   int                               // patch ports that the frame in hand has passed
 	learned  int                               // addresses learned from the batch in hand
 	ahead    [flowtable.AheadMax]flowtable.Key // that will be walked with
+	unasked  uint64                            // frames that will be walked, of which nothing was asked for ahead yet
 	sighted  [8]uint64                         // a bit, by its hash, of each key that has missed in the batch in hand
 	spent    uint64                            // ticks in the slow path
 	slowEnd  uint64                            // when it was last left
@@ -214,6 +218,9 @@ func (w *worker) turn() {
 	if w.stats.Turns%upkeepTurns == 0 {
 		w.sweepDecisions()
 		w.flow.cache.Upkeep(uint16(w.now), upkeep)
+		if w.flow.cache.Asks() {
+			w.flow.supplier.ask()
+		}
 		w.flow.ct.upkeep(w.flow.cache, w.clock.last, w.now)
 		w.countLost()
 	}
@@ -251,6 +258,7 @@ func (w *worker) poll(q *rxQueue, limit int) int {
 	}
 	w.classify(p)
 	w.carry()
+	q.measure(w, uint64(b.N))
 	if w.missed != 0 {
 		if w.flow.ct.released {
 			w.back.by = q
@@ -258,6 +266,14 @@ func (w *worker) poll(q *rxQueue, limit int) int {
 		w.charge(q)
 	}
 	return n
+}
+
+// measure notes what a batch of n frames has cost: the time since the one before.
+func (q *rxQueue) measure(w *worker, n uint64) {
+	t := sys.TSC()
+	q.meter.ticks += t - w.mark
+	q.meter.frames += n
+	w.mark = t
 }
 
 // refresh takes note of which queues have a peer, and how it wakes them.

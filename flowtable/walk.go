@@ -50,6 +50,15 @@ func (w *Walker) give(reason uint32) {
 func (w *Walker) run(words []uint64) (next int) {
 	var s step
 	for len(words) > 0 && !w.ended {
+		if w.trace == nil {
+			if len(words) == 1 && uint8(words[0]) == ActNext {
+				return int(uint8(words[0] >> 8))
+			}
+			if n := w.set(words); n > 0 {
+				words = words[n:]
+				continue
+			}
+		}
 		n := decodeStep(&s, words)
 		words = words[n:]
 		if w.trace != nil {
@@ -94,6 +103,24 @@ func (w *Walker) run(words []uint64) (next int) {
 	}
 	return -1
 }
+
+// set does the first action of words if it is an ActSet of a field of one word, as most
+// actions are, without decoding what those do not have. It returns the action's size, or 0.
+func (w *Walker) set(words []uint64) int {
+	if len(words) < oneSetWords || uint8(words[0]) != ActSet || words[0]>>16&0xffff != oneSetWords {
+		return 0
+	}
+	f := unpack(words[1])
+	if words[1]>>48 != hasValue>>48 || f.Width > 64 {
+		return 0
+	}
+	mask, _ := f.Bits()
+	w.writeWord(f.Word, mask, words[2]<<f.Shift)
+	return oneSetWords
+}
+
+// oneSetWords is the size of an ActSet of a field of one word.
+const oneSetWords = 3
 
 // act does the less frequent actions. It returns the table to look on in, or -1.
 func (w *Walker) act(s *step) int {

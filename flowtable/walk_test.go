@@ -282,3 +282,58 @@ func TestArena(t *testing.T) {
 		t.Errorf("%d words in use after all were freed", a.used[memRules])
 	}
 }
+
+// TestSetByWords: a set of any field does what it does when it is decoded in full, as Trace
+// does.
+func TestSetByWords(t *testing.T) {
+	r := rand.New(rand.NewPCG(21, 4))
+	written := 0
+	for _, f := range Fields() {
+		value, low := r.Uint64()&(1<<f.Width-1), uint64(0)
+		if f.Width == 128 {
+			value, low = r.Uint64(), r.Uint64()
+		}
+		rule := ruleAt(1, 0, 0, 1, nil, nil, Action{Code: ActSet, Dst: f, Value: value, ValueLow: low}, goTo(1))
+		if checkRule(rule) != nil {
+			continue // a field that rules do not write
+		}
+		written++
+		_, w := pipeline(t, rule, ruleAt(2, 1, 0, 1, nil, nil, outTo(2)))
+		key := Key{WordIn: 1 << 32}
+		got := *w.Walk(&key, 60, 0)
+		got.Ops = slices.Clone(got.Ops)
+		ctx := w.ctx
+		traced, _ := w.Trace(&key, 60, 0)
+		if w.ctx != ctx {
+			t.Errorf("%s: the context is %x, want %x", f.Name, ctx, w.ctx)
+		}
+		if got.Mask != traced.Mask || !slices.Equal(got.Ops, traced.Ops) {
+			t.Errorf("%s: got %+v, want %+v", f.Name, got.Ops, traced.Ops)
+		}
+	}
+	if written < len(Fields())/2 {
+		t.Errorf("%d of %d fields were written", written, len(Fields()))
+	}
+}
+
+// TestFollow: what Follow returns is what Walk does, but for what Seal adds.
+func TestFollow(t *testing.T) {
+	tab, w := pipeline(t, ruleAt(1, 0, 0, 1, nil, nil, setTo("ip4.src", 5), outTo(2)))
+	key := Key{WordIn: 1 << 32}
+	want := *w.Walk(&key, 60, 0)
+	want.Ops, want.Rules, want.Guards = slices.Clone(want.Ops), slices.Clone(want.Rules), slices.Clone(want.Guards)
+	got := w.Follow(&key, 60, 0)
+	if got.Mask != want.Mask || !slices.Equal(got.Ops, want.Ops) || !slices.Equal(got.Rules, want.Rules) || !got.Cacheable {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if w.Seal(); !reflect.DeepEqual(*got, want) {
+		t.Errorf("sealed: got %+v, want %+v", *got, want)
+	}
+	w.Follow(&key, 60, 0)
+	x := tab.Begin()
+	x.must(t, x.Add(ruleAt(2, 0, 9, 1, nil, nil, outTo(3))))
+	x.commit(t)
+	if w.Seal(); w.out.Cacheable {
+		t.Error("what a transaction came into the way of may be kept")
+	}
+}

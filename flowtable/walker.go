@@ -51,6 +51,7 @@ type Walker struct {
 	words   []uint64 // of the tables' arena
 	side    SideTables
 	version uint64 // of this walk
+	changes uint64 // Tables.changes before this walk
 	now     uint64
 	length  uint32
 	inPort  uint32
@@ -142,12 +143,19 @@ func (w *Walker) Offline() { w.epoch.Store(offline) }
 // result belongs to the walker and holds until the next walk. Length is the
 // frame's, in bytes; now is passed to side tables.
 func (w *Walker) Walk(key *Key, length uint32, now uint64) *Composed {
-	t := w.t
-	changes := t.changes.Load()
+	w.Follow(key, length, now)
+	w.Seal()
+	return &w.out
+}
+
+// Follow is Walk for one packet: the result is not yet what may be kept. Cacheable says
+// that it could be, and Seal makes it so.
+func (w *Walker) Follow(key *Key, length uint32, now uint64) *Composed {
+	w.changes = w.t.changes.Load()
 	w.begin(key, length, now)
 	w.enter()
 	w.finish()
-	w.seal(changes)
+	w.out.Cacheable = !w.passing
 	return &w.out
 }
 
@@ -215,9 +223,10 @@ func (w *Walker) finish() {
 	}
 }
 
-// seal gives the program its path and guards. They are sound if no transaction
-// took effect since the change counter was read.
-func (w *Walker) seal(changes uint64) {
+// Seal gives what Follow has found its path and guards, and says whether it may be
+// kept: not if a transaction took effect meanwhile. The key that was followed is as it was.
+// The guards are sound if no transaction took effect since the change counter was read.
+func (w *Walker) Seal() {
 	t, o := w.t, &w.out
 	h := t.seed.start
 	for _, s := range w.edges {
@@ -227,7 +236,7 @@ func (w *Walker) seal(changes uint64) {
 	g := t.paths.guards(t, q, w.key, &o.Mask)
 	o.Guards[0], o.Guards[1] = g[0], g[1]
 	o.Path = q.id
-	o.Cacheable = !w.passing && changes&1 == 0 && t.changes.Load() == changes && !q.dead.Load()
+	o.Cacheable = o.Cacheable && w.changes&1 == 0 && t.changes.Load() == w.changes && !q.dead.Load()
 }
 
 // pathOf returns the path of the steps whose hash is h.

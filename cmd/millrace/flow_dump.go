@@ -76,9 +76,10 @@ A program is stale when a change may concern it; its next frame finds that out.`
 		defer cancel()
 		return a.connect(ctx, cmd, args, func(ctx context.Context, c *api.Client, _ []string) error {
 			if q.cache {
-				return a.dumpCache(ctx, c, &q)
+				return a.portless(ctx, q.bridge, "programs", object{{"programs", []any{}}}, a.dumpCache(ctx, c, &q))
 			}
-			return a.dumpFlows(ctx, c, &q)
+			nothing := append(toJSON(&api.ListEntriesResponse{}), field{"rules", []any{}})
+			return a.portless(ctx, q.bridge, "rules", nothing, a.dumpFlows(ctx, c, &q))
 		})
 	}
 	return cmd

@@ -26,12 +26,29 @@ func clientRules(sw *switchtest.Switch) int {
 func TestFlowCommands(t *testing.T) {
 	sw, dir := serveRows(t)
 	must(t, dir, "bridge", "add", "br0", "--pipeline", "flows")
+	must(t, dir, "bridge", "add", "br8", "--pipeline", "flows")
 	must(t, dir, "port", "add", "br0", "vm1", "--type", "dpdkvhostuser")
 	file := filepath.Join(dir, "br0.flows")
 	write := func(text string) {
 		t.Helper()
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"flow", "dump", "br8"}, 0, "bridge br8: no rules: it has no ports (`millrace flow list br8` shows the rows it is to run)\n"},
+		{[]string{"flow", "dump", "br8", "--json"}, 0, `"rules": []`},
+		{[]string{"flow", "dump", "br8", "--cache"}, 0, "bridge br8: no programs: it has no ports"},
+		{[]string{"flow", "dump", "br8", "--cache", "--json"}, 0, `"programs": []`},
+		{[]string{"flow", "dump", "br7"}, 1, "no such bridge"},
+	} {
+		r := run(t, append([]string{"--run-dir", dir}, tt.args...)...)
+		if r.code != tt.code || !strings.Contains(r.out+r.err, tt.says) {
+			t.Errorf("%v: code %d, want %d and %q\n%s%s", tt.args, r.code, tt.code, tt.says, r.out, r.err)
 		}
 	}
 	const two = "# two\npriority=1 match='inport == \"vm1\"' actions=\"drop;\"\ntable=3 cookie=0x9 actions=\"drop;\"\n"
@@ -70,6 +87,8 @@ func TestFlowCommands(t *testing.T) {
 
 		{[]string{"flow", "address-set", "add", "web", "10.0.0.1", "10.1.0.0/16"}, 0, "", 0},
 		{[]string{"flow", "address-set", "add", "web", "10.0.0.x"}, 2, `ADDRESS: "10.0.0.x": column 1: expected a number`, 0},
+		{[]string{"flow", "address-set", "add", "5", "10.0.0.1"}, 2, `NAME: no match can name "5"`, 0},
+		{[]string{"flow", "port-group", "add", "a-b", "vm1"}, 2, `NAME: no match can name "a-b"`, 0},
 		{[]string{"flow", "address-set", "add", "web", "fd00::1", "--json"}, 0, `"fd00::1"`, 0},
 		{[]string{"flow", "address-set", "remove", "web", "10.0.0.1"}, 0, "", 0},
 		{[]string{"flow", "address-set", "list"}, 0, "10.1.0.0/16 fd00::1", 0},

@@ -74,6 +74,9 @@ that name. Elements that it has may be among them.`,
 				return usage(cmd, "%s: %q: %w", k.element, s, err)
 			}
 		}
+		if old == nil && !logical.IsName(name) {
+			return usage(cmd, "NAME: no match can name %q: names are letters, digits, _ and ., and begin with no digit", name)
+		}
 		if old == nil {
 			return e.op(ovsdb.Op{"op": "insert", "table": k.table, "row": map[string]any{"name": name, k.column: stringSet(list)}})
 		}

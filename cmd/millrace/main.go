@@ -42,6 +42,7 @@ const (
 	exitUsage      = 2
 	exitNotRunning = 3
 	exitInUse      = 4
+	exitWarnings   = 5 // of doctor
 )
 
 func main() { os.Exit(execute()) }
@@ -103,6 +104,8 @@ func exitCode(err error) int {
 		return exitNotRunning
 	case errors.Is(err, service.ErrInUse), errors.Is(err, control.ErrInUse), errors.Is(err, storage.ErrLocked), errors.Is(err, server.ErrInUse), errors.Is(err, admin.ErrInUse):
 		return exitInUse
+	case errors.Is(err, errWarnings):
+		return exitWarnings
 	case errors.As(err, &ended) && ended.Code > 0:
 		return ended.Code
 	}

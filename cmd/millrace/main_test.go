@@ -187,7 +187,7 @@ func setCounters(sw *switchtest.Switch) {
 	vm1.RxDrops[packet.ReasonVLANIngress], vm1.RxDrops[packet.ReasonSourceMAC] = 7, 2
 	vm2 := dataplane.PortStats{Name: "vm2", Number: 2, Offered: 1001, TxFrames: 996, TxBytes: 59760}
 	vm2.TxDrops[packet.ReasonTxFull] = 5
-	w := dataplane.WorkerStats{CPU: 1, Turns: 5000, Busy: 100_000, Idle: 200_000, Asleep: 700_000, Sleeps: 3, Frames: 1000, Batches: 40, Queues: 3, GapMax: 900_000, GapMinute: 700_000}
+	w := dataplane.WorkerStats{CPU: 1, Turns: 5000, Busy: 100_000, Idle: 200_000, Asleep: 700_000, Sleeps: 3, Frames: 1000, Batches: 40, Queues: 3, GapMax: 900_000, GapMinute: 700_000, Walks: 30}
 	w.Gaps[0], w.Gaps[3], w.Gaps[10] = 4990, 9, 1
 	started := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	sw.Counters = dataplane.Snapshot{At: started.Add(2 * time.Second), Started: started, TSCHz: 1e9, Ports: []dataplane.PortStats{vm1, vm2}, Workers: []dataplane.WorkerStats{w}}

@@ -55,7 +55,7 @@ func (d *dice) roll() Rows {
 		Root:    &model.OpenvSwitch{Bridges: d.ids("b"), OtherConfig: map[string]string{}},
 		Bridges: map[string]*model.Bridge{}, Ports: map[string]*model.Port{}, Interfaces: map[string]*model.Interface{},
 	}
-	r.Root.OtherConfig[pick(d, "pmd-cpu-mask", "vhost-sock-dir", "stats-update-interval")] = d.text()
+	r.Root.OtherConfig[pick(d, "pmd-cpu-mask", "pmd-auto-lb", "pmd-auto-lb-rebal-interval", "pmd-auto-lb-load-threshold", "pmd-auto-lb-improvement-threshold", "vhost-sock-dir", "stats-update-interval")] = d.text()
 	for range d.n(4) {
 		id := fmt.Sprint("b", d.n(5))
 		r.Bridges[id] = &model.Bridge{

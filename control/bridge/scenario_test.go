@@ -255,6 +255,9 @@ func (s *stage) report() {
 	if st.Stats != StatsDefault {
 		fmt.Fprintln(&s.out, "stats every", st.Stats.Round(time.Millisecond))
 	}
+	if b := st.Balance; b.On {
+		fmt.Fprintf(&s.out, "balance every %v from %d %% if %d %% better\n", b.Interval, b.Load, b.Improve)
+	}
 	if st.CPUs != nil {
 		fmt.Fprintln(&s.out, "cpus", st.CPUs)
 	}

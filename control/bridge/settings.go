@@ -37,6 +37,7 @@ func (r *reader) root() {
 		r.fault("Open_vSwitch", ".", "other_config", err)
 	}
 	r.state.CPUs = cpus
+	r.state.Balance = r.balance(c)
 }
 
 // cpuMask reads the CPUs of a mask of hexadecimal digits.

@@ -182,9 +182,10 @@ type State struct {
 	PortErrors map[string]string
 	BridgeRows []View // by name: what to tell in Bridge rows
 
-	Stats  time.Duration // how often statistics go back
-	CPUs   []int         // pmd-cpu-mask: where workers shall run; sorted; none: where the dataplane is started with
-	Errors []*RowError   // in order of table, row and column
+	Stats   time.Duration // how often statistics go back
+	CPUs    []int         // pmd-cpu-mask: where workers shall run; sorted; none: where the dataplane is started with
+	Balance Balance
+	Errors  []*RowError // in order of table, row and column
 }
 
 // RunFlows reports whether there is a bridge that runs flows.

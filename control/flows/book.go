@@ -237,6 +237,11 @@ func (x *index[T]) drop(uuid string) T {
 	return row
 }
 
+// Empty reports whether the book has no rows.
+func (b *Book) Empty() bool {
+	return len(b.flows)+len(b.sets.rows)+len(b.members.rows)+len(b.meters.rows)+len(b.groups.rows)+len(b.buckets) == 0
+}
+
 // Retain forgets all rows but those that has says there are: after a lost
 // connection, when those that there are have been taken.
 func (b *Book) Retain(has func(uuid string) bool) {

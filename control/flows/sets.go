@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"millrace/control/logical"
 	"millrace/control/ovsdb/flowmodel"
 	"millrace/flowtable"
 )
@@ -171,9 +172,12 @@ func (s *addressSet) live(b *Book, width uint8) *object {
 	return o
 }
 
-// problem says which elements are no addresses.
+// problem says which elements are no addresses, and whether no match can name the set.
 func (s *addressSet) problem() string {
 	var list []string
+	if !logical.IsName(s.name) {
+		list = append(list, fmt.Sprintf("no match can name %q: names are letters, digits, _ and ., and begin with no digit", s.name))
+	}
 	for _, err := range s.bad {
 		list = append(list, err.Error())
 	}

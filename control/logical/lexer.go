@@ -75,6 +75,18 @@ type lexer struct {
 func isNameStart(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_' || c == '.'
 }
+
+// IsName reports whether the language can name something so behind $, @ or ^: by
+// [a-zA-Z_.][a-zA-Z_.0-9]*, as in OVN (lex_is_id1 and lex_is_idn of lib/lex.c).
+func IsName(s string) bool {
+	for i := range len(s) {
+		if !isName(s[i]) {
+			return false
+		}
+	}
+	return s != "" && isNameStart(s[0])
+}
+
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 func isName(c byte) bool  { return isNameStart(c) || isDigit(c) }
 func isHex(c byte) bool   { return isDigit(c) || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F' }

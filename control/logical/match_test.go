@@ -132,6 +132,8 @@ func invalidMatches() []matchCase {
 		{"inport == \"a", "column 11: expected '\"', the string has no end"},
 		{`inport == "a\q"`, "column 13: expected one of the escapes of JSON"},
 		{"inport == $", "column 11: expected a name after '$'"},
+		{"ip4.src == $5", "column 12: expected a name after '$'"},
+		{"inport == @5", "column 11: expected a name after '@'"},
 		{"icmp4.frag_mtu == 1", "column 1: expected a symbol that can be matched, icmp4.frag_mtu is only for actions"},
 		{strings.Repeat("(", 101) + "ip" + strings.Repeat(")", 101), "column 101: expected at most 100 nested parentheses"},
 	}

@@ -115,3 +115,27 @@ func TestOptionCodes(t *testing.T) {
 		}
 	}
 }
+
+// TestNames: what IsName takes is what the lexer takes behind $ and @, and nothing
+// else is. The names are those that OVN's lexer was asked about.
+func TestNames(t *testing.T) {
+	s := NewSymbols()
+	for name, want := range map[string]bool{
+		"a": true, "_": true, ".": true, ".5": true, "a5": true, "A.b_9": true, "_5$": false,
+		"": false, "5": false, "5a": false, "a-b": false, "a b": false, "é": false, "$a": false,
+	} {
+		if IsName(name) != want {
+			t.Errorf("IsName(%q) is %v", name, !want)
+		}
+		for _, text := range []string{"ip4.src == $" + name, "inport == @" + name} {
+			e, err := s.ParseMatch(text)
+			r := References{}
+			if err == nil {
+				r = Refer(e)
+			}
+			if got := err == nil && append(r.AddressSets, r.PortGroups...)[0] == name; got != want {
+				t.Errorf("%s is taken: %v (%v), want %v", text, got, err, want)
+			}
+		}
+	}
+}

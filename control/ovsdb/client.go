@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ovn-kubernetes/libovsdb/model"
 	"github.com/ovn-kubernetes/libovsdb/ovsdb"
 	"go.uber.org/zap"
 )
@@ -27,6 +26,7 @@ var (
 const (
 	backoffMin  = 20 * time.Millisecond // before the second round through the endpoints
 	backoffMax  = time.Second           // between later rounds
+	backoffNear = 50 * time.Millisecond // instead, where all endpoints are of this host: a round costs nothing there
 	dialTimeout = 5 * time.Second       // to connect to one endpoint, and to ask for the lock
 	loadSilence = 30 * time.Second      // of a server that is asked for its tables
 	probeEvery  = 5 * time.Second       // between echoes
@@ -54,8 +54,8 @@ type Client struct {
 	mu    sync.Mutex    // guards what follows
 	conn  *conn         // nil while not connected
 	owner bool          // the lock is ours
-	reset bool          // pending has all rows
-	pend  map[rowKey]model.Model
+	reset bool          // pend has all rows
+	pend  pending
 	err   error // why there is no connection
 	at    string
 
@@ -70,7 +70,7 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	c := &Client{cfg: cfg, ready: make(chan struct{}, 1), pend: map[rowKey]model.Model{}, err: ErrNotConnected}
+	c := &Client{cfg: cfg, ready: make(chan struct{}, 1), err: ErrNotConnected}
 	for _, s := range cfg.Endpoints {
 		e, err := ParseEndpoint(s)
 		if err != nil {
@@ -90,12 +90,8 @@ func (c *Client) Ready() <-chan struct{} { return c.ready }
 func (c *Client) Take() Batch {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b := Batch{Reset: c.reset, Connected: c.conn != nil, Owner: c.conn != nil && c.owner}
-	b.Changes = make([]Change, 0, len(c.pend))
-	for k, row := range c.pend {
-		b.Changes = append(b.Changes, Change{k.table, k.uuid, row})
-	}
-	c.reset, c.pend = false, map[rowKey]model.Model{}
+	b := Batch{Reset: c.reset, Changes: c.pend.list, Connected: c.conn != nil, Owner: c.conn != nil && c.owner}
+	c.reset, c.pend = false, pending{}
 	return b
 }
 
@@ -131,8 +127,17 @@ func (c *Client) Run(ctx context.Context) {
 		case <-ctx.Done():
 		case <-time.After(wait/2 + rand.N(wait)):
 		}
-		wait = min(2*wait, backoffMax)
+		wait = min(2*wait, c.longest())
 	}
+}
+
+// longest is the longest wait between rounds. A server that starts beside us reads
+// its files first: it is not to wait for us when it has.
+func (c *Client) longest() time.Duration {
+	if slices.ContainsFunc(c.endpoints, func(e Endpoint) bool { return e.scheme != "unix" }) {
+		return backoffMax
+	}
+	return backoffNear
 }
 
 // lost notes that there is no connection, and why. The rows stay.
@@ -312,11 +317,10 @@ func (c *Client) requests() map[string][]monitorRequest {
 // began stores what the tables had when the monitor began. Who takes these
 // rows finds the connection that they came over.
 func (c *Client) began(k *conn, e Endpoint, rows json.RawMessage) error {
-	clear(c.store.rows)
+	c.store.forget()
 	return c.took(rows, func() {
 		c.conn, c.err, c.at = k, nil, e.String()
-		c.reset = true
-		clear(c.pend)
+		c.reset, c.pend = true, pending{}
 	})
 }
 
@@ -324,11 +328,11 @@ func (c *Client) began(k *conn, e Endpoint, rows json.RawMessage) error {
 func (c *Client) notified(method string, params json.RawMessage) error {
 	switch method {
 	case "update2":
-		var p [2]json.RawMessage
-		if err := json.Unmarshal(params, &p); err != nil {
+		rows, err := second(params)
+		if err != nil {
 			return fmt.Errorf("update from the database: %w", err)
 		}
-		return c.took(p[1], func() {})
+		return c.took(rows, func() {})
 	case "locked", "stolen":
 		c.own(method == "locked")
 		c.signal()
@@ -336,6 +340,20 @@ func (c *Client) notified(method string, params json.RawMessage) error {
 		return fmt.Errorf("%w: it serves the database no more", ErrLost)
 	}
 	return nil
+}
+
+// second is the second element of an array of two.
+func second(params json.RawMessage) (json.RawMessage, error) {
+	in := &scanner{text: params}
+	var parts [][]byte
+	in.array(func() { parts = append(parts, in.skip()) })
+	if in.err == nil && len(parts) != 2 {
+		in.fail("expected the monitor and what has changed")
+	}
+	if in.err != nil {
+		return nil, in.err
+	}
+	return parts[1], nil
 }
 
 // took stores one update, which is one transaction; before runs, under c.mu,
@@ -347,9 +365,7 @@ func (c *Client) took(update json.RawMessage, before func()) error {
 	}
 	c.mu.Lock()
 	before()
-	for _, ch := range changes {
-		c.pend[rowKey{ch.Table, ch.UUID}] = ch.Row
-	}
+	c.pend.add(changes)
 	c.mu.Unlock()
 	c.signal()
 	return nil

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -107,8 +108,9 @@ func (h hearing) Read(b []byte) (int, error) {
 func (k *conn) read() {
 	defer close(k.gone)
 	in := bufio.NewReaderSize(hearing{k}, 64<<10)
+	var room []byte // of a message that nobody has any more
 	for {
-		text, err := readMessage(in)
+		text, err := readMessage(in, room)
 		if err != nil {
 			k.close(fmt.Errorf("%w: %w", ErrLost, err))
 			return
@@ -123,13 +125,19 @@ func (k *conn) read() {
 			k.close(err)
 			return
 		}
+		if room = nil; m.Method != "" && cap(text) <= roomMax {
+			room = text[:0] // an answer is its caller's
+		}
 	}
 }
 
-// readMessage reads one JSON object.
-func readMessage(in *bufio.Reader) ([]byte, error) {
+// roomMax is how many bytes are kept for the next message: an update of ten
+// thousand rows.
+const roomMax = 4 << 20
+
+// readMessage reads one JSON object, into text if there is room.
+func readMessage(in *bufio.Reader, text []byte) ([]byte, error) {
 	var f jsonval.Framer
-	var text []byte
 	for {
 		if _, err := in.Peek(1); err != nil {
 			if err == io.EOF && len(text) > 0 {
@@ -139,6 +147,9 @@ func readMessage(in *bufio.Reader) ([]byte, error) {
 		}
 		b, _ := in.Peek(in.Buffered()) // is there
 		n, done, err := f.Feed(b)
+		if need := len(text) + n; need > cap(text) {
+			text = slices.Grow(text, max(need, 2*cap(text))-len(text)) // append grows large slices by a quarter: that is five copies
+		}
 		text = append(text, b[:n]...)
 		if _, ok := in.Discard(n); ok != nil || err != nil {
 			return nil, errors.Join(err, ok)

@@ -35,21 +35,52 @@ type Batch struct {
 // rowKey names a row.
 type rowKey struct{ table, uuid string }
 
+// pending is what has changed since somebody took it. Usually that is one
+// transaction: only with the second, rows are looked for.
+type pending struct {
+	list []Change
+	at   map[rowKey]int // places in list; nil: not known yet
+}
+
+// add adds the changes of a transaction, which it keeps.
+func (p *pending) add(changes []Change) {
+	if len(p.list) == 0 {
+		p.list, p.at = changes, nil
+		return
+	}
+	if p.at == nil {
+		p.at = make(map[rowKey]int, len(p.list)+len(changes))
+		for i := range p.list {
+			p.at[rowKey{p.list[i].Table, p.list[i].UUID}] = i
+		}
+	}
+	for _, c := range changes {
+		k := rowKey{c.Table, c.UUID}
+		i, known := p.at[k]
+		if !known {
+			p.at[k] = len(p.list)
+			p.list = append(p.list, c)
+			continue
+		}
+		p.list[i] = c
+	}
+}
+
 // store is the rows as the server has told of them. The connection's reader
 // owns it.
 type store struct {
-	db     model.DatabaseModel // for what is written
-	shapes map[string]*shape   // by table
-	rows   map[rowKey]model.Model
+	db     model.DatabaseModel               // for what is written
+	shapes map[string]*shape                 // by table
+	rows   map[string]map[string]model.Model // by table and UUID
 	known  *strs
 }
 
 // newStore makes a store for rows of these tables.
 func newStore(schema ovsdb.DatabaseSchema, tables []Table) (*store, error) {
 	models := make(map[string]model.Model, len(tables))
-	s := &store{rows: map[rowKey]model.Model{}, shapes: make(map[string]*shape, len(tables)), known: &strs{seed: maphash.MakeSeed()}}
+	s := &store{rows: make(map[string]map[string]model.Model, len(tables)), shapes: make(map[string]*shape, len(tables)), known: &strs{seed: maphash.MakeSeed()}}
 	for _, t := range tables {
-		models[t.Name] = t.Row
+		models[t.Name], s.rows[t.Name] = t.Row, map[string]model.Model{}
 		sh, err := newShape(t.Row)
 		if err != nil {
 			return nil, fmt.Errorf("model of table %s: %w", t.Name, err)
@@ -68,6 +99,13 @@ func newStore(schema ovsdb.DatabaseSchema, tables []Table) (*store, error) {
 	return s, nil
 }
 
+// forget forgets all rows.
+func (s *store) forget() {
+	for table := range s.rows {
+		s.rows[table] = map[string]model.Model{}
+	}
+}
+
 // apply takes one update2 (ovsdb-server(7)), which is one transaction, and
 // returns what it changed. Tables that are not known are not looked at.
 func (s *store) apply(updates []byte) ([]Change, error) {
@@ -80,14 +118,15 @@ func (s *store) apply(updates []byte) ([]Change, error) {
 			in.skip()
 			return
 		}
+		rows := s.rows[table]
 		in.object(func(id []byte) {
-			k := rowKey{table, string(id)}
-			row := s.row(in, sh, k)
+			uuid := string(id)
+			row := s.row(in, sh, rows, uuid)
 			if in.err != nil {
 				in.err = fmt.Errorf("row %.60s of %s: %w", id, table, in.err)
 				return
 			}
-			changes = append(changes, Change{Table: table, UUID: k.uuid, Row: row})
+			changes = append(changes, Change{Table: table, UUID: uuid, Row: row})
 		})
 	})
 	if in.err == nil && in.peek() != 0 {
@@ -98,7 +137,7 @@ func (s *store) apply(updates []byte) ([]Change, error) {
 
 // row takes the update of one row and returns the row as it is now, nil if it
 // is gone.
-func (s *store) row(in *scanner, sh *shape, k rowKey) (row model.Model) {
+func (s *store) row(in *scanner, sh *shape, rows map[string]model.Model, uuid string) (row model.Model) {
 	n := 0
 	in.object(func(what []byte) {
 		if n++; n > 1 {
@@ -107,9 +146,9 @@ func (s *store) row(in *scanner, sh *shape, k rowKey) (row model.Model) {
 		}
 		switch string(what) {
 		case "initial", "insert":
-			row = sh.fresh(in, k.uuid)
+			row = sh.fresh(in, uuid)
 		case "modify":
-			old := s.rows[k]
+			old := rows[uuid]
 			if old == nil {
 				in.fail("was modified, but never there")
 				return
@@ -123,9 +162,9 @@ func (s *store) row(in *scanner, sh *shape, k rowKey) (row model.Model) {
 	case in.err != nil:
 		return nil
 	case row == nil:
-		delete(s.rows, k)
+		delete(rows, uuid)
 	default:
-		s.rows[k] = row
+		rows[uuid] = row
 	}
 	return row
 }

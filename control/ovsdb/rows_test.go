@@ -86,7 +86,7 @@ func TestApply(t *testing.T) {
 		if err != nil && fmt.Sprint(s.rows) != before {
 			t.Errorf("%s: row was changed", tt.name)
 		}
-		if got := show(s.rows[rowKey{tt.table, u}]); err == nil && got != tt.want {
+		if got := show(s.rows[tt.table][u]); err == nil && got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
 	}

@@ -2221,6 +2221,412 @@ func (x *SetWorkersResponse) GetWorkers() []uint32 {
 	return nil
 }
 
+// ListWorkersRequest asks what runs where.
+type ListWorkersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpanSeconds   float64                `protobuf:"fixed64,1,opt,name=span_seconds,json=spanSeconds,proto3" json:"span_seconds,omitempty"` // loads of the last so many seconds, up to 60; 0: 60
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWorkersRequest) Reset() {
+	*x = ListWorkersRequest{}
+	mi := &file_dataplane_api_millrace_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWorkersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWorkersRequest) ProtoMessage() {}
+
+func (x *ListWorkersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_api_millrace_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWorkersRequest.ProtoReflect.Descriptor instead.
+func (*ListWorkersRequest) Descriptor() ([]byte, []int) {
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ListWorkersRequest) GetSpanSeconds() float64 {
+	if x != nil {
+		return x.SpanSeconds
+	}
+	return 0
+}
+
+// ListWorkersResponse says what runs where.
+type ListWorkersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpanSeconds   float64                `protobuf:"fixed64,1,opt,name=span_seconds,json=spanSeconds,proto3" json:"span_seconds,omitempty"` // over which loads were measured: less than was asked for if workers or queues were dealt since
+	Workers       []*WorkerLoad          `protobuf:"bytes,2,rep,name=workers,proto3" json:"workers,omitempty"`                              // in the order of GetInfoResponse.workers
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWorkersResponse) Reset() {
+	*x = ListWorkersResponse{}
+	mi := &file_dataplane_api_millrace_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWorkersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWorkersResponse) ProtoMessage() {}
+
+func (x *ListWorkersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_api_millrace_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWorkersResponse.ProtoReflect.Descriptor instead.
+func (*ListWorkersResponse) Descriptor() ([]byte, []int) {
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListWorkersResponse) GetSpanSeconds() float64 {
+	if x != nil {
+		return x.SpanSeconds
+	}
+	return 0
+}
+
+func (x *ListWorkersResponse) GetWorkers() []*WorkerLoad {
+	if x != nil {
+		return x.Workers
+	}
+	return nil
+}
+
+// WorkerLoad is how busy a worker was in a span, and with what.
+type WorkerLoad struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cpu           uint32                 `protobuf:"varint,1,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	Load          float64                `protobuf:"fixed64,2,opt,name=load,proto3" json:"load,omitempty"`   // part of its time in turns that carried frames: 0 to 1
+	Queues        []*QueueLoad           `protobuf:"bytes,3,rep,name=queues,proto3" json:"queues,omitempty"` // that it polls, by port and number
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkerLoad) Reset() {
+	*x = WorkerLoad{}
+	mi := &file_dataplane_api_millrace_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkerLoad) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkerLoad) ProtoMessage() {}
+
+func (x *WorkerLoad) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_api_millrace_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkerLoad.ProtoReflect.Descriptor instead.
+func (*WorkerLoad) Descriptor() ([]byte, []int) {
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *WorkerLoad) GetCpu() uint32 {
+	if x != nil {
+		return x.Cpu
+	}
+	return 0
+}
+
+func (x *WorkerLoad) GetLoad() float64 {
+	if x != nil {
+		return x.Load
+	}
+	return 0
+}
+
+func (x *WorkerLoad) GetQueues() []*QueueLoad {
+	if x != nil {
+		return x.Queues
+	}
+	return nil
+}
+
+// QueueLoad is what a receive queue cost its worker in a span.
+type QueueLoad struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Port           string                 `protobuf:"bytes,1,opt,name=port,proto3" json:"port,omitempty"`                                               // name
+	Queue          uint32                 `protobuf:"varint,2,opt,name=queue,proto3" json:"queue,omitempty"`                                            // number of the port's receive queue
+	Load           float64                `protobuf:"fixed64,3,opt,name=load,proto3" json:"load,omitempty"`                                             // part of its worker's time: 0 to 1; all of a worker make up its load
+	Frames         uint64                 `protobuf:"varint,4,opt,name=frames,proto3" json:"frames,omitempty"`                                          // received
+	CyclesPerFrame float64                `protobuf:"fixed64,5,opt,name=cycles_per_frame,json=cyclesPerFrame,proto3" json:"cycles_per_frame,omitempty"` // ticks of the time stamp counter; 0: no frame
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *QueueLoad) Reset() {
+	*x = QueueLoad{}
+	mi := &file_dataplane_api_millrace_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueueLoad) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueueLoad) ProtoMessage() {}
+
+func (x *QueueLoad) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_api_millrace_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueueLoad.ProtoReflect.Descriptor instead.
+func (*QueueLoad) Descriptor() ([]byte, []int) {
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *QueueLoad) GetPort() string {
+	if x != nil {
+		return x.Port
+	}
+	return ""
+}
+
+func (x *QueueLoad) GetQueue() uint32 {
+	if x != nil {
+		return x.Queue
+	}
+	return 0
+}
+
+func (x *QueueLoad) GetLoad() float64 {
+	if x != nil {
+		return x.Load
+	}
+	return 0
+}
+
+func (x *QueueLoad) GetFrames() uint64 {
+	if x != nil {
+		return x.Frames
+	}
+	return 0
+}
+
+func (x *QueueLoad) GetCyclesPerFrame() float64 {
+	if x != nil {
+		return x.CyclesPerFrame
+	}
+	return 0
+}
+
+// RebalanceRequest says when queues shall be dealt anew.
+type RebalanceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DryRun        bool                   `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`                    // only say what would be
+	SpanSeconds   float64                `protobuf:"fixed64,2,opt,name=span_seconds,json=spanSeconds,proto3" json:"span_seconds,omitempty"`    // whose loads count, up to 60; 0: 60. A span of less than a second is waited for
+	WholeSpan     bool                   `protobuf:"varint,3,opt,name=whole_span,json=wholeSpan,proto3" json:"whole_span,omitempty"`           // not if loads are known for less than the span
+	LoadLeast     float64                `protobuf:"fixed64,4,opt,name=load_least,json=loadLeast,proto3" json:"load_least,omitempty"`          // only if a worker has this load: 0 to 1
+	ImproveLeast  float64                `protobuf:"fixed64,5,opt,name=improve_least,json=improveLeast,proto3" json:"improve_least,omitempty"` // only if the variance of loads falls by this part: 0 to 1
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceRequest) Reset() {
+	*x = RebalanceRequest{}
+	mi := &file_dataplane_api_millrace_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceRequest) ProtoMessage() {}
+
+func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_api_millrace_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceRequest.ProtoReflect.Descriptor instead.
+func (*RebalanceRequest) Descriptor() ([]byte, []int) {
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *RebalanceRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RebalanceRequest) GetSpanSeconds() float64 {
+	if x != nil {
+		return x.SpanSeconds
+	}
+	return 0
+}
+
+func (x *RebalanceRequest) GetWholeSpan() bool {
+	if x != nil {
+		return x.WholeSpan
+	}
+	return false
+}
+
+func (x *RebalanceRequest) GetLoadLeast() float64 {
+	if x != nil {
+		return x.LoadLeast
+	}
+	return 0
+}
+
+func (x *RebalanceRequest) GetImproveLeast() float64 {
+	if x != nil {
+		return x.ImproveLeast
+	}
+	return 0
+}
+
+// RebalanceResponse says what came of it.
+type RebalanceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpanSeconds   float64                `protobuf:"fixed64,1,opt,name=span_seconds,json=spanSeconds,proto3" json:"span_seconds,omitempty"` // over which loads were measured
+	Before        []*WorkerLoad          `protobuf:"bytes,2,rep,name=before,proto3" json:"before,omitempty"`                                // as it was
+	After         []*WorkerLoad          `protobuf:"bytes,3,rep,name=after,proto3" json:"after,omitempty"`                                  // as it is, or would be, with the same loads
+	Moves         uint32                 `protobuf:"varint,4,opt,name=moves,proto3" json:"moves,omitempty"`                                 // queues that are elsewhere in after
+	Improvement   float64                `protobuf:"fixed64,5,opt,name=improvement,proto3" json:"improvement,omitempty"`                    // by which part the variance of the workers' loads falls, as Open vSwitch estimates it
+	Done          bool                   `protobuf:"varint,6,opt,name=done,proto3" json:"done,omitempty"`                                   // after is how it is now
+	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`                                // why it was not done, in words
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceResponse) Reset() {
+	*x = RebalanceResponse{}
+	mi := &file_dataplane_api_millrace_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceResponse) ProtoMessage() {}
+
+func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_api_millrace_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceResponse.ProtoReflect.Descriptor instead.
+func (*RebalanceResponse) Descriptor() ([]byte, []int) {
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *RebalanceResponse) GetSpanSeconds() float64 {
+	if x != nil {
+		return x.SpanSeconds
+	}
+	return 0
+}
+
+func (x *RebalanceResponse) GetBefore() []*WorkerLoad {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *RebalanceResponse) GetAfter() []*WorkerLoad {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *RebalanceResponse) GetMoves() uint32 {
+	if x != nil {
+		return x.Moves
+	}
+	return 0
+}
+
+func (x *RebalanceResponse) GetImprovement() float64 {
+	if x != nil {
+		return x.Improvement
+	}
+	return 0
+}
+
+func (x *RebalanceResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *RebalanceResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // ListBridgesRequest asks for all bridges.
 type ListBridgesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2230,7 +2636,7 @@ type ListBridgesRequest struct {
 
 func (x *ListBridgesRequest) Reset() {
 	*x = ListBridgesRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[31]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2648,7 @@ func (x *ListBridgesRequest) String() string {
 func (*ListBridgesRequest) ProtoMessage() {}
 
 func (x *ListBridgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[31]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2661,7 @@ func (x *ListBridgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBridgesRequest.ProtoReflect.Descriptor instead.
 func (*ListBridgesRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{31}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{37}
 }
 
 // ListBridgesResponse has the bridges by name.
@@ -2268,7 +2674,7 @@ type ListBridgesResponse struct {
 
 func (x *ListBridgesResponse) Reset() {
 	*x = ListBridgesResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[32]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2686,7 @@ func (x *ListBridgesResponse) String() string {
 func (*ListBridgesResponse) ProtoMessage() {}
 
 func (x *ListBridgesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[32]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +2699,7 @@ func (x *ListBridgesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBridgesResponse.ProtoReflect.Descriptor instead.
 func (*ListBridgesResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{32}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListBridgesResponse) GetBridges() []*Bridge {
@@ -2315,7 +2721,7 @@ type Wire struct {
 
 func (x *Wire) Reset() {
 	*x = Wire{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[33]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2733,7 @@ func (x *Wire) String() string {
 func (*Wire) ProtoMessage() {}
 
 func (x *Wire) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[33]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2746,7 @@ func (x *Wire) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wire.ProtoReflect.Descriptor instead.
 func (*Wire) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{33}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Wire) GetIn() string {
@@ -2375,7 +2781,7 @@ type SetWireRequest struct {
 
 func (x *SetWireRequest) Reset() {
 	*x = SetWireRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[34]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2387,7 +2793,7 @@ func (x *SetWireRequest) String() string {
 func (*SetWireRequest) ProtoMessage() {}
 
 func (x *SetWireRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[34]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2400,7 +2806,7 @@ func (x *SetWireRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetWireRequest.ProtoReflect.Descriptor instead.
 func (*SetWireRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{34}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SetWireRequest) GetIn() string {
@@ -2426,7 +2832,7 @@ type SetWireResponse struct {
 
 func (x *SetWireResponse) Reset() {
 	*x = SetWireResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[35]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2438,7 +2844,7 @@ func (x *SetWireResponse) String() string {
 func (*SetWireResponse) ProtoMessage() {}
 
 func (x *SetWireResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[35]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2451,7 +2857,7 @@ func (x *SetWireResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetWireResponse.ProtoReflect.Descriptor instead.
 func (*SetWireResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{35}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{41}
 }
 
 // DelWireRequest names the wire to remove.
@@ -2464,7 +2870,7 @@ type DelWireRequest struct {
 
 func (x *DelWireRequest) Reset() {
 	*x = DelWireRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[36]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2476,7 +2882,7 @@ func (x *DelWireRequest) String() string {
 func (*DelWireRequest) ProtoMessage() {}
 
 func (x *DelWireRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[36]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2489,7 +2895,7 @@ func (x *DelWireRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DelWireRequest.ProtoReflect.Descriptor instead.
 func (*DelWireRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{36}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DelWireRequest) GetIn() string {
@@ -2508,7 +2914,7 @@ type DelWireResponse struct {
 
 func (x *DelWireResponse) Reset() {
 	*x = DelWireResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[37]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2520,7 +2926,7 @@ func (x *DelWireResponse) String() string {
 func (*DelWireResponse) ProtoMessage() {}
 
 func (x *DelWireResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[37]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2533,7 +2939,7 @@ func (x *DelWireResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DelWireResponse.ProtoReflect.Descriptor instead.
 func (*DelWireResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{37}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{43}
 }
 
 // Entry is a forwarding entry of a bridge: frames to an address leave by a
@@ -2553,7 +2959,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[38]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2565,7 +2971,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[38]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2578,7 +2984,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{38}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Entry) GetBridge() string {
@@ -2640,7 +3046,7 @@ type ListEntriesRequest struct {
 
 func (x *ListEntriesRequest) Reset() {
 	*x = ListEntriesRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[39]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2652,7 +3058,7 @@ func (x *ListEntriesRequest) String() string {
 func (*ListEntriesRequest) ProtoMessage() {}
 
 func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[39]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2665,7 +3071,7 @@ func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ListEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{39}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListEntriesRequest) GetBridge() string {
@@ -2686,7 +3092,7 @@ type ListEntriesResponse struct {
 
 func (x *ListEntriesResponse) Reset() {
 	*x = ListEntriesResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[40]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2698,7 +3104,7 @@ func (x *ListEntriesResponse) String() string {
 func (*ListEntriesResponse) ProtoMessage() {}
 
 func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[40]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2711,7 +3117,7 @@ func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ListEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{40}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListEntriesResponse) GetEntries() []*Entry {
@@ -2738,7 +3144,7 @@ type AddEntryRequest struct {
 
 func (x *AddEntryRequest) Reset() {
 	*x = AddEntryRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[41]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2750,7 +3156,7 @@ func (x *AddEntryRequest) String() string {
 func (*AddEntryRequest) ProtoMessage() {}
 
 func (x *AddEntryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[41]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2763,7 +3169,7 @@ func (x *AddEntryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEntryRequest.ProtoReflect.Descriptor instead.
 func (*AddEntryRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{41}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AddEntryRequest) GetEntry() *Entry {
@@ -2782,7 +3188,7 @@ type AddEntryResponse struct {
 
 func (x *AddEntryResponse) Reset() {
 	*x = AddEntryResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[42]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2794,7 +3200,7 @@ func (x *AddEntryResponse) String() string {
 func (*AddEntryResponse) ProtoMessage() {}
 
 func (x *AddEntryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[42]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2807,7 +3213,7 @@ func (x *AddEntryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEntryResponse.ProtoReflect.Descriptor instead.
 func (*AddEntryResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{42}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{48}
 }
 
 // DelEntryRequest names the entry to remove.
@@ -2822,7 +3228,7 @@ type DelEntryRequest struct {
 
 func (x *DelEntryRequest) Reset() {
 	*x = DelEntryRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[43]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +3240,7 @@ func (x *DelEntryRequest) String() string {
 func (*DelEntryRequest) ProtoMessage() {}
 
 func (x *DelEntryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[43]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +3253,7 @@ func (x *DelEntryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DelEntryRequest.ProtoReflect.Descriptor instead.
 func (*DelEntryRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{43}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DelEntryRequest) GetBridge() string {
@@ -2880,7 +3286,7 @@ type DelEntryResponse struct {
 
 func (x *DelEntryResponse) Reset() {
 	*x = DelEntryResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[44]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2892,7 +3298,7 @@ func (x *DelEntryResponse) String() string {
 func (*DelEntryResponse) ProtoMessage() {}
 
 func (x *DelEntryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[44]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2905,7 +3311,7 @@ func (x *DelEntryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DelEntryResponse.ProtoReflect.Descriptor instead.
 func (*DelEntryResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{44}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{50}
 }
 
 // FlushEntriesRequest chooses learned entries to forget.
@@ -2919,7 +3325,7 @@ type FlushEntriesRequest struct {
 
 func (x *FlushEntriesRequest) Reset() {
 	*x = FlushEntriesRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[45]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2931,7 +3337,7 @@ func (x *FlushEntriesRequest) String() string {
 func (*FlushEntriesRequest) ProtoMessage() {}
 
 func (x *FlushEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[45]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2944,7 +3350,7 @@ func (x *FlushEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushEntriesRequest.ProtoReflect.Descriptor instead.
 func (*FlushEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{45}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FlushEntriesRequest) GetBridge() string {
@@ -2970,7 +3376,7 @@ type FlushEntriesResponse struct {
 
 func (x *FlushEntriesResponse) Reset() {
 	*x = FlushEntriesResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[46]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2982,7 +3388,7 @@ func (x *FlushEntriesResponse) String() string {
 func (*FlushEntriesResponse) ProtoMessage() {}
 
 func (x *FlushEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[46]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2995,7 +3401,7 @@ func (x *FlushEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushEntriesResponse.ProtoReflect.Descriptor instead.
 func (*FlushEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{46}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{52}
 }
 
 // GetStatsRequest asks for all counters.
@@ -3007,7 +3413,7 @@ type GetStatsRequest struct {
 
 func (x *GetStatsRequest) Reset() {
 	*x = GetStatsRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[47]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3019,7 +3425,7 @@ func (x *GetStatsRequest) String() string {
 func (*GetStatsRequest) ProtoMessage() {}
 
 func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[47]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3032,7 +3438,7 @@ func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsRequest.ProtoReflect.Descriptor instead.
 func (*GetStatsRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{47}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{53}
 }
 
 // GetStatsResponse is the account of the dataplane at one moment.
@@ -3050,7 +3456,7 @@ type GetStatsResponse struct {
 
 func (x *GetStatsResponse) Reset() {
 	*x = GetStatsResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[48]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3062,7 +3468,7 @@ func (x *GetStatsResponse) String() string {
 func (*GetStatsResponse) ProtoMessage() {}
 
 func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[48]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3075,7 +3481,7 @@ func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsResponse.ProtoReflect.Descriptor instead.
 func (*GetStatsResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{48}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *GetStatsResponse) GetAt() *timestamppb.Timestamp {
@@ -3131,7 +3537,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[49]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3143,7 +3549,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[49]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3156,7 +3562,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{49}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Reason) GetName() string {
@@ -3184,7 +3590,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[50]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3196,7 +3602,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[50]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3209,7 +3615,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{50}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Drop) GetReason() string {
@@ -3249,7 +3655,7 @@ type PortStats struct {
 
 func (x *PortStats) Reset() {
 	*x = PortStats{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[51]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3261,7 +3667,7 @@ func (x *PortStats) String() string {
 func (*PortStats) ProtoMessage() {}
 
 func (x *PortStats) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[51]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3274,7 +3680,7 @@ func (x *PortStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortStats.ProtoReflect.Descriptor instead.
 func (*PortStats) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{51}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PortStats) GetName() string {
@@ -3375,7 +3781,7 @@ type Finished struct {
 
 func (x *Finished) Reset() {
 	*x = Finished{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[52]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3387,7 +3793,7 @@ func (x *Finished) String() string {
 func (*Finished) ProtoMessage() {}
 
 func (x *Finished) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[52]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3400,7 +3806,7 @@ func (x *Finished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finished.ProtoReflect.Descriptor instead.
 func (*Finished) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{52}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Finished) GetChecksums() uint64 {
@@ -3442,7 +3848,7 @@ type Gap struct {
 
 func (x *Gap) Reset() {
 	*x = Gap{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[53]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3454,7 +3860,7 @@ func (x *Gap) String() string {
 func (*Gap) ProtoMessage() {}
 
 func (x *Gap) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[53]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3467,7 +3873,7 @@ func (x *Gap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gap.ProtoReflect.Descriptor instead.
 func (*Gap) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{53}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Gap) GetUpToTicks() uint64 {
@@ -3501,13 +3907,14 @@ type WorkerStats struct {
 	Gaps           []*Gap                 `protobuf:"bytes,11,rep,name=gaps,proto3" json:"gaps,omitempty"`                                              // all such times, by length, shortest first
 	Faults         uint64                 `protobuf:"varint,12,opt,name=faults,proto3" json:"faults,omitempty"`                                         // memory faults taken and survived: a peer took its memory away
 	GapMinuteTicks uint64                 `protobuf:"varint,13,opt,name=gap_minute_ticks,json=gapMinuteTicks,proto3" json:"gap_minute_ticks,omitempty"` // the longest of the last 60 seconds
+	Walks          uint64                 `protobuf:"varint,14,opt,name=walks,proto3" json:"walks,omitempty"`                                           // frames that went through the tables of rules, since nothing cached was right for them
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *WorkerStats) Reset() {
 	*x = WorkerStats{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[54]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3519,7 +3926,7 @@ func (x *WorkerStats) String() string {
 func (*WorkerStats) ProtoMessage() {}
 
 func (x *WorkerStats) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[54]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3532,7 +3939,7 @@ func (x *WorkerStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerStats.ProtoReflect.Descriptor instead.
 func (*WorkerStats) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{54}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *WorkerStats) GetCpu() uint32 {
@@ -3622,6 +4029,13 @@ func (x *WorkerStats) GetFaults() uint64 {
 func (x *WorkerStats) GetGapMinuteTicks() uint64 {
 	if x != nil {
 		return x.GapMinuteTicks
+	}
+	return 0
+}
+
+func (x *WorkerStats) GetWalks() uint64 {
+	if x != nil {
+		return x.Walks
 	}
 	return 0
 }
@@ -3777,7 +4191,39 @@ const file_dataplane_api_millrace_proto_rawDesc = "" +
 	"\x11SetWorkersRequest\x12\x12\n" +
 	"\x04cpus\x18\x01 \x03(\rR\x04cpus\".\n" +
 	"\x12SetWorkersResponse\x12\x18\n" +
-	"\aworkers\x18\x01 \x03(\rR\aworkers\"\x14\n" +
+	"\aworkers\x18\x01 \x03(\rR\aworkers\"7\n" +
+	"\x12ListWorkersRequest\x12!\n" +
+	"\fspan_seconds\x18\x01 \x01(\x01R\vspanSeconds\"u\n" +
+	"\x13ListWorkersResponse\x12!\n" +
+	"\fspan_seconds\x18\x01 \x01(\x01R\vspanSeconds\x12;\n" +
+	"\aworkers\x18\x02 \x03(\v2!.millrace.dataplane.v1.WorkerLoadR\aworkers\"l\n" +
+	"\n" +
+	"WorkerLoad\x12\x10\n" +
+	"\x03cpu\x18\x01 \x01(\rR\x03cpu\x12\x12\n" +
+	"\x04load\x18\x02 \x01(\x01R\x04load\x128\n" +
+	"\x06queues\x18\x03 \x03(\v2 .millrace.dataplane.v1.QueueLoadR\x06queues\"\x8b\x01\n" +
+	"\tQueueLoad\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\tR\x04port\x12\x14\n" +
+	"\x05queue\x18\x02 \x01(\rR\x05queue\x12\x12\n" +
+	"\x04load\x18\x03 \x01(\x01R\x04load\x12\x16\n" +
+	"\x06frames\x18\x04 \x01(\x04R\x06frames\x12(\n" +
+	"\x10cycles_per_frame\x18\x05 \x01(\x01R\x0ecyclesPerFrame\"\xb1\x01\n" +
+	"\x10RebalanceRequest\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\x12!\n" +
+	"\fspan_seconds\x18\x02 \x01(\x01R\vspanSeconds\x12\x1d\n" +
+	"\n" +
+	"whole_span\x18\x03 \x01(\bR\twholeSpan\x12\x1d\n" +
+	"\n" +
+	"load_least\x18\x04 \x01(\x01R\tloadLeast\x12#\n" +
+	"\rimprove_least\x18\x05 \x01(\x01R\fimproveLeast\"\x8e\x02\n" +
+	"\x11RebalanceResponse\x12!\n" +
+	"\fspan_seconds\x18\x01 \x01(\x01R\vspanSeconds\x129\n" +
+	"\x06before\x18\x02 \x03(\v2!.millrace.dataplane.v1.WorkerLoadR\x06before\x127\n" +
+	"\x05after\x18\x03 \x03(\v2!.millrace.dataplane.v1.WorkerLoadR\x05after\x12\x14\n" +
+	"\x05moves\x18\x04 \x01(\rR\x05moves\x12 \n" +
+	"\vimprovement\x18\x05 \x01(\x01R\vimprovement\x12\x12\n" +
+	"\x04done\x18\x06 \x01(\bR\x04done\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\"\x14\n" +
 	"\x12ListBridgesRequest\"N\n" +
 	"\x13ListBridgesResponse\x127\n" +
 	"\abridges\x18\x01 \x03(\v2\x1d.millrace.dataplane.v1.BridgeR\abridges\"<\n" +
@@ -3853,7 +4299,7 @@ const file_dataplane_api_millrace_proto_rawDesc = "" +
 	"\bsegments\x18\x04 \x01(\x04R\bsegments\";\n" +
 	"\x03Gap\x12\x1e\n" +
 	"\vup_to_ticks\x18\x01 \x01(\x04R\tupToTicks\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x04R\x05count\"\x8e\x03\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\"\xa4\x03\n" +
 	"\vWorkerStats\x12\x10\n" +
 	"\x03cpu\x18\x01 \x01(\rR\x03cpu\x12\x14\n" +
 	"\x05turns\x18\x02 \x01(\x04R\x05turns\x12\x1d\n" +
@@ -3870,7 +4316,8 @@ const file_dataplane_api_millrace_proto_rawDesc = "" +
 	" \x01(\x04R\vgapMaxTicks\x12.\n" +
 	"\x04gaps\x18\v \x03(\v2\x1a.millrace.dataplane.v1.GapR\x04gaps\x12\x16\n" +
 	"\x06faults\x18\f \x01(\x04R\x06faults\x12(\n" +
-	"\x10gap_minute_ticks\x18\r \x01(\x04R\x0egapMinuteTicks*Q\n" +
+	"\x10gap_minute_ticks\x18\r \x01(\x04R\x0egapMinuteTicks\x12\x14\n" +
+	"\x05walks\x18\x0e \x01(\x04R\x05walks*Q\n" +
 	"\bPollMode\x12\x19\n" +
 	"\x15POLL_MODE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0ePOLL_MODE_BUSY\x10\x01\x12\x16\n" +
@@ -3892,7 +4339,7 @@ const file_dataplane_api_millrace_proto_rawDesc = "" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10EVENT_KIND_ADDED\x10\x01\x12\x16\n" +
 	"\x12EVENT_KIND_REMOVED\x10\x02\x12\x16\n" +
-	"\x12EVENT_KIND_CHANGED\x10\x032\x8e\x0e\n" +
+	"\x12EVENT_KIND_CHANGED\x10\x032\xd4\x0f\n" +
 	"\tDataplane\x12X\n" +
 	"\aGetInfo\x12%.millrace.dataplane.v1.GetInfoRequest\x1a&.millrace.dataplane.v1.GetInfoResponse\x12U\n" +
 	"\x06Health\x12$.millrace.dataplane.v1.HealthRequest\x1a%.millrace.dataplane.v1.HealthResponse\x12X\n" +
@@ -3907,7 +4354,9 @@ const file_dataplane_api_millrace_proto_rawDesc = "" +
 	"\vListBridges\x12).millrace.dataplane.v1.ListBridgesRequest\x1a*.millrace.dataplane.v1.ListBridgesResponse\x12^\n" +
 	"\tSetBridge\x12'.millrace.dataplane.v1.SetBridgeRequest\x1a(.millrace.dataplane.v1.SetBridgeResponse\x12a\n" +
 	"\n" +
-	"SetWorkers\x12(.millrace.dataplane.v1.SetWorkersRequest\x1a).millrace.dataplane.v1.SetWorkersResponse\x12X\n" +
+	"SetWorkers\x12(.millrace.dataplane.v1.SetWorkersRequest\x1a).millrace.dataplane.v1.SetWorkersResponse\x12d\n" +
+	"\vListWorkers\x12).millrace.dataplane.v1.ListWorkersRequest\x1a*.millrace.dataplane.v1.ListWorkersResponse\x12^\n" +
+	"\tRebalance\x12'.millrace.dataplane.v1.RebalanceRequest\x1a(.millrace.dataplane.v1.RebalanceResponse\x12X\n" +
 	"\aSetWire\x12%.millrace.dataplane.v1.SetWireRequest\x1a&.millrace.dataplane.v1.SetWireResponse\x12X\n" +
 	"\aDelWire\x12%.millrace.dataplane.v1.DelWireRequest\x1a&.millrace.dataplane.v1.DelWireResponse\x12f\n" +
 	"\vListEntries\x12).millrace.dataplane.v1.ListEntriesRequest\x1a*.millrace.dataplane.v1.ListEntriesResponse0\x01\x12[\n" +
@@ -3929,7 +4378,7 @@ func file_dataplane_api_millrace_proto_rawDescGZIP() []byte {
 }
 
 var file_dataplane_api_millrace_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_dataplane_api_millrace_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_dataplane_api_millrace_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_dataplane_api_millrace_proto_goTypes = []any{
 	(PollMode)(0),                 // 0: millrace.dataplane.v1.PollMode
 	(VlanMode)(0),                 // 1: millrace.dataplane.v1.VlanMode
@@ -3966,48 +4415,54 @@ var file_dataplane_api_millrace_proto_goTypes = []any{
 	(*SetBridgeResponse)(nil),     // 32: millrace.dataplane.v1.SetBridgeResponse
 	(*SetWorkersRequest)(nil),     // 33: millrace.dataplane.v1.SetWorkersRequest
 	(*SetWorkersResponse)(nil),    // 34: millrace.dataplane.v1.SetWorkersResponse
-	(*ListBridgesRequest)(nil),    // 35: millrace.dataplane.v1.ListBridgesRequest
-	(*ListBridgesResponse)(nil),   // 36: millrace.dataplane.v1.ListBridgesResponse
-	(*Wire)(nil),                  // 37: millrace.dataplane.v1.Wire
-	(*SetWireRequest)(nil),        // 38: millrace.dataplane.v1.SetWireRequest
-	(*SetWireResponse)(nil),       // 39: millrace.dataplane.v1.SetWireResponse
-	(*DelWireRequest)(nil),        // 40: millrace.dataplane.v1.DelWireRequest
-	(*DelWireResponse)(nil),       // 41: millrace.dataplane.v1.DelWireResponse
-	(*Entry)(nil),                 // 42: millrace.dataplane.v1.Entry
-	(*ListEntriesRequest)(nil),    // 43: millrace.dataplane.v1.ListEntriesRequest
-	(*ListEntriesResponse)(nil),   // 44: millrace.dataplane.v1.ListEntriesResponse
-	(*AddEntryRequest)(nil),       // 45: millrace.dataplane.v1.AddEntryRequest
-	(*AddEntryResponse)(nil),      // 46: millrace.dataplane.v1.AddEntryResponse
-	(*DelEntryRequest)(nil),       // 47: millrace.dataplane.v1.DelEntryRequest
-	(*DelEntryResponse)(nil),      // 48: millrace.dataplane.v1.DelEntryResponse
-	(*FlushEntriesRequest)(nil),   // 49: millrace.dataplane.v1.FlushEntriesRequest
-	(*FlushEntriesResponse)(nil),  // 50: millrace.dataplane.v1.FlushEntriesResponse
-	(*GetStatsRequest)(nil),       // 51: millrace.dataplane.v1.GetStatsRequest
-	(*GetStatsResponse)(nil),      // 52: millrace.dataplane.v1.GetStatsResponse
-	(*Reason)(nil),                // 53: millrace.dataplane.v1.Reason
-	(*Drop)(nil),                  // 54: millrace.dataplane.v1.Drop
-	(*PortStats)(nil),             // 55: millrace.dataplane.v1.PortStats
-	(*Finished)(nil),              // 56: millrace.dataplane.v1.Finished
-	(*Gap)(nil),                   // 57: millrace.dataplane.v1.Gap
-	(*WorkerStats)(nil),           // 58: millrace.dataplane.v1.WorkerStats
-	nil,                           // 59: millrace.dataplane.v1.PortSpec.OptionsEntry
-	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
-	(Pipeline)(0),                 // 61: millrace.dataplane.v1.Pipeline
+	(*ListWorkersRequest)(nil),    // 35: millrace.dataplane.v1.ListWorkersRequest
+	(*ListWorkersResponse)(nil),   // 36: millrace.dataplane.v1.ListWorkersResponse
+	(*WorkerLoad)(nil),            // 37: millrace.dataplane.v1.WorkerLoad
+	(*QueueLoad)(nil),             // 38: millrace.dataplane.v1.QueueLoad
+	(*RebalanceRequest)(nil),      // 39: millrace.dataplane.v1.RebalanceRequest
+	(*RebalanceResponse)(nil),     // 40: millrace.dataplane.v1.RebalanceResponse
+	(*ListBridgesRequest)(nil),    // 41: millrace.dataplane.v1.ListBridgesRequest
+	(*ListBridgesResponse)(nil),   // 42: millrace.dataplane.v1.ListBridgesResponse
+	(*Wire)(nil),                  // 43: millrace.dataplane.v1.Wire
+	(*SetWireRequest)(nil),        // 44: millrace.dataplane.v1.SetWireRequest
+	(*SetWireResponse)(nil),       // 45: millrace.dataplane.v1.SetWireResponse
+	(*DelWireRequest)(nil),        // 46: millrace.dataplane.v1.DelWireRequest
+	(*DelWireResponse)(nil),       // 47: millrace.dataplane.v1.DelWireResponse
+	(*Entry)(nil),                 // 48: millrace.dataplane.v1.Entry
+	(*ListEntriesRequest)(nil),    // 49: millrace.dataplane.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),   // 50: millrace.dataplane.v1.ListEntriesResponse
+	(*AddEntryRequest)(nil),       // 51: millrace.dataplane.v1.AddEntryRequest
+	(*AddEntryResponse)(nil),      // 52: millrace.dataplane.v1.AddEntryResponse
+	(*DelEntryRequest)(nil),       // 53: millrace.dataplane.v1.DelEntryRequest
+	(*DelEntryResponse)(nil),      // 54: millrace.dataplane.v1.DelEntryResponse
+	(*FlushEntriesRequest)(nil),   // 55: millrace.dataplane.v1.FlushEntriesRequest
+	(*FlushEntriesResponse)(nil),  // 56: millrace.dataplane.v1.FlushEntriesResponse
+	(*GetStatsRequest)(nil),       // 57: millrace.dataplane.v1.GetStatsRequest
+	(*GetStatsResponse)(nil),      // 58: millrace.dataplane.v1.GetStatsResponse
+	(*Reason)(nil),                // 59: millrace.dataplane.v1.Reason
+	(*Drop)(nil),                  // 60: millrace.dataplane.v1.Drop
+	(*PortStats)(nil),             // 61: millrace.dataplane.v1.PortStats
+	(*Finished)(nil),              // 62: millrace.dataplane.v1.Finished
+	(*Gap)(nil),                   // 63: millrace.dataplane.v1.Gap
+	(*WorkerStats)(nil),           // 64: millrace.dataplane.v1.WorkerStats
+	nil,                           // 65: millrace.dataplane.v1.PortSpec.OptionsEntry
+	(*timestamppb.Timestamp)(nil), // 66: google.protobuf.Timestamp
+	(Pipeline)(0),                 // 67: millrace.dataplane.v1.Pipeline
 }
 var file_dataplane_api_millrace_proto_depIdxs = []int32{
-	60, // 0: millrace.dataplane.v1.GetInfoResponse.started:type_name -> google.protobuf.Timestamp
+	66, // 0: millrace.dataplane.v1.GetInfoResponse.started:type_name -> google.protobuf.Timestamp
 	0,  // 1: millrace.dataplane.v1.GetInfoResponse.poll_mode:type_name -> millrace.dataplane.v1.PollMode
 	6,  // 2: millrace.dataplane.v1.GetInfoResponse.unrestored:type_name -> millrace.dataplane.v1.Unrestored
 	1,  // 3: millrace.dataplane.v1.PortSpec.vlan_mode:type_name -> millrace.dataplane.v1.VlanMode
-	59, // 4: millrace.dataplane.v1.PortSpec.options:type_name -> millrace.dataplane.v1.PortSpec.OptionsEntry
+	65, // 4: millrace.dataplane.v1.PortSpec.options:type_name -> millrace.dataplane.v1.PortSpec.OptionsEntry
 	10, // 5: millrace.dataplane.v1.PortSpec.host:type_name -> millrace.dataplane.v1.HostSpec
 	2,  // 6: millrace.dataplane.v1.PortState.link:type_name -> millrace.dataplane.v1.Link
-	60, // 7: millrace.dataplane.v1.PortState.since:type_name -> google.protobuf.Timestamp
+	66, // 7: millrace.dataplane.v1.PortState.since:type_name -> google.protobuf.Timestamp
 	13, // 8: millrace.dataplane.v1.PortState.device:type_name -> millrace.dataplane.v1.NetDevice
 	12, // 9: millrace.dataplane.v1.PortState.host:type_name -> millrace.dataplane.v1.HostState
 	9,  // 10: millrace.dataplane.v1.Port.spec:type_name -> millrace.dataplane.v1.PortSpec
 	11, // 11: millrace.dataplane.v1.Port.state:type_name -> millrace.dataplane.v1.PortState
-	60, // 12: millrace.dataplane.v1.Port.created:type_name -> google.protobuf.Timestamp
+	66, // 12: millrace.dataplane.v1.Port.created:type_name -> google.protobuf.Timestamp
 	9,  // 13: millrace.dataplane.v1.AddPortRequest.spec:type_name -> millrace.dataplane.v1.PortSpec
 	14, // 14: millrace.dataplane.v1.AddPortResponse.port:type_name -> millrace.dataplane.v1.Port
 	9,  // 15: millrace.dataplane.v1.AddPortsRequest.specs:type_name -> millrace.dataplane.v1.PortSpec
@@ -4018,64 +4473,72 @@ var file_dataplane_api_millrace_proto_depIdxs = []int32{
 	14, // 20: millrace.dataplane.v1.ListPortsResponse.ports:type_name -> millrace.dataplane.v1.Port
 	3,  // 21: millrace.dataplane.v1.WatchPortsResponse.kind:type_name -> millrace.dataplane.v1.EventKind
 	14, // 22: millrace.dataplane.v1.WatchPortsResponse.port:type_name -> millrace.dataplane.v1.Port
-	61, // 23: millrace.dataplane.v1.Bridge.pipeline:type_name -> millrace.dataplane.v1.Pipeline
-	61, // 24: millrace.dataplane.v1.SetBridgeRequest.pipeline:type_name -> millrace.dataplane.v1.Pipeline
-	30, // 25: millrace.dataplane.v1.ListBridgesResponse.bridges:type_name -> millrace.dataplane.v1.Bridge
-	42, // 26: millrace.dataplane.v1.ListEntriesResponse.entries:type_name -> millrace.dataplane.v1.Entry
-	37, // 27: millrace.dataplane.v1.ListEntriesResponse.wires:type_name -> millrace.dataplane.v1.Wire
-	42, // 28: millrace.dataplane.v1.AddEntryRequest.entry:type_name -> millrace.dataplane.v1.Entry
-	60, // 29: millrace.dataplane.v1.GetStatsResponse.at:type_name -> google.protobuf.Timestamp
-	60, // 30: millrace.dataplane.v1.GetStatsResponse.started:type_name -> google.protobuf.Timestamp
-	55, // 31: millrace.dataplane.v1.GetStatsResponse.ports:type_name -> millrace.dataplane.v1.PortStats
-	58, // 32: millrace.dataplane.v1.GetStatsResponse.workers:type_name -> millrace.dataplane.v1.WorkerStats
-	53, // 33: millrace.dataplane.v1.GetStatsResponse.reasons:type_name -> millrace.dataplane.v1.Reason
-	54, // 34: millrace.dataplane.v1.PortStats.rx_drops:type_name -> millrace.dataplane.v1.Drop
-	54, // 35: millrace.dataplane.v1.PortStats.tx_drops:type_name -> millrace.dataplane.v1.Drop
-	56, // 36: millrace.dataplane.v1.PortStats.finished:type_name -> millrace.dataplane.v1.Finished
-	57, // 37: millrace.dataplane.v1.WorkerStats.gaps:type_name -> millrace.dataplane.v1.Gap
-	4,  // 38: millrace.dataplane.v1.Dataplane.GetInfo:input_type -> millrace.dataplane.v1.GetInfoRequest
-	7,  // 39: millrace.dataplane.v1.Dataplane.Health:input_type -> millrace.dataplane.v1.HealthRequest
-	15, // 40: millrace.dataplane.v1.Dataplane.AddPort:input_type -> millrace.dataplane.v1.AddPortRequest
-	17, // 41: millrace.dataplane.v1.Dataplane.AddPorts:input_type -> millrace.dataplane.v1.AddPortsRequest
-	20, // 42: millrace.dataplane.v1.Dataplane.SetPort:input_type -> millrace.dataplane.v1.SetPortRequest
-	22, // 43: millrace.dataplane.v1.Dataplane.DelPort:input_type -> millrace.dataplane.v1.DelPortRequest
-	23, // 44: millrace.dataplane.v1.Dataplane.DelPorts:input_type -> millrace.dataplane.v1.DelPortsRequest
-	26, // 45: millrace.dataplane.v1.Dataplane.ListPorts:input_type -> millrace.dataplane.v1.ListPortsRequest
-	28, // 46: millrace.dataplane.v1.Dataplane.WatchPorts:input_type -> millrace.dataplane.v1.WatchPortsRequest
-	35, // 47: millrace.dataplane.v1.Dataplane.ListBridges:input_type -> millrace.dataplane.v1.ListBridgesRequest
-	31, // 48: millrace.dataplane.v1.Dataplane.SetBridge:input_type -> millrace.dataplane.v1.SetBridgeRequest
-	33, // 49: millrace.dataplane.v1.Dataplane.SetWorkers:input_type -> millrace.dataplane.v1.SetWorkersRequest
-	38, // 50: millrace.dataplane.v1.Dataplane.SetWire:input_type -> millrace.dataplane.v1.SetWireRequest
-	40, // 51: millrace.dataplane.v1.Dataplane.DelWire:input_type -> millrace.dataplane.v1.DelWireRequest
-	43, // 52: millrace.dataplane.v1.Dataplane.ListEntries:input_type -> millrace.dataplane.v1.ListEntriesRequest
-	45, // 53: millrace.dataplane.v1.Dataplane.AddEntry:input_type -> millrace.dataplane.v1.AddEntryRequest
-	47, // 54: millrace.dataplane.v1.Dataplane.DelEntry:input_type -> millrace.dataplane.v1.DelEntryRequest
-	49, // 55: millrace.dataplane.v1.Dataplane.FlushEntries:input_type -> millrace.dataplane.v1.FlushEntriesRequest
-	51, // 56: millrace.dataplane.v1.Dataplane.GetStats:input_type -> millrace.dataplane.v1.GetStatsRequest
-	5,  // 57: millrace.dataplane.v1.Dataplane.GetInfo:output_type -> millrace.dataplane.v1.GetInfoResponse
-	8,  // 58: millrace.dataplane.v1.Dataplane.Health:output_type -> millrace.dataplane.v1.HealthResponse
-	16, // 59: millrace.dataplane.v1.Dataplane.AddPort:output_type -> millrace.dataplane.v1.AddPortResponse
-	18, // 60: millrace.dataplane.v1.Dataplane.AddPorts:output_type -> millrace.dataplane.v1.AddPortsResponse
-	21, // 61: millrace.dataplane.v1.Dataplane.SetPort:output_type -> millrace.dataplane.v1.SetPortResponse
-	25, // 62: millrace.dataplane.v1.Dataplane.DelPort:output_type -> millrace.dataplane.v1.DelPortResponse
-	24, // 63: millrace.dataplane.v1.Dataplane.DelPorts:output_type -> millrace.dataplane.v1.DelPortsResponse
-	27, // 64: millrace.dataplane.v1.Dataplane.ListPorts:output_type -> millrace.dataplane.v1.ListPortsResponse
-	29, // 65: millrace.dataplane.v1.Dataplane.WatchPorts:output_type -> millrace.dataplane.v1.WatchPortsResponse
-	36, // 66: millrace.dataplane.v1.Dataplane.ListBridges:output_type -> millrace.dataplane.v1.ListBridgesResponse
-	32, // 67: millrace.dataplane.v1.Dataplane.SetBridge:output_type -> millrace.dataplane.v1.SetBridgeResponse
-	34, // 68: millrace.dataplane.v1.Dataplane.SetWorkers:output_type -> millrace.dataplane.v1.SetWorkersResponse
-	39, // 69: millrace.dataplane.v1.Dataplane.SetWire:output_type -> millrace.dataplane.v1.SetWireResponse
-	41, // 70: millrace.dataplane.v1.Dataplane.DelWire:output_type -> millrace.dataplane.v1.DelWireResponse
-	44, // 71: millrace.dataplane.v1.Dataplane.ListEntries:output_type -> millrace.dataplane.v1.ListEntriesResponse
-	46, // 72: millrace.dataplane.v1.Dataplane.AddEntry:output_type -> millrace.dataplane.v1.AddEntryResponse
-	48, // 73: millrace.dataplane.v1.Dataplane.DelEntry:output_type -> millrace.dataplane.v1.DelEntryResponse
-	50, // 74: millrace.dataplane.v1.Dataplane.FlushEntries:output_type -> millrace.dataplane.v1.FlushEntriesResponse
-	52, // 75: millrace.dataplane.v1.Dataplane.GetStats:output_type -> millrace.dataplane.v1.GetStatsResponse
-	57, // [57:76] is the sub-list for method output_type
-	38, // [38:57] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	67, // 23: millrace.dataplane.v1.Bridge.pipeline:type_name -> millrace.dataplane.v1.Pipeline
+	67, // 24: millrace.dataplane.v1.SetBridgeRequest.pipeline:type_name -> millrace.dataplane.v1.Pipeline
+	37, // 25: millrace.dataplane.v1.ListWorkersResponse.workers:type_name -> millrace.dataplane.v1.WorkerLoad
+	38, // 26: millrace.dataplane.v1.WorkerLoad.queues:type_name -> millrace.dataplane.v1.QueueLoad
+	37, // 27: millrace.dataplane.v1.RebalanceResponse.before:type_name -> millrace.dataplane.v1.WorkerLoad
+	37, // 28: millrace.dataplane.v1.RebalanceResponse.after:type_name -> millrace.dataplane.v1.WorkerLoad
+	30, // 29: millrace.dataplane.v1.ListBridgesResponse.bridges:type_name -> millrace.dataplane.v1.Bridge
+	48, // 30: millrace.dataplane.v1.ListEntriesResponse.entries:type_name -> millrace.dataplane.v1.Entry
+	43, // 31: millrace.dataplane.v1.ListEntriesResponse.wires:type_name -> millrace.dataplane.v1.Wire
+	48, // 32: millrace.dataplane.v1.AddEntryRequest.entry:type_name -> millrace.dataplane.v1.Entry
+	66, // 33: millrace.dataplane.v1.GetStatsResponse.at:type_name -> google.protobuf.Timestamp
+	66, // 34: millrace.dataplane.v1.GetStatsResponse.started:type_name -> google.protobuf.Timestamp
+	61, // 35: millrace.dataplane.v1.GetStatsResponse.ports:type_name -> millrace.dataplane.v1.PortStats
+	64, // 36: millrace.dataplane.v1.GetStatsResponse.workers:type_name -> millrace.dataplane.v1.WorkerStats
+	59, // 37: millrace.dataplane.v1.GetStatsResponse.reasons:type_name -> millrace.dataplane.v1.Reason
+	60, // 38: millrace.dataplane.v1.PortStats.rx_drops:type_name -> millrace.dataplane.v1.Drop
+	60, // 39: millrace.dataplane.v1.PortStats.tx_drops:type_name -> millrace.dataplane.v1.Drop
+	62, // 40: millrace.dataplane.v1.PortStats.finished:type_name -> millrace.dataplane.v1.Finished
+	63, // 41: millrace.dataplane.v1.WorkerStats.gaps:type_name -> millrace.dataplane.v1.Gap
+	4,  // 42: millrace.dataplane.v1.Dataplane.GetInfo:input_type -> millrace.dataplane.v1.GetInfoRequest
+	7,  // 43: millrace.dataplane.v1.Dataplane.Health:input_type -> millrace.dataplane.v1.HealthRequest
+	15, // 44: millrace.dataplane.v1.Dataplane.AddPort:input_type -> millrace.dataplane.v1.AddPortRequest
+	17, // 45: millrace.dataplane.v1.Dataplane.AddPorts:input_type -> millrace.dataplane.v1.AddPortsRequest
+	20, // 46: millrace.dataplane.v1.Dataplane.SetPort:input_type -> millrace.dataplane.v1.SetPortRequest
+	22, // 47: millrace.dataplane.v1.Dataplane.DelPort:input_type -> millrace.dataplane.v1.DelPortRequest
+	23, // 48: millrace.dataplane.v1.Dataplane.DelPorts:input_type -> millrace.dataplane.v1.DelPortsRequest
+	26, // 49: millrace.dataplane.v1.Dataplane.ListPorts:input_type -> millrace.dataplane.v1.ListPortsRequest
+	28, // 50: millrace.dataplane.v1.Dataplane.WatchPorts:input_type -> millrace.dataplane.v1.WatchPortsRequest
+	41, // 51: millrace.dataplane.v1.Dataplane.ListBridges:input_type -> millrace.dataplane.v1.ListBridgesRequest
+	31, // 52: millrace.dataplane.v1.Dataplane.SetBridge:input_type -> millrace.dataplane.v1.SetBridgeRequest
+	33, // 53: millrace.dataplane.v1.Dataplane.SetWorkers:input_type -> millrace.dataplane.v1.SetWorkersRequest
+	35, // 54: millrace.dataplane.v1.Dataplane.ListWorkers:input_type -> millrace.dataplane.v1.ListWorkersRequest
+	39, // 55: millrace.dataplane.v1.Dataplane.Rebalance:input_type -> millrace.dataplane.v1.RebalanceRequest
+	44, // 56: millrace.dataplane.v1.Dataplane.SetWire:input_type -> millrace.dataplane.v1.SetWireRequest
+	46, // 57: millrace.dataplane.v1.Dataplane.DelWire:input_type -> millrace.dataplane.v1.DelWireRequest
+	49, // 58: millrace.dataplane.v1.Dataplane.ListEntries:input_type -> millrace.dataplane.v1.ListEntriesRequest
+	51, // 59: millrace.dataplane.v1.Dataplane.AddEntry:input_type -> millrace.dataplane.v1.AddEntryRequest
+	53, // 60: millrace.dataplane.v1.Dataplane.DelEntry:input_type -> millrace.dataplane.v1.DelEntryRequest
+	55, // 61: millrace.dataplane.v1.Dataplane.FlushEntries:input_type -> millrace.dataplane.v1.FlushEntriesRequest
+	57, // 62: millrace.dataplane.v1.Dataplane.GetStats:input_type -> millrace.dataplane.v1.GetStatsRequest
+	5,  // 63: millrace.dataplane.v1.Dataplane.GetInfo:output_type -> millrace.dataplane.v1.GetInfoResponse
+	8,  // 64: millrace.dataplane.v1.Dataplane.Health:output_type -> millrace.dataplane.v1.HealthResponse
+	16, // 65: millrace.dataplane.v1.Dataplane.AddPort:output_type -> millrace.dataplane.v1.AddPortResponse
+	18, // 66: millrace.dataplane.v1.Dataplane.AddPorts:output_type -> millrace.dataplane.v1.AddPortsResponse
+	21, // 67: millrace.dataplane.v1.Dataplane.SetPort:output_type -> millrace.dataplane.v1.SetPortResponse
+	25, // 68: millrace.dataplane.v1.Dataplane.DelPort:output_type -> millrace.dataplane.v1.DelPortResponse
+	24, // 69: millrace.dataplane.v1.Dataplane.DelPorts:output_type -> millrace.dataplane.v1.DelPortsResponse
+	27, // 70: millrace.dataplane.v1.Dataplane.ListPorts:output_type -> millrace.dataplane.v1.ListPortsResponse
+	29, // 71: millrace.dataplane.v1.Dataplane.WatchPorts:output_type -> millrace.dataplane.v1.WatchPortsResponse
+	42, // 72: millrace.dataplane.v1.Dataplane.ListBridges:output_type -> millrace.dataplane.v1.ListBridgesResponse
+	32, // 73: millrace.dataplane.v1.Dataplane.SetBridge:output_type -> millrace.dataplane.v1.SetBridgeResponse
+	34, // 74: millrace.dataplane.v1.Dataplane.SetWorkers:output_type -> millrace.dataplane.v1.SetWorkersResponse
+	36, // 75: millrace.dataplane.v1.Dataplane.ListWorkers:output_type -> millrace.dataplane.v1.ListWorkersResponse
+	40, // 76: millrace.dataplane.v1.Dataplane.Rebalance:output_type -> millrace.dataplane.v1.RebalanceResponse
+	45, // 77: millrace.dataplane.v1.Dataplane.SetWire:output_type -> millrace.dataplane.v1.SetWireResponse
+	47, // 78: millrace.dataplane.v1.Dataplane.DelWire:output_type -> millrace.dataplane.v1.DelWireResponse
+	50, // 79: millrace.dataplane.v1.Dataplane.ListEntries:output_type -> millrace.dataplane.v1.ListEntriesResponse
+	52, // 80: millrace.dataplane.v1.Dataplane.AddEntry:output_type -> millrace.dataplane.v1.AddEntryResponse
+	54, // 81: millrace.dataplane.v1.Dataplane.DelEntry:output_type -> millrace.dataplane.v1.DelEntryResponse
+	56, // 82: millrace.dataplane.v1.Dataplane.FlushEntries:output_type -> millrace.dataplane.v1.FlushEntriesResponse
+	58, // 83: millrace.dataplane.v1.Dataplane.GetStats:output_type -> millrace.dataplane.v1.GetStatsResponse
+	63, // [63:84] is the sub-list for method output_type
+	42, // [42:63] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_dataplane_api_millrace_proto_init() }
@@ -4090,7 +4553,7 @@ func file_dataplane_api_millrace_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dataplane_api_millrace_proto_rawDesc), len(file_dataplane_api_millrace_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   56,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -45,6 +45,8 @@ const (
 	Dataplane_ListBridges_FullMethodName  = "/millrace.dataplane.v1.Dataplane/ListBridges"
 	Dataplane_SetBridge_FullMethodName    = "/millrace.dataplane.v1.Dataplane/SetBridge"
 	Dataplane_SetWorkers_FullMethodName   = "/millrace.dataplane.v1.Dataplane/SetWorkers"
+	Dataplane_ListWorkers_FullMethodName  = "/millrace.dataplane.v1.Dataplane/ListWorkers"
+	Dataplane_Rebalance_FullMethodName    = "/millrace.dataplane.v1.Dataplane/Rebalance"
 	Dataplane_SetWire_FullMethodName      = "/millrace.dataplane.v1.Dataplane/SetWire"
 	Dataplane_DelWire_FullMethodName      = "/millrace.dataplane.v1.Dataplane/DelWire"
 	Dataplane_ListEntries_FullMethodName  = "/millrace.dataplane.v1.Dataplane/ListEntries"
@@ -100,6 +102,12 @@ type DataplaneClient interface {
 	// SetWorkers has one worker on each of some CPUs and nowhere else. Peers do
 	// not notice; no frame is lost. It holds over restarts of the dataplane.
 	SetWorkers(ctx context.Context, in *SetWorkersRequest, opts ...grpc.CallOption) (*SetWorkersResponse, error)
+	// ListWorkers says which worker polls which receive queues, and what they cost.
+	ListWorkers(ctx context.Context, in *ListWorkersRequest, opts ...grpc.CallOption) (*ListWorkersResponse, error)
+	// Rebalance deals the receive queues to the workers by what they have cost,
+	// or says what that would bring. No frame is lost or comes twice, and the
+	// frames of a queue keep their order. It does not hold over restarts.
+	Rebalance(ctx context.Context, in *RebalanceRequest, opts ...grpc.CallOption) (*RebalanceResponse, error)
 	// SetWire sends all frames of one port to another one, past any bridge,
 	// in one direction. It replaces the wire that the port has.
 	SetWire(ctx context.Context, in *SetWireRequest, opts ...grpc.CallOption) (*SetWireResponse, error)
@@ -257,6 +265,26 @@ func (c *dataplaneClient) SetWorkers(ctx context.Context, in *SetWorkersRequest,
 	return out, nil
 }
 
+func (c *dataplaneClient) ListWorkers(ctx context.Context, in *ListWorkersRequest, opts ...grpc.CallOption) (*ListWorkersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListWorkersResponse)
+	err := c.cc.Invoke(ctx, Dataplane_ListWorkers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *dataplaneClient) Rebalance(ctx context.Context, in *RebalanceRequest, opts ...grpc.CallOption) (*RebalanceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RebalanceResponse)
+	err := c.cc.Invoke(ctx, Dataplane_Rebalance_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *dataplaneClient) SetWire(ctx context.Context, in *SetWireRequest, opts ...grpc.CallOption) (*SetWireResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SetWireResponse)
@@ -382,6 +410,12 @@ type DataplaneServer interface {
 	// SetWorkers has one worker on each of some CPUs and nowhere else. Peers do
 	// not notice; no frame is lost. It holds over restarts of the dataplane.
 	SetWorkers(context.Context, *SetWorkersRequest) (*SetWorkersResponse, error)
+	// ListWorkers says which worker polls which receive queues, and what they cost.
+	ListWorkers(context.Context, *ListWorkersRequest) (*ListWorkersResponse, error)
+	// Rebalance deals the receive queues to the workers by what they have cost,
+	// or says what that would bring. No frame is lost or comes twice, and the
+	// frames of a queue keep their order. It does not hold over restarts.
+	Rebalance(context.Context, *RebalanceRequest) (*RebalanceResponse, error)
 	// SetWire sends all frames of one port to another one, past any bridge,
 	// in one direction. It replaces the wire that the port has.
 	SetWire(context.Context, *SetWireRequest) (*SetWireResponse, error)
@@ -445,6 +479,12 @@ func (UnimplementedDataplaneServer) SetBridge(context.Context, *SetBridgeRequest
 }
 func (UnimplementedDataplaneServer) SetWorkers(context.Context, *SetWorkersRequest) (*SetWorkersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetWorkers not implemented")
+}
+func (UnimplementedDataplaneServer) ListWorkers(context.Context, *ListWorkersRequest) (*ListWorkersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListWorkers not implemented")
+}
+func (UnimplementedDataplaneServer) Rebalance(context.Context, *RebalanceRequest) (*RebalanceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rebalance not implemented")
 }
 func (UnimplementedDataplaneServer) SetWire(context.Context, *SetWireRequest) (*SetWireResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetWire not implemented")
@@ -697,6 +737,42 @@ func _Dataplane_SetWorkers_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Dataplane_ListWorkers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListWorkersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DataplaneServer).ListWorkers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Dataplane_ListWorkers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DataplaneServer).ListWorkers(ctx, req.(*ListWorkersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Dataplane_Rebalance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RebalanceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DataplaneServer).Rebalance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Dataplane_Rebalance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DataplaneServer).Rebalance(ctx, req.(*RebalanceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Dataplane_SetWire_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetWireRequest)
 	if err := dec(in); err != nil {
@@ -866,6 +942,14 @@ var Dataplane_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetWorkers",
 			Handler:    _Dataplane_SetWorkers_Handler,
+		},
+		{
+			MethodName: "ListWorkers",
+			Handler:    _Dataplane_ListWorkers_Handler,
+		},
+		{
+			MethodName: "Rebalance",
+			Handler:    _Dataplane_Rebalance_Handler,
 		},
 		{
 			MethodName: "SetWire",

@@ -179,7 +179,7 @@ func BenchmarkExpired(b *testing.B) {
 	defer runtime.UnlockOSThread()
 	for b.Loop() {
 		begin := threadTime(b)
-		n := w.Expire(later, 4096)
+		_, n := w.Expire(later, 4096)
 		times = append(times, threadTime(b)-begin)
 		w.Quiet()
 		if gone += n; n == 0 {

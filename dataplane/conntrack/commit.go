@@ -24,7 +24,7 @@ const (
 	Created    Result = iota
 	Changed           // an old connection got another mark or label
 	Unchanged         // an old connection, or an ICMP error about one: nothing to do
-	Full              // every connection of the table is assured
+	Full              // every connection of the table is assured and goes on
 	BucketFull        // no place in the index
 	Limited           // the zone has its limit
 	Clash             // another connection has the reply's addresses and ports

@@ -44,7 +44,8 @@
 //
 // A record's deadline lies in an array of its own, 16 to a cache line, so a sweep
 // of a million connections reads 4 MiB. Expire takes a budget and goes on where it
-// stopped. A connection whose time is over is marked dying and its cell moves; if
+// stopped, within a line if need be: a worker calls it with budgets so small that it can look at the clock
+// between two removals. A connection whose time is over is marked dying and its cell moves; if
 // a packet or a Touch comes within two seconds it lives on, else it goes. So
 // nobody must write a timestamp for each packet, and a connection whose packets
 // all went by unseen is not lost, however late its worker tells.
@@ -94,7 +95,8 @@
 // When fewer than an eighth of all records, or 4,096, are left, each new
 // connection removes the oldest unassured of some that lie together. Assured
 // are TCP connections whose handshake was completed, UDP exchanges of more than two
-// seconds, SCTP associations; they are never evicted. A flood of connections that
+// seconds, SCTP associations. They are never evicted while they go on; those of TCP and SCTP that are about
+// to end (a FIN, a RST, a SHUTDOWN was seen) are, if there is no other among the few. A flood of connections that
 // nobody answers replaces its own: a proper one needs to live for a round trip
 // only, while the table holds seconds of the flood.
 //

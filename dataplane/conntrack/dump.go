@@ -106,7 +106,7 @@ func (t *Table) connection(i, now uint32) (c Connection, ok bool) {
 	if past := int32(now - uint32(ident)); past > 0 {
 		c.Age = secondsOf(uint32(past))
 	}
-	if left := int32(d&^assuredBit - now<<1); left > 0 {
+	if left := int32(d&^staysBit - now<<1); left > 0 {
 		c.Timeout = secondsOf(uint32(left) >> 1)
 	}
 	return c, true

@@ -26,7 +26,7 @@ type stock struct {
 	limit   uint32 // number of records with record 0
 	first   uint32 // list of records that readers may still see, oldest first
 	last    uint32
-	waiting int // records in it
+	waiting atomic.Int64 // records in it; written with mu held
 
 	epoch   atomic.Uint64
 	touched atomic.Uint32 // fresh, for sweeps
@@ -48,14 +48,21 @@ func (t *Table) retire(i uint32) {
 		t.records[s.last].links |= uint64(i)
 	}
 	s.last = i
-	s.waiting++
+	s.waiting.Add(1)
 	s.left.Add(1)
 	s.mu.Unlock()
 }
 
-// reclaim makes waiting records free that no reader can see, and begins a new
-// epoch if some are left. The stock's lock is held.
-func (t *Table) reclaim() {
+// How many records are made free in one go: by a sweep, and by a worker that takes
+// workerStock of them. Each may be a miss of the cache, and a flush leaves as many as it likes.
+const (
+	reclaimSome = 8
+	reclaimMany = 2 * workerStock
+)
+
+// reclaim makes waiting records free that no reader can see, at most n, and begins a new
+// epoch if some are left and all readers have come to this one. The stock's lock is held.
+func (t *Table) reclaim(n int) {
 	s := &t.stock
 	if s.first == 0 {
 		return
@@ -64,7 +71,7 @@ func (t *Table) reclaim() {
 	for _, r := range s.readers {
 		oldest = min(oldest, r.epoch.Load())
 	}
-	for s.first != 0 {
+	for ; s.first != 0 && n > 0; n-- {
 		i := s.first
 		r := &t.records[i]
 		if uint32(r.links>>32) == uint32(oldest) || int32(uint32(r.links>>32)-uint32(oldest)) > 0 {
@@ -73,10 +80,10 @@ func (t *Table) reclaim() {
 		s.first = uint32(r.links)
 		r.links = uint64(s.free)
 		s.free = i
-		s.waiting--
+		s.waiting.Add(-1)
 		s.spare++
 	}
-	if s.first != 0 {
+	if s.first != 0 && oldest == s.epoch.Load() { // so nobody is ever more than one behind, and 32 bits will do
 		s.epoch.Add(1)
 	}
 }
@@ -103,7 +110,7 @@ func (t *Table) supply(w *Worker) {
 	s := &t.stock
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t.reclaim()
+	t.reclaim(reclaimMany)
 	want := min(workerStock, max(1, int(s.limit)/256))
 	for range min(want, s.spare) {
 		i := s.free

@@ -203,7 +203,7 @@ func TestLimits(t *testing.T) {
 			t.Errorf("got %+v, want %d", z, want)
 		}
 	}
-	table.Reset(1)
+	table.Reset(1, func() bool { return false })
 	if z := table.Zone(1); z != (ZoneInfo{Zone: 1}) {
 		t.Errorf("after Reset: %+v", z)
 	}

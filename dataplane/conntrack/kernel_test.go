@@ -20,10 +20,18 @@ import (
 // two TUN devices. The thread that made it must not run anything else.
 type router struct{ tuns [2]*os.File }
 
-// newRouter makes a router, or says why this machine cannot.
+// A lack is what this machine has not, and TestKernel needs.
+type lack struct {
+	of    string
+	cause error
+}
+
+func (l lack) Error() string { return "needs " + l.of + ": " + l.cause.Error() }
+
+// newRouter makes a router. A lack says why this machine cannot.
 func newRouter() (*router, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_FS); err != nil {
-		return nil, fmt.Errorf("a network namespace: %w", err)
+		return nil, lack{"root, for a network namespace of its own", err}
 	}
 	r := &router{}
 	for i := range r.tuns {
@@ -37,6 +45,9 @@ func newRouter() (*router, error) {
 			args = strings.ReplaceAll(args, "%d", fmt.Sprint(i))
 			if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
 				r.close()
+				if errors.Is(err, exec.ErrNotFound) {
+					return nil, lack{"ip(8): apt-get install iproute2", err}
+				}
 				return nil, fmt.Errorf("ip %s: %w: %s", args, err, out)
 			}
 		}
@@ -64,7 +75,7 @@ func (r *router) settings() error {
 	}
 	for name, value := range values {
 		if err := os.WriteFile("/proc/sys/"+name, []byte(value), 0); err != nil {
-			return err
+			return lack{"a kernel module for connection tracking (nf_conntrack), and Linux 6.2", err}
 		}
 	}
 	return nil
@@ -83,7 +94,7 @@ func (r *router) close() {
 func openTUN(name string) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("/dev/net/tun: %w", err)
+		return nil, lack{"a kernel module for TUN devices (tun)", err}
 	}
 	req, err := unix.NewIfreq(name)
 	if err == nil {
@@ -92,7 +103,7 @@ func openTUN(name string) (*os.File, error) {
 	}
 	if err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("TUN device %s: %w", name, err)
+		return nil, lack{"root, for TUN device " + name, err}
 	}
 	return os.NewFile(uintptr(fd), name), nil
 }
@@ -124,7 +135,7 @@ func number(kind uint16, n uint32) []byte {
 func trackInKernel() error {
 	s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
-		return fmt.Errorf("netlink: %w", err)
+		return lack{"a kernel module for netfilter (nfnetlink)", err}
 	}
 	defer func() { _ = unix.Close(s) }()
 	const tables = unix.NFNL_SUBSYS_NFTABLES << 8
@@ -158,7 +169,7 @@ func trackInKernel() error {
 		return fmt.Errorf("nftables: %d bytes, %w", n, err)
 	}
 	if code := int32(binary.NativeEndian.Uint32(answer[16:])); code != 0 {
-		return fmt.Errorf("nftables: %w", unix.Errno(-code))
+		return lack{"a kernel module for nftables with ct (nf_tables, nft_ct)", unix.Errno(-code)}
 	}
 	return nil
 }
@@ -194,7 +205,7 @@ var kernelLine = regexp.MustCompile(`tcp +6 \d+ (\w+) src=10\.0\.\d+\.2 dst=10\.
 func (r *router) states() (map[string]string, error) {
 	b, err := os.ReadFile("/proc/thread-self/net/nf_conntrack")
 	if err != nil {
-		return nil, err
+		return nil, lack{"a kernel that lists connections (CONFIG_NF_CONNTRACK_PROCFS)", err}
 	}
 	list := map[string]string{}
 	for _, m := range kernelLine.FindAllStringSubmatch(string(b), -1) {
@@ -207,9 +218,6 @@ func (r *router) states() (map[string]string, error) {
 	return list, nil
 }
 
-// errNoKernel says that the machine cannot run TestKernel.
-var errNoKernel = errors.New("needs root, TUN devices, and Linux with nftables and connection tracking")
-
 // TestKernel takes random sequences of TCP flags through Linux and through a
 // table, and compares the states in which they leave connections.
 func TestKernel(t *testing.T) {
@@ -219,15 +227,17 @@ func TestKernel(t *testing.T) {
 		runtime.LockOSThread() // never unlocked: the thread goes, and the namespace with it
 		r, err := newRouter()
 		if err != nil {
-			done <- fmt.Errorf("%w: %w", errNoKernel, err)
+			done <- err
 			return
 		}
 		defer r.close()
 		done <- compareWithKernel(table, w, r)
 	}()
-	if err := <-done; errors.Is(err, errNoKernel) {
-		t.Skip(err)
-	} else if err != nil {
+	err := <-done
+	if l := (lack{}); errors.As(err, &l) {
+		t.Skipf("needs %s: %v", l.of, l.cause)
+	}
+	if err != nil {
 		t.Error(err)
 	}
 }
@@ -265,7 +275,7 @@ func compareWithKernel(table *Table, w *Worker, r *router) error {
 	for deadline := time.Now().Add(20 * time.Second); ; { // until the kernel is through
 		kernel, err := r.states()
 		if err != nil {
-			return fmt.Errorf("%w: %w", errNoKernel, err)
+			return err
 		}
 		wrong = wrong[:0]
 		for i := range sequences {

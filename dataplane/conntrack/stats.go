@@ -19,11 +19,11 @@ type Stats struct {
 
 	Created  uint64
 	Expired  uint64 // their time was over
-	Evicted  uint64 // unassured, gave way to new ones because the table was nearly full
+	Evicted  uint64 // unassured or about to end, gave way to new ones because the table was nearly full
 	Flushed  uint64
 	Ended    uint64 // TCP connections that were refused: nothing is left of them
 	Reopened uint64 // TCP connections that gave way to a SYN after their end
-	Full     uint64 // not made: every connection is assured
+	Full     uint64 // not made: every connection is assured and goes on
 	Bucket   uint64 // not made: both buckets of the index are full
 	Limited  uint64 // not made: limit of the zone
 	Clash    uint64 // not made: another one has the reply's addresses and ports

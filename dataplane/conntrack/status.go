@@ -67,6 +67,9 @@ const (
 // connection's cell moves.
 const classBits = protoState | seenReply | dying | dead
 
+// windowBits are what belongs to TCP's windows.
+const windowBits = sack0 | sack1 | scaled0 | scaled1 | acked0 | acked1 | 0xff<<scaleShift
+
 // of returns the bit of a pair that is for direction dir.
 func (s status) of(bit status, dir int) bool { return s&(bit<<dir) != 0 }
 

@@ -70,7 +70,8 @@ type Table struct {
 	memory    memory
 
 	stock   stock
-	sweep   atomic.Uint32 // record at which the next Expire begins
+	sweep   atomic.Uint32 // next record that a sweeper takes
+	sweeper sweeper       // the visitor's
 	control sync.Mutex    // held by the visitor
 	visitor reader        // who is inside without being a worker
 
@@ -155,6 +156,7 @@ type Worker struct {
 	t      *Table
 	free   []uint32 // records that it has taken from the stock
 	random *rand.PCG
+	sweeper
 	ready  heldList // fragments whose first has come
 	counts counts
 }

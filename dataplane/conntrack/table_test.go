@@ -432,24 +432,102 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
-// TestBudget checks that a sweep removes no more than its budget allows, and that
-// many of them remove everything.
+// TestBudget checks that a sweep does no more than its budget allows, whatever it finds: with the
+// smallest one, one removal, and a few records that were removed earlier are made free. Many such sweeps
+// remove everything.
 func TestBudget(t *testing.T) {
+	const n = 2000
 	table, w := newTable(t, small(4096))
-	for i := range 2000 {
+	for i := range n {
 		commit(w, 1, packetOf(tuple4(ProtoUDP, "10.0.0.1", uint16(i), "10.0.0.2", 53), 0), Terms{}, start)
 	}
-	sweep(table, start+40*second)
-	total, calls := 0, 0
-	for ; total < 2000 && calls < 1000; calls++ {
-		n := w.Expire(start+50*second, 4096)
-		if n > 4096/removeCost+sweepStep {
-			t.Fatalf("one call has removed %d", n)
+	for _, tt := range []struct {
+		now    uint64
+		budget int
+		most   int // removals
+	}{{start, 1000, 0}, {start + 40*second, removeCost, 0}, {start + 50*second, removeCost, 1}, {start + 50*second, 4096, 4096/removeCost + 1}} {
+		seen, total := 0, 0
+		for calls := 0; seen < n && calls < 2*n; calls++ {
+			waiting := int(table.stock.waiting.Load())
+			looked, removed := w.Expire(tt.now, tt.budget)
+			w.Quiet()
+			if removed > tt.most || looked > tt.budget {
+				t.Fatalf("with a budget of %d one call has looked at %d, and removed %d", tt.budget, looked, removed)
+			}
+			if freed := waiting + removed - int(table.stock.waiting.Load()); freed > reclaimSome {
+				t.Fatalf("one call has made %d records free", freed)
+			}
+			if seen, total = seen+looked, total+removed; total == n/2 {
+				break // the rest is for the next budget
+			}
 		}
-		total += n
+		if total == 0 && tt.most > 0 {
+			t.Errorf("with a budget of %d nothing is removed in a pass", tt.budget)
+		}
 	}
-	if total != 2000 || count(table) != 0 {
-		t.Errorf("%d were removed in %d calls, %d are left", total, calls, count(table))
+	if count(table) != 0 {
+		t.Errorf("%d are left", count(table))
+	}
+}
+
+// TestMayGo checks who makes room when every connection is assured: those that are about to end,
+// as in Linux, and no others.
+func TestMayGo(t *testing.T) {
+	table, w := newTable(t, small(1024))
+	life := func(port int, opening string) Result {
+		tcp := tuple4(ProtoTCP, "10.0.0.1", uint16(port), "10.0.0.2", 80)
+		var r Result
+		for i, s := range segmentsOf(opening) {
+			p := packetOf(tcp, s.flags)
+			if s.dir == 1 {
+				p = packetOf(tcp.Inverse(), s.flags)
+			}
+			if i == 0 {
+				_, r = commit(w, 1, p, Terms{}, start)
+			} else {
+				track(w, 1, p, start)
+			}
+		}
+		w.Quiet()
+		return r
+	}
+	state := func(port int) string {
+		c, _ := table.Lookup(1, tuple4(ProtoTCP, "10.0.0.1", uint16(port), "10.0.0.2", 80), start)
+		return c.State
+	}
+	ends := map[string]string{"FIN_WAIT": " >FA", "CLOSE_WAIT": " >FA <A", "LAST_ACK": " >FA <FA", "TIME_WAIT": " >FA <FA >A", "CLOSE": " <R"}
+	const open, closing = 300, 500
+	for i := range open {
+		life(i, ">S <SA >A")
+	}
+	i := open
+	for i < open+closing {
+		for want, end := range ends {
+			life(i, ">S <SA >A"+end)
+			if got := state(i); got != want {
+				t.Fatalf("behind %q: %s", end, got)
+			}
+			i++
+		}
+	}
+	left := func(from, to int) (n int) {
+		for i := from; i < to; i++ {
+			if state(i) != "" {
+				n++
+			}
+		}
+		return n
+	}
+	for n := range 600 {
+		if r := life(20000+n, ">S <SA >A"); r != Created {
+			t.Fatalf("proper connection %d: %v, %+v", n, r, table.Stats())
+		}
+	}
+	if n := left(0, open); n != open {
+		t.Errorf("%d of %d open connections are left", n, open)
+	}
+	if n := left(20000, 20600); n != 600 {
+		t.Errorf("%d of 600 new connections are left", n)
 	}
 }
 

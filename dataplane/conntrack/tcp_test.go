@@ -189,11 +189,9 @@ func TestWindow(t *testing.T) {
 		for dir, e := range ends {
 			for name, p := range map[string]Packet{
 				"data beyond the window":        e.packet(FlagACK, e.next+1<<24, 100),
-				"data long past":                e.packet(FlagACK, e.next-1<<24, 100),
 				"RST beyond the window":         e.packet(FlagRST, e.next+1<<24, 0),
 				"RST of what was acknowledged":  e.packet(FlagRST, e.isn, 0),
 				"acknowledges what was not yet": func() Packet { p := e.packet(FlagACK, e.next, 0); p.Ack += 1 << 20; return p }(),
-				"acknowledges what is long ago": func() Packet { p := e.packet(FlagACK, e.next, 0); p.Ack -= 1 << 20; return p }(),
 			} {
 				if e.scale == 14 || ends[1-dir].scale == 14 {
 					continue // such a window is anything
@@ -203,8 +201,67 @@ func TestWindow(t *testing.T) {
 				}
 			}
 		}
+		for dir, e := range ends {
+			before := w.t.records[1].seq
+			for name, p := range map[string]Packet{
+				"data long past":                e.packet(FlagACK, e.next-1<<24, 100),
+				"FIN long past":                 e.packet(FlagACK|FlagFIN, e.next-1<<24, 100),
+				"acknowledges what is long ago": func() Packet { p := e.packet(FlagACK, e.next, 0); p.Ack -= 1 << 20; return p }(),
+			} {
+				if e.scale == 14 || ends[1-dir].scale == 14 {
+					continue
+				}
+				v := track(w, 1, p, start)
+				c, _ := w.t.Lookup(1, tcp, start)
+				if v.State&StateEstablished == 0 || v.Cacheable || c.State != "ESTABLISHED" || w.t.records[1].seq != before {
+					t.Errorf("seed %d, run %d, direction %d: %s is %v, cacheable %v, the connection is %s", seed, run, dir, name, v.State, v.Cacheable, c.State)
+				}
+			}
+		}
 		if v := track(w, 1, ends[0].packet(FlagACK, ends[0].next, 0), start); v.State&StateEstablished == 0 || v.Cacheable {
 			t.Errorf("run %d: in the window and %v, cacheable %v", run, v.State, v.Cacheable)
+		}
+	}
+}
+
+// TestResets checks which RSTs end a connection when windows are checked: the one that the
+// receiver waits for, and what answers a server that has an older connection still.
+func TestResets(t *testing.T) {
+	o := small(64)
+	o.Windows = true
+	table, w := newTable(t, o)
+	tcp := tuple4(ProtoTCP, "10.0.0.1", 4000, "10.0.0.2", 80)
+	a, b := &end{tuple: tcp, isn: 1000, scale: -1, window: 5000}, &end{tuple: tcp.Inverse(), isn: 9000, scale: -1, window: 5000}
+	handshake(w, a, b)
+	for _, tt := range []struct {
+		name, state string
+		seq         uint32
+		invalid     bool
+	}{
+		{"behind the window", "ESTABLISHED", a.next + 100_000, true},
+		{"acknowledged", "ESTABLISHED", a.next - 1, true},
+		{"in the window", "ESTABLISHED", a.next + 100, false},
+		{"in the window again", "ESTABLISHED", a.next + 100, false},
+		{"waited for", "CLOSE", a.next, false},
+	} {
+		v := track(w, 1, a.packet(FlagRST, tt.seq, 0), start)
+		if c, _ := table.Lookup(1, tcp, start); v.State&StateInvalid != 0 != tt.invalid || c.State != tt.state {
+			t.Errorf("%s: %v, the connection is %s, want %s", tt.name, v.State, c.State, tt.state)
+		}
+	}
+
+	table.Flush(1)
+	commit(w, 1, a.packet(FlagSYN, 5000, 0), Terms{}, start)
+	old := b.packet(FlagACK, 700, 0)
+	old.Ack = 300_000
+	track(w, 1, old, start)
+	for _, tt := range []struct {
+		name string
+		seq  uint32
+		want State
+	}{{"of neither", 400_000, StateTracked | StateInvalid}, {"of the older one", 300_000, StateTracked | StateEstablished}} {
+		if v := track(w, 1, a.packet(FlagRST, tt.seq, 0), start); v.State != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, v.State, tt.want)
 		}
 	}
 }

@@ -90,22 +90,37 @@ func (t *Table) SetPolicy(id uint8, p Policy) error {
 	return nil
 }
 
-// A deadline is a tick (1..31) and whether the connection is assured (0), so that
-// a search for one to evict looks at deadlines only. Ticks wrap.
-const assuredBit = 1
+// A deadline is a tick (1..31) and whether the connection stays when room is short
+// (0), so that a search for one to evict looks at deadlines only. Ticks wrap.
+const staysBit = 1
+
+// stays reports whether a connection of key k is not evicted: it is assured, and goes on. One that is
+// about to end may go, as in Linux (nf_conntrack_l4proto.can_early_drop).
+func (s status) stays(k *key) bool { return s&assured != 0 && !s.closes(k.proto()) }
+
+// closes reports whether a connection of TCP or SCTP is about to end, or has.
+func (s status) closes(proto uint8) bool {
+	switch state := s & protoState; proto {
+	case ProtoTCP:
+		return state >= tcpFinWait && state <= tcpClose
+	case ProtoSCTP:
+		return state >= sctpShutdownSent && state <= sctpShutdownAckSent
+	}
+	return false
+}
 
 // until returns the deadline of a connection in status s that has just had a packet.
 func (t *Table) until(now uint32, s status, k *key) uint32 {
 	p := t.policies[s.policy()].Load()
 	d := (now + p[kindOf(s, k)]) << 1
-	if s&assured != 0 {
-		d |= assuredBit
+	if s.stays(k) {
+		d |= staysBit
 	}
 	return max(d, 2)
 }
 
 // over reports whether a deadline has passed.
-func over(d, now uint32) bool { return int32(now<<1-d&^assuredBit) >= 0 }
+func over(d, now uint32) bool { return int32(now<<1-d&^staysBit) >= 0 }
 
 // kindOf returns which timeout a connection in status s has.
 func kindOf(s status, k *key) Timeout {

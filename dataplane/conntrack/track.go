@@ -321,13 +321,22 @@ func (w *Worker) stepWindow(r *record, s status, dir int, p *Packet) (status, ou
 	l.Lock()
 	defer l.Unlock()
 	next, what := tcpStep(s, dir, p.Flags)
+	if what == ignored {
+		r.doubt(s, dir, p)
+	}
 	if what != accepted && what != ended {
 		return next, what
 	}
 	seq := r.seq
-	n, ok := windowStep(next, uint8(s&protoState), &seq, dir, p)
-	if !ok {
+	n, fits := windowStep(next, uint8(s&protoState), &seq, dir, p)
+	switch fits {
+	case invalid:
 		return s, invalid
+	case ignored:
+		what, n = ignored, s&^windowBits|n&windowBits
+		if dir == 1 {
+			n |= seenReply
+		}
 	}
 	r.seq = seq
 	return n, what

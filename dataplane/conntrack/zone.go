@@ -130,9 +130,12 @@ func (t *Table) Zone(z uint16) ZoneInfo {
 }
 
 // Reset makes a zone what it was at first, with no connections, settings and
-// counts: it belongs to somebody else now.
-func (t *Table) Reset(z uint16) {
-	t.Flush(z)
+// counts: it belongs to somebody else now. Like Flush, it holds nothing for long. It ends early, and
+// changes nothing but connections, when stop reports true.
+func (t *Table) Reset(z uint16, stop func() bool) {
+	if t.flush(z, stop); stop() {
+		return
+	}
 	l, at := t.zoneLock(z), &t.zones[z]
 	l.Lock()
 	defer l.Unlock()
@@ -149,9 +152,11 @@ const flushStep = 64
 // Flush removes the connections that a zone has, and returns how many. Programs
 // with one of them as guard take the long way at once. It takes time for these
 // connections only, and holds no lock for longer than one of them takes.
-func (t *Table) Flush(z uint16) (n int) {
-	left := int(t.zones[z].count.Load())
-	for left > 0 {
+func (t *Table) Flush(z uint16) int { return t.flush(z, func() bool { return false }) }
+
+// flush is Flush until stop reports true.
+func (t *Table) flush(z uint16, stop func() bool) (n int) {
+	for left := int(t.zones[z].count.Load()); left > 0 && !stop(); {
 		step := 0
 		t.inside(func() {
 			var refs [flushStep]Ref

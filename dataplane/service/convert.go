@@ -176,7 +176,7 @@ func toWorkerStats(w *dataplane.WorkerStats) *api.WorkerStats {
 	out := &api.WorkerStats{
 		Cpu: uint32(w.CPU), Turns: w.Turns, BusyTicks: w.Busy, IdleTicks: w.Idle, AsleepTicks: w.Asleep, Sleeps: w.Sleeps,
 		Frames: w.Frames, Batches: w.Batches, Queues: uint32(w.Queues), GapMaxTicks: w.GapMax, GapMinuteTicks: w.GapMinute,
-		Faults: w.Faults,
+		Faults: w.Faults, Walks: w.Walks,
 	}
 	for i, n := range w.Gaps {
 		out.Gaps = append(out.Gaps, &api.Gap{UpToTicks: dataplane.GapBase << i, Count: n})

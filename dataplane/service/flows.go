@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -20,6 +21,7 @@ type flows struct {
 	api.UnimplementedFlowsServer
 	*Server
 	slots   chan struct{} // transactions under way
+	spare   spareSpools
 	counted counted
 
 	calls  sync.RWMutex // held by each call
@@ -29,7 +31,7 @@ type flows struct {
 func newFlows(s *Server) *flows {
 	var b [4]byte
 	rand.Read(b[:]) // crypto/rand does not fail (Go 1.24)
-	return &flows{Server: s, slots: make(chan struct{}, transactMax), counted: counted{life: binary.LittleEndian.Uint32(b[:]) | 1}}
+	return &flows{Server: s, slots: make(chan struct{}, transactMax), spare: make(spareSpools, sparesMax), counted: counted{life: binary.LittleEndian.Uint32(b[:]) | 1}}
 }
 
 // enter begins a call, if it is one of Flows or Connections. What such calls look at
@@ -52,7 +54,7 @@ func (f *flows) close() error {
 	f.calls.Lock()
 	defer f.calls.Unlock()
 	f.closed = true
-	return f.counted.close()
+	return errors.Join(f.spare.close(), f.counted.close())
 }
 
 // GetFlowTable implements api.FlowsServer.

@@ -725,3 +725,46 @@ func TestClosedFlows(t *testing.T) {
 	}
 	leave()
 }
+
+// TestSpareSpools: a spool that was hardly used is used again, and is empty then; one that was
+// filled is not kept.
+func TestSpareSpools(t *testing.T) {
+	spare := make(spareSpools, sparesMax)
+	first, err := spare.take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(first.room(8), "a change")
+	first.changes, first.partial, first.full = 3, true, true
+	if err := spare.give(first); err != nil {
+		t.Fatal(err)
+	}
+	again, err := spare.take()
+	if err != nil || again != first {
+		t.Fatalf("got %p, %v, want %p", again, err, first)
+	}
+	if again.used != 0 || again.changes != 0 || again.partial || again.full || again.limit != transactChanges {
+		t.Errorf("not empty: %+v", again)
+	}
+	if again.room(spareBytes) == nil {
+		t.Fatal("no room")
+	}
+	if err := spare.give(again); err != nil || len(spare) != 0 || again.mem != nil {
+		t.Errorf("a spool of %d bytes was kept: %v", again.used, err)
+	}
+	for range sparesMax + 2 {
+		sp, err := newSpool(1<<20, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := spare.give(sp); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(spare) != sparesMax {
+		t.Errorf("%d are spare, want %d", len(spare), sparesMax)
+	}
+	if err := spare.close(); err != nil || len(spare) != 0 {
+		t.Errorf("close: %v, %d left", err, len(spare))
+	}
+}

@@ -49,6 +49,8 @@ type Switch interface {
 	Closed(ctx context.Context, names ...string) error
 	SetWorkers(cpus []int) error
 	Workers() []int
+	Loads(span time.Duration) dataplane.Loads
+	Rebalance(ctx context.Context, r dataplane.RebalanceRequest) (*dataplane.Rebalanced, error)
 	Port(name string) (dataplane.PortInfo, error)
 	Ports() []dataplane.PortInfo
 	Bridges() []dataplane.BridgeInfo

@@ -52,6 +52,53 @@ func (s *spool) close() error {
 	return s.mapping.Close()
 }
 
+// spareSpools are spools of transactions that wait for the next ones. Each unmapping stops all
+// threads of the process for a moment, workers among them, and most transactions are small.
+type spareSpools chan *spool
+
+// Bounds of spare spools: how many, and how much memory one may have touched.
+const (
+	sparesMax  = 2
+	spareBytes = 64 << 10
+)
+
+// take returns an empty spool.
+func (c spareSpools) take() (*spool, error) {
+	select {
+	case s := <-c:
+		return s, nil
+	default:
+		return newSpool(transactBytes, transactChanges)
+	}
+}
+
+// give takes a spool back.
+func (c spareSpools) give(s *spool) error {
+	if s.used > spareBytes {
+		return s.close()
+	}
+	*s = spool{mapping: s.mapping, mem: s.mem, limit: s.limit}
+	select {
+	case c <- s:
+		return nil
+	default:
+		return s.close()
+	}
+}
+
+// close frees the spare spools. None is taken or given any more.
+func (c spareSpools) close() error {
+	var errs []error
+	for {
+		select {
+		case s := <-c:
+			errs = append(errs, s.close())
+		default:
+			return errors.Join(errs...)
+		}
+	}
+}
+
 // take keeps a message.
 func (s *spool) take(data mem.BufferSlice) {
 	if at := s.room(data.Len()); at != nil {

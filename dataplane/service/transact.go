@@ -26,12 +26,12 @@ func (f *flows) Transact(stream api.Flows_TransactServer) error {
 	default:
 		return &api.Error{Kind: api.ErrBusy, Text: fmt.Sprintf("transact: %d transactions are under way: try again", transactMax)}
 	}
-	sp, err := newSpool(transactBytes, transactChanges)
+	sp, err := f.spare.take()
 	if err != nil {
 		return err
 	}
 	r, err := f.commit(stream, sp)
-	if err := errors.Join(err, sp.close()); err != nil {
+	if err := errors.Join(err, f.spare.give(sp)); err != nil {
 		return err
 	}
 	return stream.SendAndClose(r)

@@ -11,7 +11,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"millrace/dataplane/packet"
 	"millrace/dataplane/tap/taptest"
@@ -80,6 +83,36 @@ func TestDeleted(t *testing.T) {
 	until(t, "as many descriptors as before", func() bool { return descriptors(t) == before })
 	if list := *k.lookout.queues.Load(); len(list) != 3 {
 		t.Errorf("the lookout has room for %d queues, want 3", len(list))
+	}
+}
+
+// TestLateTrouble: what a worker meets at a device that is being given up is not held
+// against the next one, which would be made twice.
+func TestLateTrouble(t *testing.T) {
+	taptest.Need(t)
+	var armed atomic.Bool
+	var quiesced atomic.Int32 // once to give up a device, and once to have one
+	var p *Port
+	p = open(t, Options{Name: "late", Settings: quiet(t, nil), Quiesce: func() {
+		quiesced.Add(1)
+		if armed.CompareAndSwap(true, false) {
+			p.letGo(&trouble{"read", unix.EBADFD}) // by a worker that had looked before
+		}
+	}})
+	index := up(t, p).Device.Index
+	armed.Store(true)
+	quiesced.Store(0)
+	netnsRun(t, "ip", "link", "del", "late")
+	until(t, "the device to be made anew", func() bool {
+		st := p.State()
+		return st.Link == LinkUp && st.Device.Index != index
+	})
+	until(t, "the port to have looked at all that there is to know", func() bool { return len(p.news) == 0 })
+	p.wake() // and once more, behind that
+	until(t, "the port to have looked again", func() bool { return len(p.news) == 0 })
+	carries(t, p, nil, "late")
+	if n := quiesced.Load(); armed.Load() || n != 2 {
+		t.Errorf("the device was given up or made %d times, want 2", n)
 	}
 }
 

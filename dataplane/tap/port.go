@@ -299,6 +299,7 @@ func (p *Port) drop(t *trouble) {
 	}
 	p.opts.Log.Warn("device lost, it is made anew", zap.String("device", p.view.Name), zap.String("reason", reason))
 	p.unlook()
+	p.trouble.Store(nil) // what a worker has met until now was this device's, not the next one's
 	if err := p.shut(); err != nil {
 		p.opts.Log.Warn("device not closed cleanly", zap.Error(err))
 	}

@@ -30,7 +30,7 @@ const Stale = 1 << 31
 type CacheOptions struct {
 	Exact, ExactWide int // entries of 66 and 130 bytes, with their tags
 	Wild, WildWide   int // entries of 66 and 130 bytes
-	Seen             int // flows that were seen once and may become exact entries; 4 bytes each
+	Seen             int // flows that were seen once; 2 bytes each
 	ProgramBytes     int // of the programs of all entries, and an eighth more for their counters
 	Masks            int // MasksMax, or fewer
 	Idle             int // epochs without a hit after which an entry goes
@@ -44,7 +44,7 @@ type CacheOptions struct {
 // each.
 func DefaultCacheOptions(memory uint64, workers int) CacheOptions {
 	share := memory / 16 / uint64(max(workers, 1))
-	o := CacheOptions{Exact: 512 << 10, ExactWide: 128 << 10, Wild: 2 << 20, WildWide: 512 << 10, Seen: 128 << 10,
+	o := CacheOptions{Exact: 512 << 10, ExactWide: 128 << 10, Wild: 2 << 20, WildWide: 512 << 10, Seen: 2 << 20,
 		ProgramBytes: 224 << 20, Masks: MasksMax, Idle: 10}
 	for o.bytes() > share && o.ExactWide > 1024 {
 		o.Exact, o.ExactWide, o.Wild, o.WildWide, o.Seen = o.Exact/2, o.ExactWide/2, o.Wild/2, o.WildWide/2, o.Seen/2
@@ -55,7 +55,7 @@ func DefaultCacheOptions(memory uint64, workers int) CacheOptions {
 
 // bytes returns about how much memory a cache of these sizes takes when full.
 func (o *CacheOptions) bytes() uint64 {
-	return uint64(66*(o.Exact+o.Wild) + 130*(o.ExactWide+o.WildWide) + 4*o.Seen + o.ProgramBytes*9/8)
+	return uint64(66*(o.Exact+o.Wild) + 130*(o.ExactWide+o.WildWide) + 2*o.Seen + o.ProgramBytes*9/8)
 }
 
 // A Cache leads from keys to composed programs. One worker owns it; nothing in
@@ -72,9 +72,10 @@ type Cache struct {
 	masks     []maskInfo // by id; 0 is none
 	plans     []*Plan    // by id; 0 is none
 	freeMasks []uint16   // ids without users
-	seen      []uint32
-	drawn     uint64 // chance, for seen
+	seen      []uint64   // see sighted
+	drawn     uint64     // chance, for seen
 	seenMem   mapping
+	supply    supply
 	epoch     uint16
 	idle      uint16 // epochs without a hit after which an entry goes; fewer when memory is short
 	options   CacheOptions
@@ -126,14 +127,14 @@ func (c *Cache) mapAll(retired func(uint64, []uint32, uint64, uint64)) (err erro
 	if c.programs, err = newPrograms(o.ProgramBytes, c.secrets, retired); err != nil {
 		return err
 	}
-	n := 4
-	for n < o.Seen {
+	n := 1
+	for seenTags*n < o.Seen {
 		n *= 2
 	}
-	if c.seenMem, err = newMapping(4 * n); err != nil {
-		return fmt.Errorf("make a filter of %d flows: %w", n, err)
+	if c.seenMem, err = newSparse(8 * n); err != nil {
+		return fmt.Errorf("make a filter of %d flows: %w", seenTags*n, err)
 	}
-	c.seen = overlay[uint32](&c.seenMem, n)
+	c.seen = overlay[uint64](&c.seenMem, n)
 	return nil
 }
 

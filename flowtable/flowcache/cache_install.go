@@ -47,37 +47,73 @@ func (c *Cache) spotFor(kind int, key *flowtable.Key, mask uint16) spot {
 	return s
 }
 
+// hashUnder is the hash of a key under a mask, in the tables of a kind.
+func (c *Cache) hashUnder(kind int, key *flowtable.Key, m *maskInfo) uint64 {
+	var masked flowtable.Key
+	n := c.tables[kind].words
+	for i := range masked[:n] {
+		masked[i] = key[i] & m.bits[i]
+	}
+	return c.secrets.hash(masked[:n], m.seed)
+}
+
 // Install keeps a composed program for a key that missed. wide says which
 // lookup missed. since is Cells.Changes from before the walk began.
 //
 // A mask that the plan has, or has room for, gives a wildcard entry. Otherwise
 // the entry is exact, and made at the second sight of the flow, as wildcard
-// entries are if the table fills up (see wantsSight).
+// entries are if many are in use (see wantsSight).
 //
 // It returns the program's offset with Installed, and 0 with all else: then
 // the caller runs the Composed itself.
 func (c *Cache) Install(p *Plan, key *flowtable.Key, wide bool, comp *flowtable.Composed, since uint64) (uint32, InstallResult) {
-	program, result := c.install(p, key, wide, comp, since, true)
+	if c.check(p, comp, since) == Installed && !c.Sighted(p, key, wide, &comp.Mask) {
+		return 0, FirstSight
+	}
+	return c.InstallSighted(p, key, wide, comp, since)
+}
+
+// InstallSighted is Install for a flow that Sighted has said yes to, or that needs no
+// second sight.
+func (c *Cache) InstallSighted(p *Plan, key *flowtable.Key, wide bool, comp *flowtable.Composed, since uint64) (uint32, InstallResult) {
+	program, result := c.install(p, key, wide, comp, since)
 	if result == Installed {
 		c.stats.Installs++
 	}
 	c.stats.Refused[result]++
 	return program, result
+}
+
+// Sighted reports whether a flow is to get an entry now: it was seen before, or needs no
+// second sight. It takes note of the flow. mask is that of its Composed, of which the rest need
+// not be made yet.
+func (c *Cache) Sighted(p *Plan, key *flowtable.Key, wide bool, mask *flowtable.Key) bool {
+	bits := planBits(mask, wide)
+	m := &maskInfo{bits: bits} // as one that the plan does not have yet
+	kind, l := wildNarrow+index(wide), p.probes(wide)
+	if id := c.findMask(l, &bits); id != 0 {
+		m = &c.masks[id]
+	} else if l.n >= c.options.Masks {
+		kind, m = exactNarrow+index(wide), &c.masks[p.exact[index(wide)]]
+		if c.outside(kind, mask, m) {
+			return true // Install says why it gets none
+		}
+	}
+	if p.closed || !c.wantsSight(c.tables[kind]) || c.sighted(c.hashUnder(kind, key, m)) {
+		return true
+	}
+	c.stats.Refused[FirstSight]++
+	return false
 }
 
 // Replace is Install for a key whose program was stale: its old entries go,
 // and the new one needs no second sight.
 func (c *Cache) Replace(p *Plan, key *flowtable.Key, wide bool, comp *flowtable.Composed, since uint64) (uint32, InstallResult) {
 	c.Remove(p, key, wide)
-	program, result := c.install(p, key, wide, comp, since, false)
-	if result == Installed {
-		c.stats.Installs++
-	}
-	c.stats.Refused[result]++
-	return program, result
+	return c.InstallSighted(p, key, wide, comp, since)
 }
 
-func (c *Cache) install(p *Plan, key *flowtable.Key, wide bool, comp *flowtable.Composed, since uint64, sight bool) (uint32, InstallResult) {
+func (c *Cache) install(p *Plan, key *flowtable.Key, wide bool, comp *flowtable.Composed, since uint64) (uint32, InstallResult) {
 	if r := c.check(p, comp, since); r != Installed {
 		return 0, r
 	}
@@ -88,26 +124,33 @@ func (c *Cache) install(p *Plan, key *flowtable.Key, wide bool, comp *flowtable.
 	mask := c.planMask(p, &comp.Mask, wide)
 	if mask == 0 {
 		kind, mask = exactNarrow+index(wide), p.exact[index(wide)]
-		exact := &c.masks[mask].bits
-		for i := range c.tables[kind].words {
-			if comp.Mask[i]&^exact[i] != 0 {
-				return 0, OutsideExact
-			}
+		if c.outside(kind, &comp.Mask, &c.masks[mask]) {
+			return 0, OutsideExact
 		}
 	}
 	s := c.spotFor(kind, key, mask)
-	if sight && c.wantsSight(s.table) && !c.sighted(s.hash) {
-		c.tidy(p, mask) // the plan may have got it for this flow
-		return 0, FirstSight
-	}
 	return c.enter(p, &s, comp)
 }
 
+// outside reports whether a mask has bits that the exact one of a kind of table has not.
+func (c *Cache) outside(kind int, mask *flowtable.Key, exact *maskInfo) bool {
+	for i := range c.tables[kind].words {
+		if mask[i]&^exact.bits[i] != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// sightFrom is the part of a table from which on flows are seen twice before they get an
+// entry.
+const sightFrom = 8
+
 // wantsSight reports whether an entry of a table is made at the second sight only.
-// So it is with exact ones, and with all of a table that is half full: a flood of
-// flows that never come again then costs neither entries that others have nor the
+// So it is with exact ones, and with all of a table of which an eighth is in use: a flood of
+// flows that never come again then costs neither memory, nor entries that others have, nor the
 // search for one that may go.
-func (c *Cache) wantsSight(t *table) bool { return t.kind <= exactWide || t.used > t.size()/2 }
+func (c *Cache) wantsSight(t *table) bool { return t.kind <= exactWide || t.used > t.size()/sightFrom }
 
 // check says whether comp may be kept at all.
 func (c *Cache) check(p *Plan, comp *flowtable.Composed, since uint64) InstallResult {
@@ -122,17 +165,24 @@ func (c *Cache) check(p *Plan, comp *flowtable.Composed, since uint64) InstallRe
 	return Installed
 }
 
-// sighted reports whether the hash is that of a flow seen before, and notes it: in one
-// of two places, by chance. If it were always the same, flows that come by turns and meet
-// there would make each other forgotten for ever.
+// Flows that were seen once are tags of 16 bits, seenTags to a word; 0 is none.
+const (
+	seenTags = 4
+	seenOnes = 0x0001_0001_0001_0001 // of each tag, the lowest bit
+)
+
+// sighted reports whether the hash is that of a flow seen before, and notes it, in the place of
+// one that chance names. If that were always the same, flows that come by turns and meet
+// there would make each other forgotten for ever. One new flow in thousands is taken for one
+// that was seen.
 func (c *Cache) sighted(hash uint64) bool {
-	at := hash & uint64(len(c.seen)-1)
-	tag := uint32(hash>>32) | 1
-	if c.seen[at] == tag || c.seen[at^1] == tag {
+	word, tag := &c.seen[hash&uint64(len(c.seen)-1)], hash>>48|1
+	if x := *word ^ tag*seenOnes; (x-seenOnes)&^x&(seenOnes<<15) != 0 { // one of the four is zero
 		return true
 	}
 	c.drawn = c.drawn*6364136223846793005 + 1
-	c.seen[at^c.drawn>>63] = tag
+	at := c.drawn >> 62 * 16
+	*word = *word&^(0xffff<<at) | tag<<at
 	return false
 }
 
@@ -140,15 +190,9 @@ func (c *Cache) sighted(hash uint64) bool {
 // and has no room for one more.
 func (c *Cache) planMask(p *Plan, m *flowtable.Key, wide bool) uint16 {
 	l := p.probes(wide)
-	bits := *m
-	bits[flowtable.WordIn] |= inPortBits
-	if !wide {
-		clear(bits[flowtable.NarrowWords:])
-	}
-	for i := range l.list[:l.n] {
-		if c.masks[l.list[i].mask].bits == bits {
-			return l.list[i].mask
-		}
+	bits := planBits(m, wide)
+	if id := c.findMask(l, &bits); id != 0 {
+		return id
 	}
 	if l.n >= c.options.Masks {
 		return 0
@@ -161,6 +205,26 @@ func (c *Cache) planMask(p *Plan, m *flowtable.Key, wide bool) uint16 {
 	l.list[l.n] = probe{mask: id}
 	l.n++
 	return id
+}
+
+// planBits are the bits of a mask as a plan has them.
+func planBits(m *flowtable.Key, wide bool) flowtable.Key {
+	bits := *m
+	bits[flowtable.WordIn] |= inPortBits
+	if !wide {
+		clear(bits[flowtable.NarrowWords:])
+	}
+	return bits
+}
+
+// findMask returns the id of the mask of a list that has these bits, or 0.
+func (c *Cache) findMask(l *probes, bits *flowtable.Key) uint16 {
+	for i := range l.list[:l.n] {
+		if c.masks[l.list[i].mask].bits == *bits {
+			return l.list[i].mask
+		}
+	}
+	return 0
 }
 
 // enter makes an entry in a spot, or gives the one that is there another program.

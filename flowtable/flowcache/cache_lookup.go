@@ -80,7 +80,7 @@ func (c *Cache) ahead(keys *[BatchMax]NarrowKey, left int, p *Plan) {
 	}
 	c.hashNarrow(keys, left, &c.masks[id], &b.tried)
 	if c.wantsSight(t) {
-		prefetch.Lines(c.seenBase(), &b.tried, left, uint64(len(c.seen)-1), 2)
+		prefetch.Lines(c.seenBase(), &b.tried, left, uint64(len(c.seen)-1), 3)
 		return
 	}
 	for i := range b.tried[:left] {

@@ -139,11 +139,7 @@ func (c *Cache) forget(p *Plan) {
 // newMask makes a mask with one user. Masks are never shared by plans: with a
 // plan that is closed, all that its masks led to must be out of reach.
 func (c *Cache) newMask(m *flowtable.Key, wide bool) (uint16, error) {
-	bits := *m
-	bits[flowtable.WordIn] |= inPortBits
-	if !wide {
-		clear(bits[flowtable.NarrowWords:])
-	}
+	bits := planBits(m, wide)
 	var id int
 	switch n := len(c.freeMasks); {
 	case n > 0:

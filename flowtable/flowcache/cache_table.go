@@ -73,7 +73,6 @@ type table struct {
 	hand   uint64 // next entry that the clock looks at
 	used   int    // entries in use
 	active int    // plans that have entries
-	dense  int    // huge pages that the kernel was asked for
 }
 
 // Bits of a tag. What is left are bits of the entry's hash.
@@ -115,22 +114,6 @@ func newTable(kind uint8, n int) (*table, error) {
 	}
 	t.setTags()
 	return t, nil
-}
-
-// denseFrom is how many entries make a table worth huge pages. Few entries, which lie
-// anywhere in it, would take all of its memory by them.
-const denseFrom = 2048
-
-// densify makes one more huge page of a table that has become worth it.
-func (t *table) densify() {
-	if t.used < denseFrom || t.dense >= t.mem.size/hugePage {
-		return
-	}
-	if t.dense == 0 {
-		t.mem.advise()
-	}
-	t.mem.collapse(t.dense)
-	t.dense++
 }
 
 func (t *table) close() error { return t.mem.close() }

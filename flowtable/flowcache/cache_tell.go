@@ -59,6 +59,9 @@ func (c *Cache) TellConnections(f func(value uint64, arg uint32, packets, bytes 
 // A tally is what a program has counted when it was last told of.
 type tally struct{ packets, bytes uint64 }
 
+// tallyBytes is the size of a tally.
+const tallyBytes = 16
+
 // linesMin is how many lines a program has at least.
 const linesMin = (8*(headerWords+1) + lineBytes - 1) / lineBytes
 

@@ -39,9 +39,7 @@ func (c *Cache) Upkeep(epoch uint16, budget int) {
 		}
 		c.breathe()
 	}
-	for _, t := range c.tables {
-		t.densify()
-	}
+	c.supply.plan(c)
 	c.sweep(budget, func(e *entry) bool { return c.epoch-e.epoch >= c.idle || c.dead(e) })
 	c.programs.release()
 }

@@ -112,6 +112,7 @@ type programs struct {
 	patch   Patch                                                 // of the image
 	scratch []flowtable.Op                                        // lent by Ops
 	live    int                                                   // programs
+	reached int                                                   // slabs from the first on, of which some program was
 	lines   int                                                   // lines that they take
 	killed  int                                                   // programs that were killed and still have entries
 	limbo   []uint32                                              // programs that may have no reference
@@ -135,7 +136,7 @@ func newPrograms(size int, secrets *Secrets, retired func(uint64, []uint32, uint
 	}
 	a.heads = overlay[uint32](&a.headMem, heads)
 	tallies := n * slabLines / linesMin
-	if a.tallied, err = newMapping(16 * tallies); err != nil {
+	if a.tallied, err = newMapping(tallyBytes * tallies); err != nil {
 		return nil, errors.Join(fmt.Errorf("make a program arena: %w", err), a.mem.close(), a.headMem.close())
 	}
 	a.tallies = overlay[tally](&a.tallied, tallies)

@@ -54,6 +54,7 @@ func (a *programs) takeSlab(class int) bool {
 	}
 	at := a.spare[len(a.spare)-1]
 	a.spare = a.spare[:len(a.spare)-1]
+	a.reached = max(a.reached, int(at)+1)
 	a.slabs[at] = slab{class: uint8(class), place: int32(len(a.partial[class]))}
 	a.partial[class] = append(a.partial[class], at)
 	return true

@@ -101,6 +101,8 @@ type switchRun struct {
 	log  lockedBuffer // standard error, of all processes
 	done chan struct{}
 	api  *api.Client
+
+	killed bool // by the test, with all its processes: it cannot end well, and leaves its files
 }
 
 // runSwitch starts a switch for the length of the test, with one worker. flags
@@ -124,14 +126,22 @@ func begin(t *testing.T, command string, flags ...string) *switchRun {
 // beginIn is begin in namespaces of its own (clone(2)).
 func beginIn(t *testing.T, clone uintptr, command string, flags ...string) *switchRun {
 	t.Helper()
+	return beginAs(t, &syscall.SysProcAttr{Cloneflags: clone}, nil, command, flags...)
+}
+
+// beginAs is begin for a process that another program becomes, if there is one.
+func beginAs(t *testing.T, attr *syscall.SysProcAttr, by []string, command string, flags ...string) *switchRun {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "mr-accept-") // short: a socket's path has 107 bytes
 	check(t, err)
 	s := &switchRun{t: t, dir: dir, done: make(chan struct{})}
 	worker, _ := cpus(t)
 	args := append([]string{command, "--run-dir", dir, "--cpus", strconv.Itoa(worker), "--log-level", "info"}, flags...)
-	s.cmd = exec.Command(program, args...)
+	line := append(append(slices.Clone(by), program), args...)
+	s.cmd = exec.Command(line[0], line[1:]...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.log
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Cloneflags: clone}
+	attr.Pdeathsig = syscall.SIGTERM
+	s.cmd.SysProcAttr = attr
 	check(t, startChild(s.cmd, s.done))
 	t.Cleanup(s.finish)
 	eventually(t, func() bool { return s.ended() || strings.Contains(s.out.String(), "ready\n") }, "ready")
@@ -305,6 +315,10 @@ func (s *switchRun) finish() {
 	if s.api != nil {
 		s.checkBalance()
 		_ = s.api.Close()
+	}
+	if s.killed {
+		<-s.done
+		return
 	}
 	s.stop()
 	s.checkLeftovers()

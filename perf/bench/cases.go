@@ -78,6 +78,8 @@ func changeCases() []scenario {
 			{Key: "new_max_us", Title: "from the call to the first frame by the new rule, longest of all, us", Format: "%.0f", worst: true},
 			{Key: "old_p99_us", Title: "from the call to the last frame by the old rule, 99 of 100, us", Format: "%.0f"},
 			{Key: "call_p50_us", Title: "until the call returns, median, us", Format: "%.0f"},
+			{Key: "call_p99_us", Title: "until the call returns, 99 of 100, us", Format: "%.0f"},
+			{Key: "disturbed", Title: "changes that were made again, since others had the CPU", Format: "%.0f"},
 			{Key: "db_new_p50_us", Title: "by the database: to the first frame by the new rule, median, us", Format: "%.0f"},
 			{Key: "db_new_p99_us", Title: "by the database: to the first frame by the new rule, 99 of 100, us", Format: "%.0f"},
 		},
@@ -96,6 +98,8 @@ func changeCases() []scenario {
 		rules: func() ruleset.Set { return generation(0) },
 		metrics: []metric{
 			{Key: "api_ms", Title: "by the dataplane's API: from the call to the first frame by new rules, ms", Format: "%.1f", readme: true},
+			{Key: "commit_ms", Title: "by the database: from its answer to the first frame by new rules, ms", Format: "%.1f", readme: true},
+			{Key: "db_ms", Title: "by the database: from the call to the first frame by new rules, ms", Format: "%.1f"},
 			{Key: "tool_ms", Title: "by the command line: from the start of the program to the first frame by new rules, ms", Format: "%.0f"},
 			{Key: "astray", Title: "frames that met rules old and new, at most in a turn", Format: "%.0f", worst: true, readme: true},
 			{Key: "overlap_us", Title: "time in which some frames went by new rules and later ones by old rules, us, at most", Format: "%.0f", worst: true, readme: true},

@@ -19,6 +19,10 @@ const (
 	// flipsPerTurn is how often a rule is changed in a turn: enough for a 99th
 	// percentile, and a few more.
 	flipsPerTurn = 200
+	// flipsMost is how many changes are tried for them, and foreignMost how long others may
+	// have the generator's CPU during one that counts, from before it to quietTime after.
+	flipsMost   = 20 * flipsPerTurn
+	foreignMost = 200 * time.Microsecond
 	// flipPPS is the rate of the frames that a changed rule is for.
 	flipPPS = 10e6
 	// quietTime is how long the old rule's frames are waited for once the new
@@ -30,7 +34,10 @@ const (
 	outPort, altPort, astrayPort = 1, 3, 2
 )
 
-var errNothing = errors.New("no frame came")
+var (
+	errNothing = errors.New("no frame came")
+	errBusy    = errors.New("the machine has other things to do")
+)
 
 // A load is a generator that runs while something else happens.
 type load struct {
@@ -138,20 +145,18 @@ func turnFlip(ctx context.Context, s settings, c scenario, who side, n int) (sam
 		return sample{}, err
 	}
 	defer closeAll(ways)
+	undo, err := huddle(s.genCPU)
+	if err != nil {
+		return sample{}, err
+	}
+	defer undo()
 	cfg := s.generator(c, who.ports(), n)
 	cfg.Ports[0].Traffic.Rate = flipPPS
 	l := startLoad(ctx, cfg)
 	a := sample{Values: map[string]float64{}}
 	err = l.await(outPort, 100_000)
-	for i, way := range ways {
-		if err != nil {
-			break
-		}
-		prefix := ""
-		if i > 0 {
-			prefix = "db_"
-		}
-		err = onCPU(s.genCPU, func() error { return flips(ctx, l, way, prefix, a.Values) })
+	if err == nil {
+		err = flipBy(ctx, s, l, who, ways, a.Values)
 	}
 	r, ended := l.finish()
 	if err := errors.Join(err, ended); err != nil {
@@ -162,21 +167,48 @@ func turnFlip(ctx context.Context, s settings, c scenario, who side, n int) (sam
 	return a, nil
 }
 
-// flips takes the times of many changes by one way. It leaves the rule as it
-// was.
-func flips(ctx context.Context, l *load, way changer, prefix string, values map[string]float64) error {
+// flips takes the times of many changes by one way. It leaves the rule as it was. Changes
+// during which others had the CPUs are made again, if strict: see sharers. What a database does on
+// its disk is done by threads of the kernel, which are others too.
+func flips(ctx context.Context, l *load, s *sharers, way changer, strict bool, prefix string, values map[string]float64) error {
 	var calls, news, olds []time.Duration
-	at := [2]int{outPort, altPort}
-	for i := range flipsPerTurn &^ 1 {
-		s, err := l.shift(at[i%2], at[1-i%2], func() error { return way.gate(ctx, i%2 == 0) })
+	at, disturbed := [2]int{outPort, altPort}, 0
+	for i := 0; len(news) < flipsPerTurn || i%2 != 0; i++ {
+		if i == flipsMost {
+			return fmt.Errorf("others had the CPUs during %d of %d changes by %s: %w", disturbed, i, way.name(), errBusy)
+		}
+		before := s.share()
+		f, err := l.shift(at[i%2], at[1-i%2], func() error { return way.gate(ctx, i%2 == 0) })
 		if err != nil {
 			return fmt.Errorf("change %d by %s: %w", i, way.name(), err)
 		}
-		calls, news, olds = append(calls, s.call), append(news, s.firstNew), append(olds, s.lastOld)
+		if s.foreign(before) > foreignMost {
+			if disturbed++; strict {
+				continue
+			}
+		}
+		calls, news, olds = append(calls, f.call), append(news, f.firstNew), append(olds, f.lastOld)
 	}
 	values[prefix+"new_p50_us"], values[prefix+"new_p99_us"], values[prefix+"new_max_us"] = quantile(news, 0.5), quantile(news, 0.99), quantile(news, 1)
-	values[prefix+"old_p99_us"], values[prefix+"call_p50_us"] = quantile(olds, 0.99), quantile(calls, 0.5)
+	values[prefix+"old_p99_us"], values[prefix+"call_p50_us"], values[prefix+"call_p99_us"] = quantile(olds, 0.99), quantile(calls, 0.5), quantile(calls, 0.99)
+	values[prefix+"disturbed"] = float64(disturbed)
 	return nil
+}
+
+// flipBy is flips on the generator's CPU, by all ways; the first is the strict one.
+func flipBy(ctx context.Context, s settings, l *load, who side, ways []changer, values map[string]float64) error {
+	return onCPU(s.genCPU, func() error {
+		sharers, err := newSharers(s.genCPU, who.pid())
+		if err != nil {
+			return err
+		}
+		prefix := ""
+		for i := 0; i < len(ways) && err == nil; i++ {
+			err = flips(ctx, l, sharers, ways[i], i == 0, prefix, values)
+			prefix = "db_"
+		}
+		return errors.Join(err, sharers.close())
+	})
 }
 
 // quantile is in microseconds.
@@ -195,41 +227,56 @@ func closeAll(ways []changer) {
 // changesPerSecond is the rate of changes in change-many.
 const changesPerSecond = 1000
 
-// turnChurn floods the switch, first in peace and then while rules change that
+// churnRounds is how often a turn of change-many compares peace with changes: the machine's
+// speed changes within seconds, by more than what is looked for.
+const churnRounds = 5
+
+// turnChurn floods the switch, by turns in peace and while rules change that
 // no frame needs. What changes them takes time from the generator, so that what
-// the switch could do shows in the cycles that a frame takes.
+// the switch could do shows in the cycles that a frame takes. Figures are medians.
 func turnChurn(ctx context.Context, s settings, c scenario, who side, n int) (sample, error) {
 	ways, err := who.changers(ctx)
 	if err != nil {
 		return sample{}, err
 	}
 	defer closeAll(ways)
-	base, err := turnRate(ctx, s, c, who, n)
+	undo, err := huddle(s.genCPU)
 	if err != nil {
-		return base, err
+		return sample{}, err
 	}
+	defer undo()
+	s.Seconds /= 3
+	var rounds []sample
+	for range churnRounds {
+		base, err := turnRate(ctx, s, c, who, n)
+		if err != nil {
+			return base, err
+		}
+		a, perSecond, err := churned(ctx, s, c, who, ways[0], n)
+		if err != nil {
+			return a, err
+		}
+		rounds = append(rounds, sample{Values: map[string]float64{
+			keyBase: base.Mpps, "churned": a.Mpps, "changes": perSecond, "base_cycles": base.Cycles, "churned_cycles": a.Cycles, keyKept: over(base.Cycles, a.Cycles),
+		}})
+	}
+	a := sample{Values: medians(rounds, c.metrics)}
+	a.Mpps, a.Cycles = a.Values["churned"], a.Values["churned_cycles"]
+	return a, nil
+}
+
+// churned floods the switch while rules change, and returns how many a second did.
+func churned(ctx context.Context, s settings, c scenario, who side, way changer, n int) (a sample, perSecond float64, err error) {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
-	type churned struct {
-		rate float64
-		err  error
-	}
-	changes := make(chan churned, 1)
+	done := make(chan error, 1)
 	go func() {
-		var rate float64
-		err := onCPU(s.genCPU, func() (err error) { rate, err = churn(running, ways[0]); return err })
-		changes <- churned{rate, err}
+		done <- onCPU(s.genCPU, func() (err error) { perSecond, err = churn(running, way); return err })
 	}()
-	a, err := turnRate(ctx, s, c, who, n)
+	a, err = turnRate(ctx, s, c, who, n)
 	stop()
-	done := <-changes
-	if err := errors.Join(err, done.err); err != nil {
-		return a, err
-	}
-	a.Values = map[string]float64{
-		keyBase: base.Mpps, "churned": a.Mpps, "changes": done.rate, "base_cycles": base.Cycles, "churned_cycles": a.Cycles, keyKept: over(base.Cycles, a.Cycles),
-	}
-	return a, nil
+	err = errors.Join(err, <-done)
+	return a, perSecond, err
 }
 
 // churn changes rules, one after the other, until ctx is done, and returns how
@@ -284,39 +331,117 @@ func turnBulk(ctx context.Context, s settings, c scenario, who side, n int) (sam
 }
 
 // bulk goes to the other generation by the switch's tool, back and forth by its
-// API if it has one, and back by the tool.
+// API and by its database if it has them, and back by the tool.
 func (l *load) bulk(ctx context.Context, who side, values map[string]float64) error {
-	var tool, direct, overlaps []time.Duration
-	step := func(to int, times *[]time.Duration, change func() error) error {
-		at := [2]int{outPort, altPort}
-		s, err := l.shift(at[1-to], at[to], change)
-		*times, overlaps = append(*times, s.firstNew), append(overlaps, s.overlap)
+	b := bulk{load: l, who: who, values: values}
+	if err := b.begin(ctx); err != nil {
 		return err
 	}
-	swaps, err := newSwaps(ctx, who)
-	if err != nil {
+	defer b.close()
+	err := b.tool(ctx, 1)
+	if err == nil {
+		err = b.direct(ctx)
+	}
+	if err == nil {
+		err = b.rows()
+	}
+	if err == nil {
+		err = b.tool(ctx, 0)
+	}
+	values["tool_ms"], values["overlap_us"] = quantile(b.tools, 0.5)/1e3, quantile(b.overlaps, 1)
+	return err
+}
+
+// A bulk is the changes of one turn of change-bulk.
+type bulk struct {
+	*load
+	who             side
+	values          map[string]float64
+	swaps           *swaps    // nil for a side without such an API
+	rowSwaps        *rowSwaps // likewise
+	tools, overlaps []time.Duration
+}
+
+// begin remembers the first generation.
+func (b *bulk) begin(ctx context.Context) (err error) {
+	o, ok := b.who.(*ours)
+	if !ok {
+		return nil
+	}
+	if b.swaps, err = newSwaps(ctx, o); err != nil {
 		return err
 	}
-	if swaps != nil {
-		defer swaps.close()
+	if b.rowSwaps, err = newRowSwaps(ctx, o); err != nil {
+		b.swaps.close()
 	}
-	if err := step(1, &tool, func() error { return who.replace(ctx, generation(1)) }); err != nil {
+	return err
+}
+
+func (b *bulk) close() {
+	if b.swaps != nil {
+		b.swaps.close()
+		b.rowSwaps.close()
+	}
+}
+
+// step goes to a generation.
+func (b *bulk) step(to int, change func() error) (shift, error) {
+	at := [2]int{outPort, altPort}
+	s, err := b.shift(at[1-to], at[to], change)
+	b.overlaps = append(b.overlaps, s.overlap)
+	return s, err
+}
+
+// tool goes to a generation by the switch's tool.
+func (b *bulk) tool(ctx context.Context, to int) error {
+	s, err := b.step(to, func() error { return b.who.replace(ctx, generation(to)) })
+	b.tools = append(b.tools, s.firstNew)
+	return err
+}
+
+// direct goes to the first generation and back by the API, if there is one. What is
+// in force is then what control thinks.
+func (b *bulk) direct(ctx context.Context) error {
+	if b.swaps == nil {
+		return nil
+	}
+	if err := b.swaps.learn(ctx); err != nil {
 		return err
 	}
-	if swaps != nil {
-		if err := swaps.learn(ctx); err != nil {
+	var times []time.Duration
+	for to := range 2 {
+		s, err := b.step(to, func() error { return b.swaps.to[to].commit(ctx) })
+		if err != nil {
 			return err
 		}
-		for i := range 2 {
-			if err := step(i, &direct, func() error { return swaps.to[i].commit(ctx) }); err != nil {
-				return err
-			}
-		}
-		values["api_ms"] = quantile(direct, 0.5) / 1e3
+		times = append(times, s.firstNew)
 	}
-	err = step(0, &tool, func() error { return who.replace(ctx, generation(0)) })
-	values["tool_ms"], values["overlap_us"] = quantile(tool, 0.5)/1e3, quantile(overlaps, 1)
-	return err
+	b.values["api_ms"] = quantile(times, 0.5) / 1e3
+	return nil
+}
+
+// rows does the same by the database, where the time since its answer counts: all
+// that comes before is its own.
+func (b *bulk) rows() error {
+	if b.rowSwaps == nil {
+		return nil
+	}
+	if err := b.rowSwaps.learn(1); err != nil {
+		return err
+	}
+	var times, sinceCommit []time.Duration
+	for to := range 2 {
+		if err := b.rowSwaps.settle(); err != nil {
+			return err
+		}
+		s, err := b.step(to, func() error { return b.rowSwaps.commit(to) })
+		if err != nil {
+			return err
+		}
+		times, sinceCommit = append(times, s.firstNew), append(sinceCommit, s.firstNew-s.call)
+	}
+	b.values["db_ms"], b.values["commit_ms"] = quantile(times, 0.5)/1e3, quantile(sinceCommit, 0.5)/1e3
+	return b.rowSwaps.settle()
 }
 
 // turnLoad has a switch start with 100,000 rules.

@@ -206,10 +206,7 @@ func flood(ctx context.Context, s settings, c scenario, who side, n int) (sample
 	if err != nil || c.metrics == nil {
 		return a, r, err
 	}
-	a.Values = map[string]float64{keyBusy: u.Busy}
-	if u.Walks >= 0 {
-		a.Values[keyWalks] = u.Walks * r.Total.RxMpps
-	}
+	a.Values = map[string]float64{keyBusy: u.Busy, keyWalks: u.Walks * r.Total.RxMpps}
 	return a, r, nil
 }
 

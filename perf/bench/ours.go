@@ -35,6 +35,7 @@ type workerCount struct {
 	Busy   uint64 `json:"busy_ticks"`
 	Idle   uint64 `json:"idle_ticks"`
 	Frames uint64 `json:"frames"`
+	Walks  uint64 `json:"walks"`
 }
 
 func startOurs(ctx context.Context, s settings, c scenario, dir string) (side, error) {
@@ -149,10 +150,8 @@ func (o *ours) usage(ctx context.Context) (usage, error) {
 	if err != nil || now.Frames == o.before.Frames {
 		return usage{}, err
 	}
-	busy, idle := float64(now.Busy-o.before.Busy), float64(now.Idle-o.before.Idle)
-	return usage{
-		Cycles: busy / float64(now.Frames-o.before.Frames), Packets: float64(now.Frames - o.before.Frames), Busy: busy / (busy + idle), Walks: -1,
-	}, nil
+	busy, idle, frames := float64(now.Busy-o.before.Busy), float64(now.Idle-o.before.Idle), float64(now.Frames-o.before.Frames)
+	return usage{Cycles: busy / frames, Packets: frames, Busy: busy / (busy + idle), Walks: float64(now.Walks-o.before.Walks) / frames}, nil
 }
 
 func (o *ours) ports() []pktgen.Port { return o.gen }

@@ -172,9 +172,10 @@ func newAPIChanger(ctx context.Context, runDir string) (*apiChanger, error) {
 			a.idles = append(a.idles, r)
 		}
 	}
-	for _, r := range a.idles {
+	for i, r := range a.idles {
 		if fmt.Sprint(r.GetActions()) != fmt.Sprint(a.out) {
 			a.alt = r.GetActions()
+			a.idles[0], a.idles[i] = r, a.idles[0] // the first is left alone, for the next turn
 		}
 	}
 	if a.gated == nil || a.alt == nil {
@@ -286,13 +287,8 @@ type swaps struct {
 	to   [2]*swap
 }
 
-// newSwaps remembers the rules in force. It is nil for a side without such an
-// API.
-func newSwaps(ctx context.Context, who side) (*swaps, error) {
-	o, ok := who.(*ours)
-	if !ok {
-		return nil, nil
-	}
+// newSwaps remembers the rules in force.
+func newSwaps(ctx context.Context, o *ours) (*swaps, error) {
 	c, err := api.Dial(ctx, o.runDir)
 	if err != nil {
 		return nil, err

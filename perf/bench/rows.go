@@ -31,17 +31,26 @@ type flowRow struct {
 	Priority int       `json:"priority"`
 }
 
+// newRowChanger connects, and looks for the rows that are changed.
 func newRowChanger(ctx context.Context, socket string) (*rowChanger, error) {
+	r, err := dialRows(ctx, socket)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.find(); err != nil {
+		return nil, errors.Join(err, r.conn.Close())
+	}
+	return r, nil
+}
+
+// dialRows connects.
+func dialRows(ctx context.Context, socket string) (*rowChanger, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the database: %w", err)
 	}
-	r := &rowChanger{conn: conn, out: json.NewEncoder(conn), in: json.NewDecoder(conn)}
-	if err := r.find(); err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	return r, nil
+	return &rowChanger{conn: conn, out: json.NewEncoder(conn), in: json.NewDecoder(conn)}, nil
 }
 
 // find looks for the rows of ruleset.Gate.

@@ -60,7 +60,7 @@ type usage struct {
 	Cycles  float64 // TSC cycles per packet, of turns that carried packets
 	Busy    float64 // share of its time in such turns
 	Packets float64
-	Walks   float64 // share of packets that had to be looked up in the rules; negative: nobody counts
+	Walks   float64 // share of packets that had to be looked up in the rules
 }
 
 // A changer changes rules of ruleset.Gate over a connection that is open

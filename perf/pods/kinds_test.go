@@ -84,7 +84,8 @@ func TestThroughput(t *testing.T) {
 		before := a.Run(t, "ip", "route", "show")
 		carries := func() {
 			t.Helper()
-			server := b.Command(t, "iperf3", "-s", "-1", "-B", to)
+			server := b.Command(t, "iperf3", "-s", "-B", to)
+			server.SysProcAttr = nil // the thread that starts it may be thrown away
 			check(t, server.Start())
 			defer func() { _ = server.Process.Kill(); _ = server.Wait() }()
 			addr, _ := netip.ParseAddr(to)

@@ -1,6 +1,9 @@
 package jsonval
 
-import "errors"
+import (
+	"bytes"
+	"errors"
+)
 
 // ErrFrame means that a stream holds something other than objects one after
 // another. Nothing after it can be trusted.
@@ -17,7 +20,14 @@ type Framer struct {
 // Feed reads b and returns how many bytes of it belong to the object that is
 // being read; done says that the object is complete.
 func (f *Framer) Feed(b []byte) (n int, done bool, err error) {
-	for i, c := range b {
+	for i := 0; i < len(b); i++ {
+		if f.inString && !f.escape {
+			i += Plain(b[i:])
+			if i == len(b) {
+				break
+			}
+		}
+		c := b[i]
 		switch {
 		case f.inString:
 			f.feedString(c)
@@ -36,6 +46,22 @@ func (f *Framer) Feed(b []byte) (n int, done bool, err error) {
 		}
 	}
 	return len(b), false, nil
+}
+
+// plainMax is how far Plain looks: a string of escapes costs each of them as much.
+const plainMax = 128
+
+// Plain returns a number of bytes in front of b, which is in a string, that neither
+// end it nor begin an escape: all that there are, if they are not very many.
+func Plain(b []byte) int {
+	b = b[:min(len(b), plainMax)]
+	if n := bytes.IndexByte(b, '"'); n >= 0 {
+		b = b[:n]
+	}
+	if n := bytes.IndexByte(b, '\\'); n >= 0 {
+		return n
+	}
+	return len(b)
 }
 
 // feedString reads one byte of a string.

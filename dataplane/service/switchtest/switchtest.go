@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"millrace/dataplane"
 )
@@ -28,6 +29,10 @@ type Switch struct {
 
 	// RefuseWorkers, if set, is asked before workers are set.
 	RefuseWorkers func(cpus []int) error
+
+	// LoadsNow is what Loads returns, and Dealt, if set, answers Rebalance.
+	LoadsNow dataplane.Loads
+	Dealt    func(dataplane.RebalanceRequest) *dataplane.Rebalanced
 
 	// Unclosed, if set, is what Closed waits for.
 	Unclosed chan struct{}
@@ -138,6 +143,23 @@ func (s *Switch) Workers() []int {
 		return []int{0}
 	}
 	return slices.Clone(s.workers)
+}
+
+// Loads returns LoadsNow.
+func (s *Switch) Loads(time.Duration) dataplane.Loads {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.LoadsNow
+}
+
+// Rebalance asks Dealt. Without it there is nothing to deal.
+func (s *Switch) Rebalance(_ context.Context, r dataplane.RebalanceRequest) (*dataplane.Rebalanced, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.Dealt == nil {
+		return &dataplane.Rebalanced{Before: s.LoadsNow, After: s.LoadsNow, Why: "there is one worker only"}, nil
+	}
+	return s.Dealt(r), nil
 }
 
 // SetPort changes a port's VLANs and MAC limit, and the MTU.

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"millrace/dataplane/netnstest"
+)
+
+// typeCase is a port of one type: how ovs-vsctl makes it, what its row says then, and
+// whose counters its statistics are.
+type typeCase struct {
+	name, bridge, set string
+	columns           map[string]string // that the row must have
+	status            []string          // words in the column status
+	counts            func() (rx, tx int)
+}
+
+// TestEveryType has ovs-vsctl make a port of each type that there is, with traffic
+// through each. Rows have the status of what stands behind them, and statistics are what
+// `ip -s link` says of the device: of the port's own, or of the one at its other end.
+//
+//	br0  afxdp pa, system pb, tap tp, internal ip0, patch x ┐
+//	br1  patch y, afxdp pc, geneve gn, vxlan vx             ┘   phy  internal host, afxdp far
+//	br2  dpdkvhostuser v1 and w1, dpdkvhostuserclient v2 and w2
+func TestEveryType(t *testing.T) {
+	if !netnstest.Alone(t) {
+		return
+	}
+	netnstest.Need(t, "ovs-vsctl")
+	dir := t.TempDir()
+	startSwitch(t, dir)
+	far := farHost(t, dir)
+	pods := map[string]*netnstest.Pod{}
+	for i, name := range []string{"pa", "pb", "pc", "spare"} {
+		pods[name] = netnstest.NewPod(t, name, 1)
+		if name != "spare" { // which has the tap port's address
+			pods[name].Address(i + 1)
+		}
+	}
+	pods["pa"].Run("ip addr add 10.10.0.1/24 dev eth0")
+	tunnels := makeTunnelEnds(t, far)
+	vsctl(t, dir, "add-br br2")
+	up := map[string]string{"link_state": "up", "admin_state": "up", "error": "[]"}
+	down := map[string]string{"link_state": "down", "error": "[]"}       // guests have gone
+	podsEnd := func(p *netnstest.Pod, name string) func() (rx, tx int) { // it sends what the port receives
+		return func() (int, int) { rx, tx := linkCounts(t, p, name); return tx, rx }
+	}
+	cases := []typeCase{
+		{"pa", "br0", "type=afxdp", up, []string{"driver_name=veth", "n_rxq"}, podsEnd(pods["pa"], "eth0")},
+		{"pb", "br0", "type=system", up, []string{"driver_name=veth", "n_rxq"}, podsEnd(pods["pb"], "eth0")},
+		{"tp", "br0", fmt.Sprintf("type=tap options:netns=/proc/%d/ns/net options:ip=10.9.0.11/24", pods["spare"].PID()), up, nil, podsEnd(pods["spare"], "tp")},
+		{"ip0", "br0", "type=internal options:ip=10.9.0.12/24", up, nil, func() (int, int) { rx, tx := linkCounts(t, nil, "ip0"); return tx, rx }},
+		{"x", "br0", "type=patch options:peer=y", up, nil, func() (int, int) { s := statisticsOf(t, dir, "y"); return s["tx_packets"], s["rx_packets"] }},
+		{"y", "br1", "type=patch options:peer=x", up, nil, func() (int, int) { s := statisticsOf(t, dir, "x"); return s["tx_packets"], s["rx_packets"] }},
+		{"pc", "br1", "type=afxdp", up, []string{"driver_name=veth"}, podsEnd(pods["pc"], "eth0")},
+	}
+	for _, v := range []string{"v", "w"} {
+		server := filepath.Join(dir, v+"2.peer")
+		cases = append(cases, typeCase{v + "1", "br2", "type=dpdkvhostuser", down, nil, nil},
+			typeCase{v + "2", "br2", "type=dpdkvhostuserclient options:vhost-server-path=" + server, down, nil, nil})
+	}
+	for kind, name := range map[string]string{"vxlan": "vx", "geneve": "gn"} {
+		counts := podsEnd(far, name)
+		if tunnels[kind] == "" { // the kernel has none, so only floods leave
+			counts = func() (int, int) { return 0, max(statisticsOf(t, dir, name)["tx_packets"], 1) }
+		}
+		set := fmt.Sprintf("type=%s options:remote_ip=172.16.0.2 options:key=77", kind)
+		cases = append(cases, typeCase{name, "br1", set, up, []string{"tunnel_egress_iface=host"}, counts})
+	}
+	for _, c := range cases {
+		vsctl(t, dir, fmt.Sprintf("add-port %s %s -- set Interface %s %s", c.bridge, c.name, c.name, c.set))
+	}
+
+	// From a pod of br0 to all others: pods of br0, and through the patch ports those
+	// of br1 and of the far ends of tunnels.
+	to := []string{"10.9.0.2", "10.9.0.11", "10.9.0.12", "10.9.0.3"}
+	for kind := range tunnels {
+		to = append(to, farAddress[kind])
+	}
+	for _, a := range to {
+		pods["pa"].Reach(a, 1000)
+	}
+	guestsTalk(t, dir)
+
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			for column, want := range c.columns {
+				netnstest.Wait(t, func() string {
+					if got := vsctl(t, dir, "get Interface "+c.name+" "+column); got != want {
+						return fmt.Sprintf("%s of %s is %s, want %s", column, c.name, got, want)
+					}
+					return ""
+				})
+			}
+			status := vsctl(t, dir, "get Interface "+c.name+" status")
+			for _, word := range c.status {
+				if !strings.Contains(status, word) {
+					t.Errorf("status of %s is %s, want %s", c.name, status, word)
+				}
+			}
+			if n, err := strconv.Atoi(vsctl(t, dir, "get Interface "+c.name+" ofport")); err != nil || n <= 0 {
+				t.Errorf("ofport of %s: %d, %v", c.name, n, err)
+			}
+			checkCounts(t, dir, c)
+		})
+	}
+}
+
+// checkCounts waits until the statistics of a row are what somebody else has counted.
+func checkCounts(t *testing.T, dir string, c typeCase) {
+	t.Helper()
+	netnstest.Wait(t, func() string {
+		s := statisticsOf(t, dir, c.name)
+		if c.counts == nil { // its guest has sent and received so many at least
+			if s["rx_packets"] < guestFrames || s["tx_packets"] < guestFrames || s["rx_bytes"] < 60*guestFrames || s["tx_bytes"] < 60*guestFrames {
+				return fmt.Sprintf("statistics of %s: %v", c.name, s)
+			}
+			return ""
+		}
+		rx, tx := c.counts()
+		if s["rx_packets"] != rx || s["tx_packets"] != tx || tx == 0 {
+			return fmt.Sprintf("statistics of %s say %d in and %d out, the other end %d and %d", c.name, s["rx_packets"], s["tx_packets"], rx, tx)
+		}
+		return ""
+	})
+}
+
+// statisticsOf reads the statistics of a row.
+func statisticsOf(t *testing.T, dir, name string) map[string]int {
+	t.Helper()
+	m := map[string]int{}
+	text := strings.Trim(vsctl(t, dir, "get Interface "+name+" statistics"), "{}")
+	for part := range strings.SplitSeq(text, ", ") {
+		if k, v, ok := strings.Cut(part, "="); ok {
+			n, err := strconv.Atoi(v)
+			if err != nil {
+				t.Fatalf("statistics of %s: %s", name, text)
+			}
+			m[k] = n
+		}
+	}
+	return m
+}
+
+// linkCounts are the frames that `ip -s link` says a device has received and sent, in a
+// pod or here.
+func linkCounts(t *testing.T, p *netnstest.Pod, name string) (rx, tx int) {
+	t.Helper()
+	var out []byte
+	if p != nil {
+		out = []byte(p.Run("ip -s -j link show %s", name))
+	} else {
+		var err error
+		if out, err = exec.Command("ip", "-s", "-j", "link", "show", name).Output(); err != nil {
+			t.Fatalf("ip -s -j link show %s: %v", name, err)
+		}
+	}
+	var list []struct {
+		Stats64 struct {
+			RX, TX struct{ Packets int }
+		}
+	}
+	if err := json.Unmarshal(out, &list); err != nil || len(list) != 1 {
+		t.Fatalf("ip -s -j link show %s: %v: %s", name, err, out)
+	}
+	return list[0].Stats64.RX.Packets, list[0].Stats64.TX.Packets
+}
+
+// farAddress is what the far end of a tunnel has, by the tunnel's type.
+var farAddress = map[string]string{"vxlan": "10.9.0.21", "geneve": "10.10.0.22"}
+
+// makeTunnelEnds makes the kernel's devices at the far end, as far as the kernel has
+// them, and returns their names by type. The ports have the same names.
+func makeTunnelEnds(t *testing.T, far *netnstest.Pod) map[string]string {
+	t.Helper()
+	made := map[string]string{}
+	for kind, add := range map[string]string{
+		"vxlan":  "ip link add vx type vxlan id 77 remote 172.16.0.1 local 172.16.0.2 dstport 4789",
+		"geneve": "ip link add gn type geneve id 77 remote 172.16.0.1",
+	} {
+		name := map[string]string{"vxlan": "vx", "geneve": "gn"}[kind]
+		if out, err := far.Try("%s", add); err != nil {
+			t.Logf("needs the kernel's %s: %s", kind, out)
+			continue
+		}
+		far.Run("ip addr add %s/24 dev %s", farAddress[kind], name)
+		far.Run("ip link set %s up", name)
+		made[kind] = name
+	}
+	return made
+}
+
+// guestFrames is how many frames each guest of guestsTalk sends.
+const guestFrames = 1000
+
+// guestsTalk has guests on two ports of each kind of vhost-user send to each other.
+func guestsTalk(t *testing.T, dir string) {
+	t.Helper()
+	for _, args := range []string{"v1 w1", "v2.peer w2.peer --listen"} {
+		words := strings.Fields(args)
+		words[0], words[1] = filepath.Join(dir, words[0]), filepath.Join(dir, words[1])
+		all := append([]string{"--run-dir", dir, "pktgen"}, words...)
+		if r := run(t, append(all, "--bidi", "--count", strconv.Itoa(guestFrames), "--rate", "20000", "--no-ceiling", "--connect", "30s")...); r.code != 0 {
+			t.Errorf("pktgen %s: %s%s", args, r.out, r.err)
+		}
+	}
+}
