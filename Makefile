@@ -21,8 +21,9 @@ export GOFLAGS += -buildvcs=false
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## bin/millrace, one static binary
+build: ## bin/millrace, one static binary, and the CNI plugin bin/millrace-cni
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/millrace ./cmd/millrace
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o bin/millrace-cni ./cmd/millrace-cni
 
 demo: build ## two ports, real traffic, no root, no packages
 	bin/millrace demo
@@ -47,6 +48,7 @@ generate: ## Go code from the .proto files, and the XDP program (needs protobuf-
 
 install: build ## binary, database schema and shell completions below DESTDIR/PREFIX
 	install -D -m 0755 bin/millrace $(DESTDIR)$(PREFIX)/bin/millrace
+	install -D -m 0755 bin/millrace-cni $(DESTDIR)$(PREFIX)/libexec/cni/millrace-cni
 	install -D -m 0644 control/ovsdb/schema/millrace.ovsschema $(DESTDIR)$(PREFIX)/share/millrace/millrace.ovsschema
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions

@@ -181,6 +181,18 @@ func IsHost(portType string) bool { return portType == TypeTAP || portType == Ty
 // to itself. It is "true", the default, or "false".
 const OptionOffload = "offload"
 
+// OptionDevice is a key of PortSpec.Options for kernel ports: what the device is
+// called, if not as the port.
+const OptionDevice = "device"
+
+// Keys of PortSpec.Options for vhost-user ports.
+const (
+	OptionPeerUID  = "peer-uid"     // the only user whose process may be the peer, as a number
+	OptionOwner    = "socket-owner" // UID:GID that a socket that we make belongs to
+	OptionMode     = "socket-mode"  // of such a socket, in octal; 0660 otherwise
+	OptionNoFollow = "no-follow"    // "true": a symbolic link is no socket
+)
+
 // A PortSpec says what a port shall be.
 type PortSpec struct {
 	Bridge string

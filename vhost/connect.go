@@ -31,7 +31,7 @@ func (p *Port) connectLoop() {
 	wait := backoffMin
 	for !p.isClosing() {
 		told := look.watch(p.opts.Path) // before dial: what comes after it is news
-		if c, err := dial(p.opts.Path); err != nil {
+		if c, err := p.dial(); err != nil {
 			p.waiting(p.whyNoPeer(err))
 		} else if s := newSession(p, c); s != nil {
 			s.run()
@@ -63,6 +63,40 @@ func (p *Port) isThere() bool {
 	return unix.Lstat(p.opts.Path, &st) == nil
 }
 
+// dial connects to the peer, if it is one that may be.
+func (p *Port) dial() (*net.UnixConn, error) {
+	connect := dial
+	if p.opts.NoFollow {
+		connect = dialHere
+	}
+	c, err := connect(p.opts.Path)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.stranger(c); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// dialHere is dial of a socket that is at path itself. What was looked at is what
+// is connected to, whoever changes the directory meanwhile.
+func dialHere(path string) (*net.UnixConn, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return nil, unix.ENOTSOCK
+	}
+	return dial(fmt.Sprintf("/proc/self/fd/%d", fd))
+}
+
 // dial connects to path. It costs next to nothing while there is no socket.
 func dial(path string) (*net.UnixConn, error) {
 	if err := unix.Access(path, unix.F_OK); err != nil {
@@ -88,6 +122,8 @@ func dial(path string) (*net.UnixConn, error) {
 func (p *Port) whyNoPeer(err error) string {
 	path := p.opts.Path
 	switch {
+	case errors.Is(err, errStranger):
+		return err.Error()
 	case errors.Is(err, unix.ENOENT):
 		return "no such socket: " + path
 	case errors.Is(err, unix.ECONNREFUSED):

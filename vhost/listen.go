@@ -43,6 +43,11 @@ func (p *Port) listen() error {
 	if err := os.Chmod(path, p.opts.Mode.Perm()); err != nil {
 		return errors.Join(fmt.Errorf("listen: %w", err), p.listener.Close())
 	}
+	if o := p.opts.Owner; o != nil {
+		if err := os.Lchown(path, o.UID, o.GID); err != nil {
+			return errors.Join(fmt.Errorf("listen: give %s to user %d: %w", path, o.UID, err), p.listener.Close())
+		}
+	}
 	if err := unix.Lstat(path, &p.inode); err != nil {
 		return errors.Join(fmt.Errorf("listen: %s: %w", path, err), p.listener.Close())
 	}
@@ -90,6 +95,11 @@ func (p *Port) acceptLoop() {
 		c, err := p.listener.AcceptUnix()
 		if err == nil {
 			failing = false
+			if why := p.stranger(c); why != nil {
+				p.turnAway(c, why)
+				p.pause(time.Millisecond) // who tries on and on costs no core
+				continue
+			}
 			p.admit(c)
 			continue
 		}

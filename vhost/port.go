@@ -51,6 +51,10 @@ type Options struct {
 	Mode   fs.FileMode // of a listening socket; 0: DefaultMode
 	Plain  bool        // offer the driver no checksum or segmentation offload
 
+	Peer     *uint32 // the only user who may be the peer; nil: anybody who reaches the socket
+	Owner    *Owner  // of a listening socket; nil: the process's user
+	NoFollow bool    // a symbolic link at Path is no socket: others may write to its directory
+
 	// Quiesce returns when every worker has ended the turn it was in and has
 	// taken note of WakeFD of all queues. It is called by goroutines of the
 	// port, also while Close runs, and must not wait for any of the port's
@@ -69,6 +73,9 @@ type Options struct {
 	// Finder would tell.
 	told time.Duration
 }
+
+// An Owner is whose a file is.
+type Owner struct{ UID, GID int }
 
 // withDefaults fills in what o leaves open, and refuses what cannot be.
 func (o Options) withDefaults() (Options, error) {
@@ -115,6 +122,8 @@ type Port struct {
 	session  atomic.Pointer[session]
 	guard    guard
 	status   status
+
+	refusedWhy string // the acceptor's: what was logged last of strangers
 
 	memLock sync.Mutex    // held while mem is exchanged and while Owns looks at it
 	mem     *guestmem.Map // what workers may touch now

@@ -77,17 +77,11 @@ func newSession(p *Port, c *net.UnixConn) *session {
 
 // peerOf names the process at the other end (SO_PEERCRED).
 func peerOf(c *net.UnixConn) string {
-	raw, err := c.SyscallConn()
+	cred, err := credentials(c)
 	if err != nil {
 		return "unknown"
 	}
-	name := "unknown"
-	_ = raw.Control(func(fd uintptr) {
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			name = fmt.Sprintf("pid %d uid %d", cred.Pid, cred.Uid)
-		}
-	})
-	return name
+	return fmt.Sprintf("pid %d uid %d", cred.Pid, cred.Uid)
 }
 
 // over reports whether the session has ended, or will at once because the peer

@@ -85,6 +85,9 @@ that is right when it comes back. While no database is reached, the
 configuration stays as it is; at a start without one, it is that of the last
 run.
 
+It also serves the CNI plugin, which has it make ports for pods (` + "`millrace agent`" + `).
+
+  RUN-DIR/cni.sock          for the CNI plugin, for root and the owner
   RUN-DIR/control.lock      held by the one control process of the directory
   RUN-DIR/control.json      how it is, in JSON: problems with what helps
   STATE-DIR/desired.json    what was wanted last`,
@@ -125,9 +128,12 @@ func (a *app) control(cmd *cobra.Command, f *controlFlags) error {
 	defer log.Info("control ends")
 	spareCollector()
 	standAside(cmd.Context(), a.runDir, log)
+	pods := a.startAgent(cmd.Context(), f.db, secure, log)
+	defer pods.wait()
 	return control.Run(cmd.Context(), control.Config{
 		RunDir: a.runDir, StateDir: f.stateDir, Endpoints: f.db, TLS: secure, SocketDirs: f.socketDirs, LocalPorts: local, Version: a.version, Log: log,
 		Ready: func() {
+			pods.start()
 			if err := a.ready(f.readyFD); err != nil {
 				log.Warn("nobody was told that control is ready", zap.Error(err))
 			}

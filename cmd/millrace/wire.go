@@ -2,9 +2,12 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
+	"strconv"
 
 	"go.uber.org/zap"
 
+	"millrace/control/bridge"
 	"millrace/dataplane"
 	"millrace/dataplane/afxdp"
 	"millrace/dataplane/tap"
@@ -41,7 +44,12 @@ func vhostOpener(role vhost.Role, finder *vhost.Finder, log *zap.Logger) datapla
 		if err != nil {
 			return nil, err
 		}
+		peer, owner, err := socketOf(s.Options)
+		if err != nil {
+			return nil, err
+		}
 		p, err := vhost.Open(vhost.Options{
+			Peer: peer, Owner: owner, Mode: socketMode(s.Options[dataplane.OptionMode]), NoFollow: s.Options[dataplane.OptionNoFollow] == "true",
 			Name: s.Name, Path: s.Path, Role: role, Queues: s.Queues, MTU: s.MTU, Plain: !offload,
 			Quiesce: env.Quiesce, Changed: env.Changed, Finder: finder, Log: log,
 		})
@@ -50,6 +58,38 @@ func vhostOpener(role vhost.Role, finder *vhost.Finder, log *zap.Logger) datapla
 		}
 		return vhostDevice{p}, nil
 	}
+}
+
+// socketOf reads the options that say who may have a socket.
+func socketOf(options map[string]string) (peer *uint32, owner *vhost.Owner, err error) {
+	if v, given := options[dataplane.OptionPeerUID]; given {
+		n, err := strconv.ParseUint(v, 10, 32)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: %s=%q is not the number of a user", dataplane.ErrBadSpec, dataplane.OptionPeerUID, v)
+		}
+		peer = new(uint32)
+		*peer = uint32(n)
+	}
+	if v, given := options[dataplane.OptionOwner]; given {
+		uid, gid, err := bridge.ParseOwner(v)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: %w", dataplane.ErrBadSpec, err)
+		}
+		owner = &vhost.Owner{UID: int(uid), GID: int(gid)}
+	}
+	return peer, owner, nil
+}
+
+// socketMode is the mode of a socket that we make; others than these are nobody's
+// wish.
+func socketMode(s string) fs.FileMode {
+	switch s {
+	case "0600":
+		return 0o600
+	case "0666":
+		return 0o666
+	}
+	return vhost.DefaultMode
 }
 
 // offloads reads the option of that name.

@@ -15,7 +15,7 @@ func tapOpener(kernel *tap.Kernel, log *zap.Logger) dataplane.Opener {
 			return nil, err
 		}
 		p, err := tap.Open(tap.Options{
-			Name: s.Name, Netns: s.Host.Netns, Persist: s.Host.Persist, Queues: s.Queues, Plain: !offload, Settings: tapSettings(s.MTU, s.Host),
+			Name: s.Name, Device: s.Options[dataplane.OptionDevice], Netns: s.Host.Netns, Persist: s.Host.Persist, Queues: s.Queues, Plain: !offload, Settings: tapSettings(s.MTU, s.Host),
 			Quiesce: env.Quiesce, Changed: env.Changed, Kernel: kernel, Log: log,
 		})
 		if err != nil {

@@ -66,17 +66,18 @@ const (
 	KeyIP      = "ip"      // addresses of the host on it, with commas between them
 	KeyUp      = "up"      // "true": take it up; the default with netns or ip
 	KeyPersist = "persist" // "true": it stays when the switch goes
+	KeyDevice  = "device"  // name of the device, if it is not the port's: with netns
 )
 
 // host reads a port that is a network device. Its MTU is the kernel's unless the
 // row asks for one.
 func (r *reader) host(f *found) {
-	r.options(f, KeyNetns, KeyIP, KeyUp, KeyPersist, keyOffload, "n_rxq", "n_rxq_desc", "n_txq_desc")
+	r.options(f, KeyNetns, KeyIP, KeyUp, KeyPersist, KeyDevice, keyOffload, "n_rxq", "n_rxq_desc", "n_txq_desc")
 	r.choice(f, keyOffload, "true", "false")
 	if f.row.MTURequest == nil {
 		f.want.MTU = 0
 	}
-	r.refuse(f, "name", badDevice(f.row.Name))
+	r.device(f)
 	n, err := number(f.row.Options, "n_rxq", 0, 1, QueuesMax)
 	r.warn(f, "options", err)
 	f.want.Queues = n
@@ -94,8 +95,21 @@ func (r *reader) host(f *found) {
 	r.warn(f, "options", err)
 	h.Persist, err = yes(f.row, KeyPersist, false)
 	r.warn(f, "options", err)
-	if h.Persist && h.Netns != "" {
-		r.refuse(f, "options", conflict("%s and %s: a device in another network namespace could not be found again", KeyPersist, KeyNetns))
+}
+
+// device reads what the device is called. In another network namespace it may be
+// called otherwise than the port: a hundred pods have a net1.
+func (r *reader) device(f *found) {
+	name, given := f.row.Options[KeyDevice]
+	switch {
+	case !given:
+		r.refuse(f, "name", badDevice(f.row.Name))
+	case f.row.Options[KeyNetns] == "":
+		r.refuse(f, "options", conflict("%s without %s: name the port like the device", KeyDevice, KeyNetns))
+	default:
+		r.refuse(f, "options", badName(name))
+		r.refuse(f, "options", badDevice(name))
+		f.want.option(KeyDevice, name)
 	}
 }
 

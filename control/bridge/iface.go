@@ -3,6 +3,7 @@ package bridge
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"millrace/control/ovsdb/model"
@@ -96,14 +97,65 @@ func (r *reader) options(f *found, known ...string) {
 // vhost reads a vhost-user port. Options that tune what this switch does not
 // have are let pass: they ask for nothing that a packet could show.
 func (r *reader) vhost(f *found) {
-	r.options(f, "vhost-server-path", "n_rxq", "n_rxq_desc", "n_txq_desc", "tx-retries-max", "tx-steering", keyOffload)
+	r.options(f, "vhost-server-path", "n_rxq", "n_rxq_desc", "n_txq_desc", "tx-retries-max", "tx-steering", keyOffload, KeyPeerUID, KeyOwner, KeyMode, KeyNoFollow)
 	r.choice(f, keyOffload, "true", "false")
+	r.choice(f, KeyNoFollow, "false", "true")
+	r.choice(f, KeyMode, "0660", "0600", "0666")
+	r.owner(f)
 	path, err := r.policy.socket(f.row, r.rows.Root.OtherConfig["vhost-sock-dir"])
 	r.refuse(f, "options", err)
 	f.want.Path = path
 	n, err := number(f.row.Options, "n_rxq", 0, 1, QueuesMax)
 	r.warn(f, "options", err)
 	f.want.Queues = n
+}
+
+// Options of vhost-user ports that say who may have the socket.
+const (
+	KeyPeerUID  = "peer-uid"     // the only user whose process may be the peer
+	KeyOwner    = "socket-owner" // UID:GID that a listening socket belongs to
+	KeyMode     = "socket-mode"  // of such a socket
+	KeyNoFollow = "no-follow"    // "true": a symbolic link is no socket
+)
+
+// owner reads who may have the socket. What is not understood is refused: others
+// would have it.
+func (r *reader) owner(f *found) {
+	if s, given := f.row.Options[KeyPeerUID]; given {
+		if _, err := userID(s); err != nil {
+			r.refuse(f, "options", bad("%s=%q is not the number of a user", KeyPeerUID, short(s)))
+		}
+		f.want.option(KeyPeerUID, s)
+	}
+	if s, given := f.row.Options[KeyOwner]; given {
+		if _, _, err := ParseOwner(s); err != nil {
+			r.refuse(f, "options", err)
+		}
+		f.want.option(KeyOwner, s)
+	}
+}
+
+// userID reads the number of a user or group; the largest stands for none
+// (chown(2)).
+func userID(s string) (uint32, error) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err == nil && n == 1<<32-1 {
+		err = strconv.ErrRange
+	}
+	return uint32(n), err
+}
+
+// ParseOwner reads the value of KeyOwner.
+func ParseOwner(s string) (uid, gid uint32, err error) {
+	u, g, _ := strings.Cut(s, ":")
+	uid, err = userID(u)
+	if err == nil {
+		gid, err = userID(g)
+	}
+	if err != nil {
+		return 0, 0, bad("%s=%q is not UID:GID in numbers", KeyOwner, short(s))
+	}
+	return uid, gid, nil
 }
 
 // patch reads one end of a patch. Its other end is looked at when all are

@@ -743,14 +743,14 @@ func (x *PortSpec) GetHost() *HostSpec {
 }
 
 // HostSpec is the network device of a tap or internal port. It has the port's
-// name, at most 15 bytes.
+// name, at most 15 bytes, unless the option device says another.
 type HostSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Netns         string                 `protobuf:"bytes,1,opt,name=netns,proto3" json:"netns,omitempty"`         // its network namespace: an absolute path, or a name below /run/netns; empty: the dataplane's
 	Mac           string                 `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`             // like 02:00:00:00:00:01; empty: the kernel chooses
 	Addresses     []string               `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"` // of the host on it, like 10.0.0.1/24
 	Up            bool                   `protobuf:"varint,4,opt,name=up,proto3" json:"up,omitempty"`              // take it up
-	Persist       bool                   `protobuf:"varint,5,opt,name=persist,proto3" json:"persist,omitempty"`    // it stays when the port or the dataplane goes; not together with netns
+	Persist       bool                   `protobuf:"varint,5,opt,name=persist,proto3" json:"persist,omitempty"`    // it stays when the port or the dataplane goes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -141,14 +141,25 @@ func (c *checker) device(spec *dataplane.PortSpec) {
 	if spec.Type == dataplane.TypeAFXDP && len(spec.Name) > deviceNameMax {
 		c.fail("spec.name", "port %q is named like its network device, whose name has at most %d bytes", spec.Name, deviceNameMax)
 	}
-	if spec.Type == dataplane.TypeAFXDP || dataplane.IsTunnel(spec.Type) {
-		return
-	}
+	known := optionsOf(spec.Type)
 	for _, k := range slices.Sorted(maps.Keys(spec.Options)) {
-		if k != dataplane.OptionOffload || spec.Type == dataplane.TypePatch {
+		if known != nil && !slices.Contains(known, k) {
 			c.fail("spec.options", "ports of type %s have no option %.40q", spec.Type, k)
 		}
 	}
+}
+
+// optionsOf are the options of a type of port; nil: the port judges that itself.
+func optionsOf(portType string) []string {
+	switch {
+	case portType == dataplane.TypeAFXDP, dataplane.IsTunnel(portType):
+		return nil
+	case dataplane.IsHost(portType):
+		return []string{dataplane.OptionOffload, dataplane.OptionDevice}
+	case portType == dataplane.TypeVhostServer, portType == dataplane.TypeVhostClient:
+		return []string{dataplane.OptionOffload, dataplane.OptionPeerUID, dataplane.OptionOwner, dataplane.OptionMode, dataplane.OptionNoFollow}
+	}
+	return []string{}
 }
 
 // trunks sorts a list of VLANs and drops what is twice.

@@ -38,9 +38,6 @@ func (c *checker) host(spec *dataplane.PortSpec, h *api.HostSpec) dataplane.Host
 		}
 		host.Addresses = append(host.Addresses, a)
 	}
-	if host.Persist && host.Netns != "" {
-		c.fail("spec.host.persist", "a device that is to persist cannot be in another network namespace: it could not be found again")
-	}
 	return host
 }
 

@@ -33,7 +33,6 @@ func TestHostRefused(t *testing.T) {
 		{typ: "internal", host: &api.HostSpec{Mac: "01:00:00:00:00:01"}, field: "spec.host.mac"},
 		{typ: "internal", host: &api.HostSpec{Addresses: []string{"10.0.0.1"}}, field: "spec.host.addresses"},
 		{typ: "internal", host: &api.HostSpec{Addresses: make([]string, addressesMax+1)}, field: "spec.host.addresses"},
-		{typ: "internal", host: &api.HostSpec{Netns: "x", Persist: true}, field: "spec.host.persist"},
 	} {
 		_, err := s.spec(&api.PortSpec{Bridge: "br0", Name: "p", Type: tt.typ, Path: tt.path, Host: tt.host})
 		var e *api.Error

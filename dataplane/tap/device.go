@@ -46,7 +46,10 @@ func newDevice(o *Options) (*device, error) {
 		return nil, err
 	}
 	defer target.Close()
-	name := o.Name
+	if target.Valid() && o.Persist {
+		return newDeviceIn(target, o)
+	}
+	name := o.Device
 	if target.Valid() {
 		name = "millrace%d" // for a moment, in ours: the kernel chooses a number
 	}
@@ -55,14 +58,26 @@ func newDevice(o *Options) (*device, error) {
 		return nil, err
 	}
 	if target.Valid() {
-		if err := d.move(target, o.Name); err != nil {
+		if err := d.move(target, o.Device); err != nil {
 			return nil, errors.Join(fmt.Errorf("move to network namespace %s: %w", o.Netns, err), d.close())
 		}
 	}
 	return d, nil
 }
 
-// makeDevice makes a device in our network namespace, or takes a persistent one.
+// newDeviceIn makes a device in another network namespace, or takes the persistent
+// one that is there: the namespace of a tun descriptor is that of the thread that
+// opened it.
+func newDeviceIn(target sys.FD, o *Options) (d *device, err error) {
+	err = within(target, func() error {
+		d, err = makeDevice(o.Device, o)
+		return err
+	})
+	return d, err
+}
+
+// makeDevice makes a device in the thread's network namespace, or takes a
+// persistent one.
 func makeDevice(name string, o *Options) (*device, error) {
 	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if o.Queues > 1 {

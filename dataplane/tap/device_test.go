@@ -377,7 +377,7 @@ func TestNoNamespace(t *testing.T) {
 func TestOptions(t *testing.T) {
 	for _, o := range []Options{
 		{Name: ""}, {Name: "."}, {Name: "sixteen-bytes-xx"}, {Name: "a/b"}, {Name: "a b"}, {Name: "a%d"}, {Name: "a:1"}, {Name: "a\n"},
-		{Name: "a", Queues: -1}, {Name: "a", Queues: 65}, {Name: "a", Persist: true, Netns: "x"},
+		{Name: "a", Queues: -1}, {Name: "a", Queues: 65},
 		{Name: "a", Settings: Settings{MTU: 67}}, {Name: "a", Settings: Settings{MTU: MTUMax + 1}},
 		{Name: "a", Settings: Settings{MAC: net.HardwareAddr{1, 0, 0, 0, 0, 0}}}, {Name: "a", Settings: Settings{MAC: net.HardwareAddr{2}}},
 		{Name: "a", Settings: Settings{Addresses: make([]netip.Prefix, 1)}},
@@ -424,6 +424,42 @@ func TestPersist(t *testing.T) {
 		}
 		netnsRun(t, "ip", "link", "del", "stay")
 	}
+}
+
+// TestPersistInPod: a device in another network namespace has a name of its own
+// there, stays with what is on it when the port goes, and is taken up again by the
+// next one; a device of others is left alone.
+func TestPersistInPod(t *testing.T) {
+	ns := taptest.New(t)
+	for _, queues := range []int{1, 2} {
+		o := Options{Name: "some-port-with-a-long-name", Device: "net1", Netns: ns.Path, Settings: quiet(t, ns), Persist: true, Queues: queues}
+		p := open(t, o)
+		index := up(t, p).Device.Index
+		ns.Run(t, "ip", "addr", "add", "10.7.0.1/24", "dev", "net1")
+		ns.Run(t, "ip", "route", "add", "10.8.0.0/16", "via", "10.7.0.9")
+		if err := p.Close(); err != nil {
+			t.Fatal(err)
+		}
+		p = open(t, o)
+		if st := up(t, p); st.Device.Index != index || st.Device.Name != "net1" {
+			t.Errorf("another device: %+v", st)
+		}
+		if out := ns.Run(t, "ip", "route", "show"); !strings.Contains(out, "10.8.0.0/16 via 10.7.0.9") {
+			t.Errorf("without its route: %s", out)
+		}
+		carriesQuietly(t, p, ns, "net1")
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+		ns.Run(t, "ip", "link", "del", "net1")
+	}
+	ns.Run(t, "ip", "link", "add", "net1", "type", "veth", "peer", "name", "other")
+	p := open(t, Options{Name: "p", Device: "net1", Netns: ns.Path, Persist: true})
+	if st := p.State(); st.Link != LinkWaiting || !strings.Contains(st.Reason, errTaken.Error()) {
+		t.Errorf("a device of others: %+v", st)
+	}
+	ns.Run(t, "ip", "link", "del", "net1")
+	up(t, open(t, Options{Name: "q", Device: "net1", Netns: ns.Path, Persist: true, Settings: Settings{Up: true}}))
 }
 
 // holder names the variable that makes the test binary hold a port in a network

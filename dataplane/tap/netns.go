@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -83,6 +84,20 @@ func handleAt(f sys.FD) (*netlink.Handle, error) {
 		return nil, fmt.Errorf("open netlink socket in the device's network namespace: %w%s", err, remedy(err))
 	}
 	return h, nil
+}
+
+// within calls fn on a thread in network namespace f, which is thrown away.
+func within(f sys.FD, fn func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with us
+		if err := unix.Setns(f.Int(), unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("enter network namespace: %w%s", err, remedy(err))
+			return
+		}
+		done <- fn()
+	}()
+	return <-done
 }
 
 // move moves the device, which is in our namespace, to another one and gives it

@@ -39,7 +39,8 @@ var ErrOptions = errors.New("bad tap port")
 
 // Options say what a port shall be and what surrounds it.
 type Options struct {
-	Name    string // of the device
+	Name    string // of the port, and of the device if Device is empty
+	Device  string // name of the device
 	Netns   string // network namespace of the device: a path, or a name below /run/netns; empty: the process's
 	Persist bool   // the device stays when the port is closed or the process ends
 	Queues  int    // 0: DefaultQueues
@@ -103,7 +104,10 @@ func CheckName(name string) error {
 
 // withDefaults fills in what o leaves open, and refuses what cannot be.
 func (o Options) withDefaults() (Options, error) {
-	if err := CheckName(o.Name); err != nil {
+	if o.Device == "" {
+		o.Device = o.Name
+	}
+	if err := CheckName(o.Device); err != nil {
 		return o, fmt.Errorf("%w: %w", ErrOptions, err)
 	}
 	if err := o.Settings.check(); err != nil {
@@ -112,8 +116,6 @@ func (o Options) withDefaults() (Options, error) {
 	switch {
 	case o.Queues < 0 || o.Queues > QueuesMax:
 		return o, fmt.Errorf("%w: %d queues, at most %d", ErrOptions, o.Queues, QueuesMax)
-	case o.Persist && o.Netns != "":
-		return o, fmt.Errorf("%w: a device that is to persist cannot be in another network namespace: it could not be found again", ErrOptions)
 	case o.Kernel == nil:
 		return o, fmt.Errorf("%w: no Kernel", ErrOptions)
 	}

@@ -109,7 +109,7 @@ func (p *Port) remark(reason string) string {
 		}
 		reason += s
 	}
-	if p.view.Name != p.opts.Name {
+	if p.view.Name != p.opts.Device {
 		add("somebody has renamed the device " + p.view.Name)
 	}
 	if p.home != p.view.Netns {

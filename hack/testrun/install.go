@@ -14,23 +14,24 @@ import (
 
 // peers are the Debian packages whose programs the tests talk to.
 var peers = []string{
-	"busybox-static",          // the QEMU guest's user space
-	"clang",                   // to check that the XDP program is what its source says,
-	"llvm",                    //
-	"libbpf-dev",              // with these
-	"dpdk",                    //
-	"dpdk-dev",                // dpdk-testpmd
-	"iperf3",                  //
-	"iproute2",                // namespaces and veths of the tests
-	"libprotobuf-dev",         // what .proto files import
-	"linux-image-amd64",       // the QEMU guest's kernel; the machine keeps its own
-	"openvswitch-switch",      // ovsdb-server, ovs-vsctl, ovs-ofctl
-	"openvswitch-switch-dpdk", // the switch we are compared with
-	"ovn-central",             //
-	"protobuf-compiler",       // to check that generated code is what its source says
-	"python3-openvswitch",     // its database client
-	"qemu-system-x86",         //
-	"tshark",                  //
+	"busybox-static",              // the QEMU guest's user space
+	"containernetworking-plugins", // IPAM plugins
+	"clang",                       // to check that the XDP program is what its source says,
+	"llvm",                        //
+	"libbpf-dev",                  // with these
+	"dpdk",                        //
+	"dpdk-dev",                    // dpdk-testpmd
+	"iperf3",                      //
+	"iproute2",                    // namespaces and veths of the tests
+	"libprotobuf-dev",             // what .proto files import
+	"linux-image-amd64",           // the QEMU guest's kernel; the machine keeps its own
+	"openvswitch-switch",          // ovsdb-server, ovs-vsctl, ovs-ofctl
+	"openvswitch-switch-dpdk",     // the switch we are compared with
+	"ovn-central",                 //
+	"protobuf-compiler",           // to check that generated code is what its source says
+	"python3-openvswitch",         // its database client
+	"qemu-system-x86",             //
+	"tshark",                      //
 }
 
 // services are what the packages above would run; the tests start their own.

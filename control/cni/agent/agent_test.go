@@ -1,0 +1,149 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"millrace/control/cni/attach"
+)
+
+// TestGone: a pod is gone if the host was started anew, or if its namespace, which was
+// seen, is not there; what cannot be seen is no reason.
+func TestGone(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ours := inodeOf("/proc/self/ns/net")
+	if ours == 0 {
+		t.Skip("needs /proc")
+	}
+	for _, tt := range []struct {
+		name, netns, boot string
+		seen              uint64
+		gone              bool
+	}{
+		{"there", "/proc/self/ns/net", "b", ours, false},
+		{"another one at its path", "/proc/self/ns/net", "b", ours + 1, true},
+		{"path is gone", filepath.Join(dir, "missing"), "b", 7, true},
+		{"never seen", filepath.Join(dir, "missing"), "b", 0, false},
+		{"mount does not get here", file, "b", 7, false},
+		{"directory does not get here", filepath.Join(dir, "no", "such"), "b", 7, false},
+		{"process is gone", "/proc/4294967295/ns/net", "b", 7, true},
+		{"another boot", "/proc/self/ns/net", "a", ours, true},
+		{"boot not known", "/proc/self/ns/net", "", ours, false},
+	} {
+		r := &record{netns: tt.seen, boot: tt.boot, Attachment: attach.Attachment{Netns: tt.netns}}
+		if got := r.gone("b"); got != tt.gone {
+			t.Errorf("%s: gone %v, want %v", tt.name, got, tt.gone)
+		}
+	}
+}
+
+// volumeAgent is an agent with a pod that has an emptyDir shared-dir of fsGroup 2000.
+func volumeAgent(t *testing.T) (a *agent, at *attach.Attachment, volume string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir := t.TempDir()
+	a = &agent{Config: Config{RunDir: filepath.Join(dir, "run"), Kubelet: filepath.Join(dir, "kubelet"), Log: zap.NewNop()}}
+	volume = filepath.Join(a.Kubelet, "pods/u1/volumes/kubernetes.io~empty-dir/shared-dir")
+	err := errors.Join(os.MkdirAll(volume, 0o755), os.Chown(volume, 0, 2000), os.Chmod(volume, 0o777|os.ModeSetgid), os.Mkdir(a.RunDir, 0o755))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, &attach.Attachment{Key: attach.Key{Network: "n", ContainerID: "0958c8871b32ffff", IfName: "net1"}, Pod: attach.Pod{UID: "u1"}, Kind: attach.VhostUser, Volume: "shared-dir", MAC: "02:00:00:00:00:01", MTU: 1500}, volume
+}
+
+// TestVolume: a directory in a pod's volume has the volume's group and label, a short
+// path leads there, and nothing is left of it afterwards.
+func TestVolume(t *testing.T) {
+	a, at, volume := volumeAgent(t)
+	labelled := unix.Lsetxattr(volume, labelName, []byte("system_u:object_r:container_file_t:s0:c1,c2"), 0) == nil
+	for range 2 { // again: nothing happens
+		p, err := a.makePlace(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(volume, "net1"), &st); err != nil || st.Gid != 2000 || st.Mode&0o2777 != 0o2777 {
+			t.Errorf("group %d, mode %o, %v", st.Gid, st.Mode, err)
+		}
+		if target, err := os.Readlink(filepath.Dir(p.short)); err != nil || target != filepath.Join(volume, "net1") || len(p.short) > 107 {
+			t.Errorf("%s leads to %s, %v", p.short, target, err)
+		}
+		if p.inPod != "/var/lib/cni/usrspcni/net1/vhost.sock" || p.owner.known {
+			t.Errorf("%+v", p)
+		}
+		buf := make([]byte, 200)
+		n, err := unix.Lgetxattr(filepath.Join(volume, "net1"), labelName, buf)
+		if labelled && (err != nil || !strings.HasPrefix(string(buf[:max(n, 0)]), "system_u:object_r:container_file_t:s0:c1,c2")) {
+			t.Errorf("label %q, %v", buf[:max(n, 0)], err)
+		}
+	}
+	if err := a.removePlace(at); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{volume, filepath.Join(a.RunDir, podsDir)} {
+		if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+			t.Errorf("left in %s: %v, %v", dir, left, err)
+		}
+	}
+}
+
+// TestVolumeTricks: links that a pod has put into its volume lead nowhere else.
+func TestVolumeTricks(t *testing.T) {
+	a, at, volume := volumeAgent(t)
+	other := t.TempDir()
+	if err := os.Symlink(other, filepath.Join(volume, "net1")); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := a.makePlace(at); err == nil {
+		t.Errorf("made %+v", p)
+	}
+	if err := a.removePlace(at); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Mkdir(filepath.Join(volume, "net1"), 0o777), os.Symlink(filepath.Join(other, "x"), filepath.Join(volume, "net1", infoName+".new"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.makePlace(at); err != nil {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(other); len(left) != 0 {
+		t.Errorf("written elsewhere: %v", left)
+	}
+}
+
+// TestUserspace: an application that was written for the userspace CNI plugin finds the names
+// and the file that it looks for, in the volume itself.
+func TestUserspace(t *testing.T) {
+	a, at, volume := volumeAgent(t)
+	at.Userspace, at.IPs, at.Gateways = true, []string{"10.0.0.2/24"}, []string{"10.0.0.1"}
+	p, err := a.makePlace(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.socket != filepath.Join(volume, "0958c8871b32-net1") || p.inPod != "/var/lib/cni/usrspcni/0958c8871b32-net1" {
+		t.Errorf("%+v", p)
+	}
+	want := `{"containerId":"0958c8871b32ffff","ifName":"net1","name":"n","config":{"engine":"ovs-dpdk","iftype":"vhostuser","netType":"interface","vhost":{"mode":"server","socketfile":"0958c8871b32-net1"},"bridge":{}},` +
+		`"ipResult":{"interfaces":[{"name":"net1","mac":"02:00:00:00:00:01"}],"ips":[{"interface":0,"address":"10.0.0.2/24","gateway":"10.0.0.1"}],"dns":{}}}`
+	if text, err := os.ReadFile(filepath.Join(volume, "configData-0958c8871b32-net1.json")); err != nil || string(text) != want {
+		t.Errorf("%s, %v\nwant\n%s", text, err, want)
+	}
+	if err := a.removePlace(at); err != nil {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(volume); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}

@@ -1,0 +1,40 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"millrace/control/cni/attach"
+)
+
+// removeDevice removes the device of a tap attachment from its pod: it persists, so
+// it does not go with its port. The plugin does the same, but the switch makes anew what
+// goes before the port does.
+func removeDevice(at *attach.Attachment) error {
+	if at.Kind != attach.TAP || inodeOf(at.Netns) == 0 {
+		return nil // the pod is gone, and its devices with it
+	}
+	f, err := os.Open(at.Netns)
+	if err != nil {
+		return nil // the same
+	}
+	defer f.Close()
+	h, err := netlink.NewHandleAt(netns.NsHandle(f.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("remove device %s of the pod: %w", at.IfName, err)
+	}
+	defer h.Close()
+	l, err := h.LinkByName(at.IfName)
+	if err != nil || l.Type() != "tuntap" || l.Attrs().HardwareAddr.String() != at.MAC {
+		return nil // there is none, or another one
+	}
+	if err := h.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove device %s of the pod: %w", at.IfName, err)
+	}
+	return nil
+}

@@ -1,0 +1,165 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+
+	"millrace/control/cni/attach"
+)
+
+// A pod that is gone in lostMax looks, one after the other, has no attachment any
+// more. The runtime's own DEL comes first in nearly all cases.
+const lostMax = 2
+
+// noteEvery is how often the agent looks for notes.
+const noteEvery = time.Second
+
+// reconcileLoop removes what no pod has, until ctx ends: what notes say at once, what
+// pods have left without a word now and then.
+func (a *agent) reconcileLoop(ctx context.Context) {
+	said := ""
+	for next := time.Now(); ctx.Err() == nil; {
+		look := a.readNotes
+		if time.Now().After(next) {
+			look = a.reconcile
+		}
+		one, cancel := context.WithTimeout(ctx, callTimeout)
+		err := look(one)
+		cancel()
+		switch {
+		case err == nil && time.Now().After(next):
+			next, said = time.Now().Add(a.Every), ""
+		case err != nil && err.Error() != said && ctx.Err() == nil:
+			said = err.Error()
+			a.Log.Info("ports of pods not compared with pods: tried again", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(min(noteEvery, a.Every)):
+		}
+	}
+}
+
+// reconcile carries out notes, and removes what no pod has.
+func (a *agent) reconcile(ctx context.Context) error {
+	a.looking.Lock()
+	defer a.looking.Unlock()
+	if err := a.readNotes(ctx); err != nil {
+		return err
+	}
+	d, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	list, err := a.records(ctx, d)
+	d.Close()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	lost := map[string]uint{}
+	for _, r := range list {
+		port := r.Port()
+		if !r.gone(a.BootID) {
+			continue
+		}
+		if lost[port] = a.lost[port] + 1; lost[port] < lostMax {
+			continue
+		}
+		a.Log.Info("pod is gone, its port is removed", zap.String("port", port), zap.String("pod", r.Pod.Namespace+"/"+r.Pod.Name))
+		errs = append(errs, a.removeGone(ctx, r))
+	}
+	a.lost = lost
+	return errors.Join(append(errs, a.sweep(list))...)
+}
+
+// removeGone detaches what is still gone.
+func (a *agent) removeGone(ctx context.Context, r *record) error {
+	defer a.calls.lock(r.Port())()
+	if !r.gone(a.BootID) {
+		return nil
+	}
+	return a.take(ctx, r.Key)
+}
+
+// sweepAge is how old a directory without a port must be: an attach makes it first.
+const sweepAge = time.Minute
+
+// sweep removes directories that no attachment has.
+func (a *agent) sweep(list []*record) error {
+	known := map[string]bool{}
+	for _, r := range list {
+		known[r.Port()] = true
+	}
+	dir := filepath.Join(a.RunDir, podsDir)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		info, err := e.Info()
+		if known[e.Name()] || err != nil || time.Since(info.ModTime()) < sweepAge {
+			continue
+		}
+		unlock := a.calls.lock(e.Name())
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+		unlock()
+	}
+	return errors.Join(errs...)
+}
+
+// readNotes detaches what the plugin could tell nobody of.
+func (a *agent) readNotes(ctx context.Context) error {
+	keys, err := attach.Notes(a.RunDir)
+	for _, k := range keys {
+		if e := a.detach(ctx, k); e != nil {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
+
+// forget removes the note about a key: it has been done, or is overtaken.
+func (a *agent) forget(k attach.Key) error { return attach.Forget(a.RunDir, k) }
+
+// collect removes the attachments of a network that are not valid (CNI
+// specification, section 2, GC).
+func (a *agent) collect(ctx context.Context, network string, valid []attach.Key) (*attach.Reply, error) {
+	if err := attach.CheckName(network); err != nil {
+		return nil, attach.Errorf(attach.CodeInvalid, "network: %v", err)
+	}
+	d, err := a.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := a.records(ctx, d)
+	d.Close()
+	if err != nil {
+		return nil, err
+	}
+	keep := map[string]bool{}
+	for _, k := range valid {
+		k.Network = network
+		keep[k.Port()] = true
+	}
+	reply := &attach.Reply{}
+	var errs []error
+	for _, r := range list {
+		if r.Network != network || keep[r.Port()] {
+			continue
+		}
+		if err := a.detach(ctx, r.Key); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		reply.Removed = append(reply.Removed, r.Port())
+	}
+	return reply, errors.Join(errs...)
+}

@@ -1,0 +1,75 @@
+package attach
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestKey: names and addresses follow from all parts of a key, and fit where they go.
+func TestKey(t *testing.T) {
+	keys := []Key{{"n", "c", "i"}, {"n", "ci", ""}, {"nc", "", "i"}, {"n", "c", "j"}, {"n", "d", "i"}, {"m", "c", "i"}}
+	seen := map[string]Key{}
+	for _, k := range keys {
+		if len(k.Port()) != 15 || k.MAC()[0]&3 != 2 || k.Port() != k.Port() {
+			t.Errorf("%+v: port %s, address %s", k, k.Port(), k.MAC())
+		}
+		for _, s := range []string{k.Port(), k.MAC().String()} {
+			if other, is := seen[s]; is {
+				t.Errorf("%+v and %+v have the same %s", k, other, s)
+			}
+			seen[s] = k
+		}
+	}
+	for _, bad := range []Key{{}, {"n", "..", "i"}, {"n", "a/b", "i"}, {"n", "c", "a\x00"}, {strings.Repeat("x", 256), "c", "i"}} {
+		if bad.Check() == nil {
+			t.Errorf("%+v is taken", bad)
+		}
+	}
+}
+
+// TestNotes: a note is there once it was left, until it is forgotten; one that makes no
+// sense is told of and removed.
+func TestNotes(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "not", "there")
+	k := Key{"n", "c", "i"}
+	for range 2 {
+		if err := Note(dir, k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if keys, err := Notes(dir); err != nil || len(keys) != 1 || keys[0] != k {
+		t.Errorf("%v, %v", keys, err)
+	}
+	bad := filepath.Join(dir, notesDir, "cni000000000000.json")
+	if err := os.WriteFile(bad, []byte(`{"network":"../x"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if keys, err := Notes(dir); err == nil || len(keys) != 1 {
+		t.Errorf("%v, %v", keys, err)
+	}
+	if err := errors.Join(Forget(dir, k), Forget(dir, k)); err != nil {
+		t.Error(err)
+	}
+	if keys, err := Notes(dir); err != nil || len(keys) != 0 {
+		t.Errorf("%v, %v", keys, err)
+	}
+}
+
+// FuzzRequest: what a caller sends is a request or an error.
+func FuzzRequest(f *testing.F) {
+	f.Add(`{"version":1,"method":"attach","attachment":{"network":"n","container_id":"c","ifname":"i","kind":"tap"}}`)
+	f.Add(`{"version":1,"method":"gc","key":{"network":"n"},"valid":[{"container_id":"c","ifname":"i"}]}`)
+	f.Add(`{"method":"x","unknown":1}{`)
+	f.Fuzz(func(t *testing.T, text string) {
+		var r Request
+		if err := Receive(strings.NewReader(text), &r); err != nil {
+			return
+		}
+		if r.Attachment != nil && r.Attachment.Check() == nil && len(r.Attachment.Port()) != 15 {
+			t.Fatalf("%+v", r.Attachment)
+		}
+	})
+}

@@ -1,0 +1,144 @@
+package cni
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	"gopkg.in/yaml.v3"
+
+	"millrace/control/cni/attach"
+)
+
+// argsOf is a call for a pod's interface net1.
+func argsOf(conf string) *skel.CmdArgs {
+	return &skel.CmdArgs{ContainerID: "0958c8871b32", Netns: "/run/netns/x", IfName: "net1", StdinData: []byte(conf),
+		Args: "IgnoreUnknown=true;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=pod;K8S_POD_UID=b5c0"}
+}
+
+// TestAttachment: what a configuration asks of the switch.
+func TestAttachment(t *testing.T) {
+	c, err := parsePod(argsOf(`{"cniVersion":"1.0.0","name":"n","type":"millrace-cni","kind":"vhost-user","bridge":"br0","mode":"server","mtu":9000,
+		"trunk":[{"id":9},{"minID":3,"maxID":5},{"id":4}],"queues":4,"mac":"02:00:00:00:00:01","socket":{"user":1000,"group":2000,"volume":"v","mount":"/m"},
+		"deviceID":"br0-1","args":{"cni":{"mac":"02:00:00:00:00:02","other":"x"}},"runtimeConfig":{"mac":"02-00-00-00-00-03","ips":["10.0.0.1"]}}`), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := c.attachment()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := json.Marshal(at)
+	want := `{"network":"n","container_id":"0958c8871b32","ifname":"net1","pod":{"namespace":"ns","name":"pod","uid":"b5c0"},"kind":"vhost-user","netns":"/run/netns/x","bridge":"br0","trunk":[3,4,5,9],` +
+		`"mtu":9000,"mac":"02:00:00:00:00:03","queues":4,"server":true,"owner":{"uid":1000,"gid":2000},"device_id":"br0-1","volume":"v","mount":"/m"}`
+	if err != nil || string(got) != want {
+		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
+	}
+}
+
+// TestExamples: the networks that we hand out are such as the plugin takes.
+func TestExamples(t *testing.T) {
+	names, err := filepath.Glob("../../deploy/examples/network-*.yaml")
+	if err != nil || len(names) == 0 {
+		t.Fatalf("no examples: %v", err)
+	}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var nad struct {
+			Kind string
+			Spec struct{ Config string }
+		}
+		if err := yaml.Unmarshal(text, &nad); err != nil || nad.Kind != "NetworkAttachmentDefinition" {
+			t.Fatalf("%s: %v, %s", name, err, nad.Kind)
+		}
+		c, err := parsePod(argsOf(nad.Spec.Config), true)
+		if err == nil {
+			_, err = c.attachment()
+		}
+		if err != nil || c.ipam == "" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestManifests: what is applied can be read, and the switch is not privileged.
+func TestManifests(t *testing.T) {
+	names, _ := filepath.Glob("../../deploy/*/*.yaml")
+	if len(names) < 8 {
+		t.Fatalf("there are only %v", names)
+	}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		var v map[string]any
+		if err = errors.Join(err, yaml.Unmarshal(text, &v)); err != nil || v["kind"] == nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if strings.Contains(string(text), "privileged: true") {
+			t.Errorf("%s has a container with all rights", name)
+		}
+	}
+}
+
+// TestQueues: a pod has as many queues as it may use CPUs, with either driver of kubelet's.
+func TestQueues(t *testing.T) {
+	root := fstest.MapFS{}
+	for name, text := range map[string]string{
+		"kubepods.slice/kubepods-poda_b.slice/cpu.max":                                  "200000 100000\n",
+		"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podc.slice/cpu.max": "150000 100000\n",
+		"kubepods/besteffort/podd/cpu.max":                                              "max 100000\n",
+		"kubepods/pode/cpu.max":                                                         "90000000 100000\n",
+		"kubepods/podf/cpu.max":                                                         "x",
+	} {
+		root[name] = &fstest.MapFile{Data: []byte(text)}
+	}
+	for uid, want := range map[string]int{"a-b": 2, "c": 2, "d": 0, "e": 64, "f": 0, "g": 0, "": 0, "../a": 0} {
+		if got := queuesOf(root, uid); got != want {
+			t.Errorf("pod %q: %d queues, want %d", uid, got, want)
+		}
+	}
+}
+
+// TestOlder: an IPAM plugin that is older is asked in its version, with all the rest.
+func TestOlder(t *testing.T) {
+	text, err := olderConf([]byte(`{"cniVersion":"1.1.0","name":"n","prevResult":{"cniVersion":"1.1.0","ips":[]},"x":{"y":1}}`))
+	if want := `{"cniVersion":"1.0.0","name":"n","prevResult":{"cniVersion":"1.0.0","ips":[]},"x":{"y":1}}`; err != nil || string(text) != want {
+		t.Errorf("%s, %v", text, err)
+	}
+}
+
+// FuzzConf: whatever comes on standard input and in CNI_ARGS is an error of CNI with a
+// code, or an attachment that the agent can have.
+func FuzzConf(f *testing.F) {
+	f.Add(`{"cniVersion":"1.0.0","name":"n","kind":"tap","bridge":"br0"}`, "K8S_POD_UID=x;MAC=02:00:00:00:00:01")
+	f.Add(`{"name":"n","kind":"vhost-user","bridge":"br0","trunk":[{"minID":0,"maxID":4094}],"queues":"auto","socket":{}}`, "")
+	f.Add(`{"name":"n","kind":"veth","bridge":"br0","unknown":1}`, "=;=")
+	f.Add(`{"name":"n","ipam":{"type":"x"},"args":{"cni":null},"runtimeConfig":null}`, "MAC")
+	f.Fuzz(func(t *testing.T, conf, args string) {
+		a := argsOf(conf)
+		a.Args = args
+		c, err := parsePod(a, true)
+		var at *attach.Attachment
+		if err == nil {
+			at, err = c.attachment()
+		}
+		if err != nil {
+			var e *types.Error
+			if !errors.As(err, &e) || e.Code == 0 || e.Msg == "" {
+				t.Fatalf("%v is no error of CNI", err)
+			}
+			return
+		}
+		if at.Key.Check() != nil || attach.CheckName(at.Bridge) != nil || at.MTU < 68 || at.VLAN > 4094 || at.Queues > 64 || len(at.Port()) != 15 {
+			t.Fatalf("%+v", at)
+		}
+	})
+}

@@ -1,0 +1,72 @@
+package cni
+
+import (
+	"context"
+	"errors"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/skel"
+
+	"millrace/control/cni/attach"
+)
+
+// del takes an interface away: all that there is of it, however little, and also
+// when the switch is not running.
+func del(args *skel.CmdArgs) error {
+	return withTime(func(ctx context.Context) error {
+		c, err := parsePod(args, false)
+		if err != nil {
+			return err
+		}
+		mac := c.key.MAC().String()
+		if at, err := c.attachment(); err == nil {
+			mac = at.MAC
+		}
+		pod, err := enter(args.Netns)
+		if err == nil {
+			defer pod.close()
+		}
+		return errors.Join(c.detach(ctx), c.unlink(pod, mac), c.release(ctx))
+	})
+}
+
+// unlink removes devices. pod may be nil: it is gone, and its devices with it.
+func (c *call) unlink(pod *sandbox, mac string) error {
+	err := removeHostEnd(c.key.Port())
+	if pod != nil {
+		err = errors.Join(err, pod.remove(c.key.IfName, mac))
+	}
+	return err
+}
+
+// detach has the switch remove the port, or leaves it a note.
+func (c *call) detach(ctx context.Context) error {
+	_, err := attach.Call(ctx, c.RunDir, &attach.Request{Method: attach.Detach, Key: c.key})
+	if err == nil {
+		return nil
+	}
+	return attach.Note(c.RunDir, c.key)
+}
+
+// gc removes all of the network but what the runtime still has.
+func gc(args *skel.CmdArgs) error {
+	return withTime(func(ctx context.Context) error {
+		c, err := parse(args, true)
+		if err != nil {
+			return err
+		}
+		valid := make([]attach.Key, 0, len(c.Valid))
+		for _, v := range c.Valid {
+			valid = append(valid, attach.Key{ContainerID: v.ContainerID, IfName: v.IfName})
+		}
+		reply, err := attach.Retry(ctx, c.RunDir, &attach.Request{Method: attach.GC, Key: attach.Key{Network: c.Name}, Valid: valid}, patience)
+		errs := []error{err}
+		if reply != nil {
+			for _, port := range reply.Removed {
+				errs = append(errs, removeHostEnd(port))
+			}
+		}
+		errs = append(errs, c.tolerant(func(text []byte) error { return invoke.DelegateGC(ctx, c.ipam, text, nil) }))
+		return errors.Join(errs...)
+	})
+}

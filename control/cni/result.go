@@ -1,0 +1,85 @@
+package cni
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"millrace/control/cni/attach"
+)
+
+// resultOf is what the runtime is told: one interface, in the pod, for Multus makes its
+// status of exactly one. Older versions lose socketPath and mtu when it is
+// printed.
+func (c *call) resultOf(at *attach.Attachment, made *attach.Attached, leased *types100.Result) (*types100.Result, error) {
+	r := *leased
+	r.CNIVersion = types100.ImplementedSpecVersion
+	r.Interfaces = []*types100.Interface{{Name: at.IfName, Mac: at.MAC, Mtu: at.MTU, Sandbox: at.Netns, SocketPath: made.Socket}}
+	for _, ip := range r.IPs {
+		ip.Interface = types100.Int(0)
+	}
+	if len(c.DNS) > 0 {
+		if err := json.Unmarshal(c.DNS, &r.DNS); err != nil {
+			return nil, invalid("dns", "%v", err)
+		}
+	}
+	return &r, nil
+}
+
+// deviceInfo is the file of the device-info specification 1.1.0. Its mode is the
+// role of the container's end: server where the application makes the socket.
+type deviceInfo struct {
+	Type    string `json:"type"`
+	Version string `json:"version"`
+	Vhost   struct {
+		Mode string `json:"mode"`
+		Path string `json:"path"` // as the container has it
+	} `json:"vhost-user"`
+}
+
+// DeviceInfo is the text of a device-info file.
+func DeviceInfo(role, path string) ([]byte, error) {
+	d := deviceInfo{Type: "vhost-user", Version: "1.1.0"}
+	d.Vhost.Mode, d.Vhost.Path = role, path
+	return json.Marshal(d)
+}
+
+// writeInfo writes the file by which Multus learns of the socket, if it asks for one.
+func (c *call) writeInfo(made *attach.Attached) error {
+	if c.Runtime == nil || c.Runtime.InfoFile == "" || made.Socket == "" {
+		return nil
+	}
+	path := c.Runtime.InfoFile
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path || hasControl(path) || len(path) > pathMax {
+		return invalid("runtimeConfig.CNIDeviceInfoFile", "%.80q is no clean absolute path", path)
+	}
+	text, err := DeviceInfo(made.Role, made.InPod)
+	if err != nil {
+		return err
+	}
+	return WriteFile(path, text)
+}
+
+// WriteFile writes a file that all may read, in one step, and its directory.
+func WriteFile(path string, text []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".millrace-")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	err = errors.Join(err, f.Chmod(0o444), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(f.Name()))
+	}
+	return nil
+}

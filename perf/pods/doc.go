@@ -1,0 +1,14 @@
+// Package pods holds the tests of what pods have of the switch: a container runtime's
+// library runs the plugin, Debian's IPAM plugins give addresses, and programs in
+// network namespaces use what came of it.
+//
+//	TestKinds          each kind of interface by each version of CNI: add, use, check, delete
+//	TestUnprivileged   a DPDK application without any rights, in namespaces of its own
+//	TestCrashes        plugin, agent and switch killed at each step
+//	TestBadConf        configurations that are wrong in each of their fields
+//	TestMultus         what Multus gives and takes when it delegates
+//	TestOVSCNI, TestUserspaceCNI  what other plugins write into the database
+//	TestManyPods       500 pods, and 100 at a time
+//
+// All of it runs in a network namespace and a mount namespace of the test binary's.
+package pods

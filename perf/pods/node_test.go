@@ -1,0 +1,323 @@
+package pods
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"millrace/control/cni/attach"
+	"millrace/dataplane/sys"
+	"millrace/dataplane/tap/taptest"
+)
+
+// ipamDir is where Debian's containernetworking-plugins are.
+const ipamDir = "/usr/lib/cni"
+
+const patience = time.Minute
+
+// A node is a switch and what a container runtime has on its host.
+type node struct {
+	t    testing.TB
+	dir  string // of the test
+	run  string // run directory
+	bin  string
+	cmd  *exec.Cmd
+	done chan struct{}
+	log  *lockedBuffer
+	cni  *libcni.CNIConfig
+	seq  atomic.Int32
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func eventually(t testing.TB, what string, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !f(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not in %v: %s", patience, what)
+		}
+	}
+}
+
+// newNode starts a switch, for the length of the test.
+func newNode(t testing.TB) *node {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("short run: leaves out real peers")
+	}
+	taptest.Need(t)
+	if _, err := os.Stat(filepath.Join(ipamDir, "host-local")); err != nil {
+		t.Skip("needs host-local: apt-get install containernetworking-plugins")
+	}
+	bin, err := programs()
+	check(t, err)
+	dir, err := os.MkdirTemp("", "mrp")
+	check(t, err)
+	n := &node{t: t, dir: dir, run: filepath.Join(dir, "run"), bin: bin}
+	check(t, os.Mkdir(n.run, 0o755))
+	n.cni = libcni.NewCNIConfigWithCacheDir([]string{bin, ipamDir}, filepath.Join(dir, "cache"), nil)
+	t.Cleanup(func() {
+		n.stop()
+		if t.Failed() {
+			log := n.log.String()
+			t.Logf("the switch logged last:\n%s", log[max(0, len(log)-6000):])
+		}
+		os.RemoveAll(dir)
+	})
+	n.start()
+	return n
+}
+
+// start starts the switch. The death signal is about the thread that starts it.
+func (n *node) start() {
+	n.t.Helper()
+	cpus, err := sys.AllowedCPUs()
+	check(n.t, err)
+	out := &lockedBuffer{}
+	n.log = &lockedBuffer{}
+	n.cmd = exec.Command(filepath.Join(n.bin, "millrace"), "run", "--run-dir", n.run, "--cpus", fmt.Sprint(cpus[len(cpus)-1]), "--keep-dataplane=false")
+	n.cmd.Stdout, n.cmd.Stderr = out, n.log
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	n.done = make(chan struct{})
+	started := make(chan error, 1)
+	go func(cmd *exec.Cmd, done chan struct{}) {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+		}
+		close(done)
+	}(n.cmd, n.done)
+	check(n.t, <-started)
+	eventually(n.t, "the switch is ready", func() bool {
+		select {
+		case <-n.done:
+			n.t.Fatalf("the switch ended at once: %s", n.log)
+		default:
+		}
+		return strings.Contains(out.String(), "ready\n")
+	})
+	eventually(n.t, "the agent answers", func() bool { return n.status() == nil })
+}
+
+// stop ends the switch in good order.
+func (n *node) stop() {
+	if n.cmd == nil {
+		return
+	}
+	_ = n.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-n.done:
+	case <-time.After(patience):
+		_ = n.cmd.Process.Kill()
+		<-n.done
+		n.t.Error("the switch did not end")
+	}
+	n.cmd = nil
+}
+
+// process is the pid of a child of the switch.
+func (n *node) process(command string) int {
+	names, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range names {
+		line, err := os.ReadFile(name)
+		words := strings.Split(string(line), "\x00")
+		if err == nil && len(words) > 2 && words[1] == command && strings.Contains(string(line), n.run+"\x00") {
+			pid := 0
+			fmt.Sscanf(name, "/proc/%d/", &pid)
+			return pid
+		}
+	}
+	return 0
+}
+
+func (n *node) call(r *attach.Request) (*attach.Reply, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return attach.Call(ctx, n.run, r)
+}
+
+func (n *node) status() error {
+	_, err := n.call(&attach.Request{Method: attach.Status})
+	return err
+}
+
+// attachments are what the agent knows.
+func (n *node) attachments() []attach.Attachment {
+	n.t.Helper()
+	r, err := n.call(&attach.Request{Method: attach.List})
+	check(n.t, err)
+	return r.Attachments
+}
+
+// cli runs a command of the program.
+func (n *node) cli(args ...string) string {
+	n.t.Helper()
+	out, err := exec.Command(filepath.Join(n.bin, "millrace"), append([]string{"--run-dir", n.run}, args...)...).CombinedOutput()
+	if err != nil {
+		n.t.Fatalf("millrace %v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// fields are keys of a configuration; a value of nil takes a default away.
+type fields map[string]any
+
+// network is a network's configuration. kind may be empty.
+func (n *node) network(version, kind string, more fields) *libcni.NetworkConfigList {
+	n.t.Helper()
+	plugin := fields{
+		"type": "millrace-cni", "kind": kind, "bridge": "br0", "runDir": n.run,
+		"ipam": fields{"type": "host-local", "dataDir": filepath.Join(n.dir, "ipam"),
+			"ranges": []any{[]any{fields{"subnet": "10.77.0.0/16"}}, []any{fields{"subnet": "fd77::/64"}}},
+			"routes": []any{fields{"dst": "10.99.0.0/16"}}},
+	}
+	for k, v := range more {
+		plugin[k] = v
+		if v == nil {
+			delete(plugin, k)
+		}
+	}
+	text, err := json.Marshal(fields{"cniVersion": version, "name": "fast", "plugins": []any{plugin}})
+	check(n.t, err)
+	list, err := libcni.ConfListFromBytes(text)
+	check(n.t, err)
+	return list
+}
+
+// A pod is a network namespace and what a runtime knows of it.
+type pod struct {
+	*taptest.Namespace
+	*libcni.RuntimeConf
+	n *node
+}
+
+// newPod makes a pod without interfaces. It goes with the test.
+func (n *node) newPod() *pod {
+	n.t.Helper()
+	i := n.seq.Add(1)
+	dir := filepath.Join(n.dir, "netns")
+	check(n.t, os.MkdirAll(dir, 0o755))
+	ns := taptest.At(n.t, filepath.Join(dir, fmt.Sprint("pod", i)))
+	n.t.Cleanup(func() {
+		_ = syscall.Unmount(ns.Path, syscall.MNT_DETACH)
+		_ = os.Remove(ns.Path)
+	})
+	return &pod{n: n, Namespace: ns, RuntimeConf: &libcni.RuntimeConf{
+		ContainerID: fmt.Sprintf("c%07d%056x", i, i), NetNS: ns.Path, IfName: "net1",
+		Args: [][2]string{{"IgnoreUnknown", "true"}, {"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_NAME", fmt.Sprint("pod", i)}, {"K8S_POD_UID", fmt.Sprintf("uid-%d", i)}},
+	}}
+}
+
+func (p *pod) add(list *libcni.NetworkConfigList) (*types100.Result, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	r, err := p.n.cni.AddNetworkList(ctx, list, p.RuntimeConf)
+	if err != nil {
+		return nil, err
+	}
+	return types100.NewResultFromResult(r)
+}
+
+func (p *pod) mustAdd(list *libcni.NetworkConfigList) *types100.Result {
+	p.n.t.Helper()
+	r, err := p.add(list)
+	check(p.n.t, err)
+	return r
+}
+
+func (p *pod) del(list *libcni.NetworkConfigList) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return p.n.cni.DelNetworkList(ctx, list, p.RuntimeConf)
+}
+
+func (p *pod) check(list *libcni.NetworkConfigList) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return p.n.cni.CheckNetworkList(ctx, list, p.RuntimeConf)
+}
+
+func (p *pod) key() attach.Key {
+	return attach.Key{Network: "fast", ContainerID: p.ContainerID, IfName: p.IfName}
+}
+
+// has reports whether the pod has a device of its interface's name.
+func (p *pod) has() bool {
+	_, err := p.Try(p.n.t, "ip", "link", "show", "dev", p.IfName)
+	return err == nil
+}
+
+// nothingLeft fails the test if anything is left of pods: rows, ports, sockets,
+// devices, directories, addresses, notes.
+func (n *node) nothingLeft(pods ...*pod) {
+	n.t.Helper()
+	for _, a := range n.attachments() {
+		n.t.Errorf("attachment left: %+v", a)
+	}
+	out := n.cli("port", "list", "--json")
+	if strings.Contains(out, `"cni`) {
+		n.t.Errorf("port left: %s", out)
+	}
+	if out, err := exec.Command("ip", "-o", "link", "show").Output(); err != nil || strings.Contains(string(out), " cni") {
+		n.t.Errorf("device left on the host: %s %v", out, err)
+	}
+	for _, p := range pods {
+		if _, err := os.Stat(p.Path); err == nil && p.has() {
+			n.t.Errorf("device left in a pod")
+		}
+	}
+	left, _ := filepath.Glob(n.run + "/pods/*")
+	notes, _ := filepath.Glob(n.run + "/detached/*")
+	leases, _ := filepath.Glob(n.dir + "/ipam/fast/[0-9f]*")
+	for _, f := range append(append(left, notes...), leases...) {
+		n.t.Errorf("left: %s", f)
+	}
+}
+
+// code is the code of an error of CNI.
+func code(err error) uint {
+	if e, ok := err.(*types.Error); ok {
+		return e.Code
+	}
+	return 0
+}

@@ -1,0 +1,136 @@
+package pods
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"millrace/control/cni/agent"
+	"millrace/control/cni/attach"
+	"millrace/dataplane/sys"
+	"millrace/perf/peers"
+)
+
+const podUser = 12345
+
+// TestUnprivileged: a DPDK application of an ordinary user, in user, mount and network
+// namespaces of its own and without capabilities, finds its socket where the file beside
+// it says, and answers the pings of a pod with a kernel's interface: with the switch in
+// either role, in a directory of the device plugin and in the pod's own.
+func TestUnprivileged(t *testing.T) {
+	peers.Need(t, "dpdk-testpmd")
+	for _, name := range []string{"setpriv", "unshare"} {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skip("needs " + name + ": apt-get install util-linux")
+		}
+	}
+	n := newNode(t)
+	plain, tap := n.newPod(), n.network("1.0.0", attach.TAP, nil)
+	plain.mustAdd(tap)
+	check(t, agent.MakeSlot(n.run, "br0-5"))
+	for _, more := range []fields{
+		{"mode": "client", "deviceID": "br0-5"},
+		{"mode": "client"},
+		{"mode": "server"},
+	} {
+		more["socket"] = fields{"user": podUser, "group": podUser}
+		list := n.network("1.0.0", attach.VhostUser, more)
+		p := n.newPod()
+		r := p.mustAdd(list)
+		dir := filepath.Dir(r.Interfaces[0].SocketPath)
+		info := readInfo(t, dir)
+		if want := map[string]string{"client": "server", "server": "client"}[more["mode"].(string)]; info.Role != want || info.MAC != r.Interfaces[0].Mac {
+			t.Errorf("%v: the application is told %+v", more, info)
+		}
+		app := n.startApplication(p, dir, info)
+		to, _ := netip.AddrFromSlice(r.IPs[0].Address.IP)
+		if err := plain.Ping(t, to.Unmap(), 1000, patience); err != nil {
+			t.Errorf("%v: %v\n%s", more, err, app.out)
+		}
+		if out := n.cli("port", "show", p.key().Port()); !strings.Contains(out, fmt.Sprintf("uid %d", podUser)) {
+			t.Errorf("%v: the peer is not the pod's user:\n%s", more, out)
+		}
+		app.stop()
+		check(t, p.del(list))
+	}
+	check(t, plain.del(tap))
+	n.nothingLeft(plain)
+}
+
+// readInfo is what an application is told of its interface.
+func readInfo(t *testing.T, dir string) (info agent.Info) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "interface.json"))
+	check(t, err)
+	check(t, json.Unmarshal(text, &info))
+	return info
+}
+
+// An application is testpmd in a container.
+type application struct {
+	cmd  *exec.Cmd
+	in   io.Closer
+	out  *lockedBuffer
+	done chan struct{}
+}
+
+// startApplication starts testpmd as a container runtime would: its interface's
+// directory is mounted where the container has it, and all rights are gone.
+func (n *node) startApplication(p *pod, dir string, info agent.Info) *application {
+	t := n.t
+	t.Helper()
+	mnt := filepath.Join(n.dir, "mnt")
+	check(t, os.MkdirAll(mnt, 0o755))
+	check(t, os.Chmod(n.dir, 0o711))
+	cpus, err := sys.AllowedCPUs()
+	check(t, err)
+	server := "0"
+	if info.Role == "server" {
+		server = "1"
+	}
+	testpmd := []string{
+		"dpdk-testpmd", "--no-pci", "--no-telemetry", "--no-huge", "-m", "128", "--no-shconf", "--lcores", fmt.Sprintf("0@%d,1@%d", cpus[0], cpus[0]),
+		fmt.Sprintf("--vdev=net_virtio_user0,path=%s/%s,server=%s,queues=1,mac=%s", mnt, filepath.Base(info.Socket), server, info.MAC),
+		"--", "-i", "--forward-mode=icmpecho", "--total-num-mbufs=4096", "--auto-start",
+	}
+	script := fmt.Sprintf("mount --bind %s %s && exec setpriv --reuid %d --regid %d --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs unshare --user --mount --net \"$@\"", dir, mnt, podUser, podUser)
+	app := &application{out: &lockedBuffer{}, done: make(chan struct{})}
+	app.cmd = exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, "sh"}, testpmd...)...)
+	app.cmd.Stdout, app.cmd.Stderr = app.out, app.out
+	app.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	app.cmd.WaitDelay = time.Second
+	in, err := app.cmd.StdinPipe()
+	check(t, err)
+	app.in = in
+	check(t, app.cmd.Start())
+	go func() { _ = app.cmd.Wait(); close(app.done) }()
+	t.Cleanup(func() {
+		app.stop()
+		if t.Failed() {
+			t.Logf("testpmd: %s", app.out)
+		}
+	})
+	eventually(t, "testpmd forwards", func() bool {
+		select {
+		case <-app.done:
+			t.Fatalf("testpmd ended at once: %s", app.out)
+		default:
+		}
+		return strings.Contains(app.out.String(), "testpmd> ") || strings.Contains(n.cli("port", "show", p.key().Port()), "forwarding")
+	})
+	return app
+}
+
+func (a *application) stop() {
+	_ = a.in.Close()
+	_ = syscall.Kill(-a.cmd.Process.Pid, syscall.SIGKILL)
+	<-a.done
+}
