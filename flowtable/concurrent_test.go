@@ -136,6 +136,7 @@ func TestAtomic(t *testing.T) {
 func (x *Txn) must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
+		x.Abort() // or nothing of the tables could be ended
 		t.Fatal(err)
 	}
 }

@@ -298,7 +298,7 @@ func TestSetByWords(t *testing.T) {
 			continue // a field that rules do not write
 		}
 		written++
-		_, w := pipeline(t, rule, ruleAt(2, 1, 0, 1, nil, nil, outTo(2)))
+		_, w := pipeline(t, rule, ruleAt(2, 0, 1, 1, nil, nil, outTo(2)))
 		key := Key{WordIn: 1 << 32}
 		got := *w.Walk(&key, 60, 0)
 		got.Ops = slices.Clone(got.Ops)

@@ -26,6 +26,8 @@ func (a *app) agentCmd() *cobra.Command {
 plugin asks for them, and removes those that no pod has any more, also after a
 restart of the node, the runtime or the switch. What it knows is in rows of the
 database, with external_ids:owner=millrace-cni.`,
+		Example: `  millrace agent list
+  millrace agent reconcile`,
 		Args: noSubcommand, RunE: helpOnly,
 	}
 	cmd.AddCommand(a.agentListCmd(), a.agentReconcileCmd(), a.agentInstallCmd())
@@ -37,8 +39,8 @@ func (a *app) agentReconcileCmd() *cobra.Command {
 		Use:   "reconcile",
 		Short: "Compare ports with pods now",
 		Long: `Has the agent look now for ports that no pod has. It does so by itself every half
-minute, and removes what was so in two looks one after the other: the network namespace of the pod
-is not there any more, or the host was started anew.`,
+minute, and removes what was so in two looks one after the other: the network
+namespace of the pod is not there any more, or the host was started anew.`,
 		Example: "  millrace agent reconcile && millrace agent reconcile",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -25,12 +25,13 @@ func (a *app) devicePluginCmd() *cobra.Command {
 		Use:   "device-plugin --bridge BRIDGE",
 		Short: "Offer vhost-user interfaces to kubelet as a resource",
 		Long: `Tells kubelet that this node has interfaces of a bridge, as the resource
-` + slots.Domain + `/BRIDGE, so that pods which ask for some run where the switch does. A container
-that gets one finds a directory at /run/millrace/ID, with the environment variable
-MILLRACE_SLOTS=ID,...; its socket comes into it when the CNI plugin has made the interface.
+` + slots.Domain + `/BRIDGE, so that pods which ask for some run where the
+switch does. A container that gets one finds a directory at /run/millrace/ID, with the
+environment variable MILLRACE_SLOTS=ID,...; its socket comes into it when the CNI
+plugin has made the interface.
 
-It runs until it gets SIGTERM or SIGINT, and outlives restarts of kubelet. While the switch is
-not running, its resources are not healthy, and no new pods come.`,
+It runs until it gets SIGTERM or SIGINT, and outlives restarts of kubelet. While the
+switch is not running, its resources are not healthy, and no new pods come.`,
 		Example: `  millrace device-plugin --bridge br0
   millrace device-plugin --bridge br0 --bridge br1 --slots 32`,
 		Args: exactly(),

@@ -295,7 +295,7 @@ func TestRun(t *testing.T) {
 		})
 	}
 	addRow(t, dir, "p3", "dpdkvhostuser")
-	if got := strings.Join(sockets(t, dir), " "); got != "dataplane.sock db.sock p1 p3" {
+	if got := strings.Join(sockets(t, dir), " "); got != "cni.sock dataplane.sock db.sock p1 p3" {
 		t.Errorf("sockets: %s", got)
 	}
 	last := statusOf(t, dir)
@@ -385,7 +385,7 @@ func TestDataplaneDiesWithSupervisor(t *testing.T) {
 	for _, c := range children {
 		await(t, c.Name+" ends", func() bool { return gone(c.PID) })
 	}
-	if got := strings.Join(sockets(t, dir), ""); got != "db.sock" { // the database is killed, not asked
+	if got := strings.Join(sockets(t, dir), " "); got != "cni.sock db.sock" { // control and the database are killed, not asked
 		t.Errorf("left: sockets %v", got)
 	}
 }

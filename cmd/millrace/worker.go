@@ -18,6 +18,8 @@ func (a *app) workerCmd() *cobra.Command {
 		Short: "Show what the workers do, and deal receive queues anew by load",
 		Long: `Workers carry the frames, one on each CPU that the switch was given. Each receive
 queue of a port is polled by one of them.`,
+		Example: `  millrace worker show
+  millrace worker rebalance --dry-run`,
 		Args: noSubcommand, RunE: helpOnly,
 	}
 	cmd.AddCommand(a.workerShowCmd(), a.workerRebalanceCmd())

@@ -86,7 +86,8 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	l, err := listen(filepath.Join(c.RunDir, attach.SocketName))
+	path := filepath.Join(c.RunDir, attach.SocketName)
+	l, err := listen(path)
 	if err != nil {
 		return err
 	}
@@ -94,6 +95,7 @@ func Run(ctx context.Context, c Config) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	running.Go(func() { a.reconcileLoop(ctx) })
+	defer os.Remove(path) //nolint:errcheck // another agent removes what is left
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 	err = a.serve(ctx, l, &running)
 	if ctx.Err() != nil {
