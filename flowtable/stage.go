@@ -105,18 +105,20 @@ func (m *stages) root(port uint32) uint16 {
 }
 
 // noteRoot notes where walks of the port begin: the packet has just come in, and is about to
-// be looked up in table.
-func (w *Walker) noteRoot(table uint8) {
+// be looked up in table. entry is what the tables have of the port: the words that it wrote
+// are the same for all packets, those of a tunnel that a packet came by are not.
+func (w *Walker) noteRoot(table uint8, entry []uint64) {
 	m := &w.stages
 	if len(m.list) == stagesMax || len(m.masked)+ContextWords > maskedMax {
 		m.forget()
 	}
 	s := stage{kind: stageRoot, resume: true, table: table, arg: w.inPort, dp: w.dp}
 	s.sets[0] = uint16(len(m.masked))
-	for i := KeyWords; i < ContextWords; i++ {
-		if w.ctx[i] != 0 {
-			m.masked = append(m.masked, Masked{uint8(i), w.ctx[i], ^uint64(0)})
-		}
+	note := func(i uint8) { m.masked = append(m.masked, Masked{i, w.ctx[i], ^uint64(0)}) }
+	note(WordDatapath)
+	note(WordPorts)
+	for i := 2; i < len(entry); i += 2 {
+		note(uint8(entry[i] & (ContextWords - 1)))
 	}
 	s.sets[1] = uint16(len(m.masked))
 	m.list = append(m.list, s)

@@ -243,6 +243,7 @@ func (w *Walker) write(f Field, high, low uint64) {
 		w.writeWord(f.Word, ^uint64(0), high)
 		w.writeWord(f.Word+1, ^uint64(0), low)
 		if f.Word == WordTunSrc || f.Word == WordTunDst {
+			w.stages.at = 0 // stages write words, and no ops
 			w.emit(Op{Code: OpSet, Word: f.Word, Value: high, Mask: ^uint64(0)})
 			w.emit(Op{Code: OpSet, Word: f.Word + 1, Value: low, Mask: ^uint64(0)})
 		}

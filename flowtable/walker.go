@@ -209,7 +209,7 @@ func (w *Walker) enter(recall bool) {
 	}
 	w.place(d[0], uint32(d[1]))
 	if recall {
-		w.noteRoot(uint8(d[1] >> 32))
+		w.noteRoot(uint8(d[1]>>32), d)
 	}
 	w.table(uint8(d[1] >> 32))
 }
