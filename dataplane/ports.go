@@ -53,6 +53,7 @@ func (s *Switch) AddPorts(specs []PortSpec) []Added {
 	}
 	for _, p := range fresh {
 		s.watch.send(Event{EventAdded, s.info(p)})
+		s.touchPeer(p)
 	}
 	for i, spec := range specs {
 		if results[i].Err == nil {
@@ -212,6 +213,7 @@ func (s *Switch) DelPorts(names []string) []error {
 			continue
 		}
 		s.watch.send(Event{EventRemoved, s.info(p)})
+		s.touchPeer(p)
 		delete(s.ports, name)
 		gone = append(gone, p)
 	}

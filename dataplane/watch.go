@@ -100,6 +100,13 @@ func (s *Switch) Watch(ctx context.Context) <-chan Event {
 	return c
 }
 
+// touchPeer notes that the port which patch port p names may have got its other end, or lost it.
+func (s *Switch) touchPeer(p *port) {
+	if p.spec.Type == TypePatch {
+		s.watch.touch(p.spec.Peer)
+	}
+}
+
 // tellTouched sends what devices have to tell.
 func (s *Switch) tellTouched() {
 	names := s.watch.take()

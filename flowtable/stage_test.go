@@ -139,6 +139,8 @@ func TestStages(t *testing.T) {
 				key := randomKey(c)
 				key[WordIn] = 1<<32 | key[WordIn]&0xffff
 				key[WordIP4] = uint64(c.n(8))<<32 | uint64(c.n(3))
+				w.Came = [4]uint64{0, uint64(c.n(3)), 0, uint64(c.n(2))} // of the packet, not of its port
+				plain.Came = w.Came
 				want, _ := plain.Trace(&key, 100, 0)
 				got := w.Walk(&key, 100, 0)
 				if !reflect.DeepEqual(*got, *want) {

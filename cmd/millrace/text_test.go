@@ -88,7 +88,7 @@ func TestCompletionScripts(t *testing.T) {
 }
 
 func TestVersionCommand(t *testing.T) {
-	if r := run(t, "version"); !strings.HasPrefix(r.out, "millrace 9.9.9 (API 1.5, ") {
+	if r := run(t, "version"); !strings.HasPrefix(r.out, "millrace 9.9.9 (API 1.6, ") {
 		t.Errorf("got %q", r.out)
 	}
 	checkJSON(t, run(t, "version", "--json").out)

@@ -73,7 +73,7 @@ func TestKernelTunnel(t *testing.T) {
 	far.Run("ip addr del 172.16.0.2/24 dev eth0")
 	netnstest.IP(t, "neigh flush dev host")
 	netnstest.Wait(t, func() string {
-		if out := vsctl(t, dir, "get Interface tun4 status:reason"); !strings.Contains(out, "172.16.0.2 does not answer on host") {
+		if out := vsctl(t, dir, "get Interface tun4 status"); !strings.Contains(out, "172.16.0.2 does not answer on host") {
 			return out
 		}
 		return ""

@@ -3,11 +3,14 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"millrace/dataplane/netnstest"
 )
@@ -39,8 +42,13 @@ func TestEveryType(t *testing.T) {
 	pods := map[string]*netnstest.Pod{}
 	for i, name := range []string{"pa", "pb", "pc", "spare"} {
 		pods[name] = netnstest.NewPod(t, name, 1)
-		if name != "spare" { // which has the tap port's address
-			pods[name].Address(i + 1)
+		if name == "spare" { // which has the tap port's address
+			continue
+		}
+		pods[name].Address(i + 1)
+		// The host's end of the pair would send by itself, past the port.
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0); err != nil {
+			t.Fatal(err)
 		}
 	}
 	pods["pa"].Run("ip addr add 10.10.0.1/24 dev eth0")
@@ -86,6 +94,10 @@ func TestEveryType(t *testing.T) {
 	for _, a := range to {
 		pods["pa"].Reach(a, 1000)
 	}
+	before := settled(t, dir, cases) // devices have sent something before they had a port
+	for _, a := range to {
+		pods["pa"].Reach(a, 1000)
+	}
 	guestsTalk(t, dir)
 
 	for _, c := range cases {
@@ -107,25 +119,64 @@ func TestEveryType(t *testing.T) {
 			if n, err := strconv.Atoi(vsctl(t, dir, "get Interface "+c.name+" ofport")); err != nil || n <= 0 {
 				t.Errorf("ofport of %s: %d, %v", c.name, n, err)
 			}
-			checkCounts(t, dir, c)
+			checkCounts(t, dir, c, before[c.name])
 		})
 	}
 }
 
-// checkCounts waits until the statistics of a row are what somebody else has counted.
-func checkCounts(t *testing.T, dir string, c typeCase) {
+// counted is what a row's statistics say, and what somebody else has counted.
+type counted struct{ rx, tx, theirRx, theirTx int }
+
+func countBoth(t *testing.T, dir string, c typeCase) (n counted) {
+	t.Helper()
+	s := statisticsOf(t, dir, c.name)
+	n.rx, n.tx = s["rx_packets"], s["tx_packets"]
+	n.theirRx, n.theirTx = c.counts()
+	return n
+}
+
+// settled waits until no count moves for longer than statistics take to be written, and
+// returns them.
+func settled(t *testing.T, dir string, cases []typeCase) (all map[string]counted) {
+	t.Helper()
+	look := func() map[string]counted {
+		now := map[string]counted{}
+		for _, c := range cases {
+			if c.counts != nil {
+				now[c.name] = countBoth(t, dir, c)
+			}
+		}
+		return now
+	}
+	netnstest.Wait(t, func() string {
+		all = look()
+		time.Sleep(statisticsEvery + time.Second)
+		if again := look(); !maps.Equal(all, again) {
+			return fmt.Sprintf("counts still move: %+v, then %+v", all, again)
+		}
+		return ""
+	})
+	return all
+}
+
+// statisticsEvery is how often control writes statistics.
+const statisticsEvery = 5 * time.Second
+
+// checkCounts waits until the statistics of a row have grown by what somebody else has
+// counted since before.
+func checkCounts(t *testing.T, dir string, c typeCase, before counted) {
 	t.Helper()
 	netnstest.Wait(t, func() string {
-		s := statisticsOf(t, dir, c.name)
 		if c.counts == nil { // its guest has sent and received so many at least
+			s := statisticsOf(t, dir, c.name)
 			if s["rx_packets"] < guestFrames || s["tx_packets"] < guestFrames || s["rx_bytes"] < 60*guestFrames || s["tx_bytes"] < 60*guestFrames {
 				return fmt.Sprintf("statistics of %s: %v", c.name, s)
 			}
 			return ""
 		}
-		rx, tx := c.counts()
-		if s["rx_packets"] != rx || s["tx_packets"] != tx || tx == 0 {
-			return fmt.Sprintf("statistics of %s say %d in and %d out, the other end %d and %d", c.name, s["rx_packets"], s["tx_packets"], rx, tx)
+		n := countBoth(t, dir, c)
+		if n.rx-before.rx != n.theirRx-before.theirRx || n.tx-before.tx != n.theirTx-before.theirTx || n.tx == 0 {
+			return fmt.Sprintf("statistics of %s have grown from %+v to %+v", c.name, before, n)
 		}
 		return ""
 	})
