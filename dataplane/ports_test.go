@@ -54,6 +54,36 @@ func TestSlowClose(t *testing.T) {
 	r.port("p", PortSpec{Path: "/x"})
 }
 
+// TestPatchPeerIsTold: a patch port says that its other end has come, and that it has gone.
+func TestPatchPeerIsTold(t *testing.T) {
+	r := newRig(t)
+	add := func(name, peer, bridge string) {
+		r.s.AddPorts([]PortSpec{{Name: name, Peer: peer, Bridge: bridge, Type: TypePatch}})
+	}
+	add("x", "y", "br0")
+	events := r.s.Watch(t.Context())
+	told := func(want Link) {
+		t.Helper()
+		for end := time.After(10 * time.Second); ; {
+			r.s.tellTouched()
+			select {
+			case e := <-events:
+				if e.Port.Name == "x" && e.Port.State.Link == want {
+					return
+				}
+			case <-end:
+				t.Fatalf("nobody is told that x is %v", want)
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}
+	told(LinkWaiting)
+	add("y", "x", "br1")
+	told(LinkUp)
+	r.s.DelPorts([]string{"y"})
+	told(LinkWaiting)
+}
+
 // TestAddPorts: each is for itself, in order, and all that workers have is as if
 // they had come one by one.
 func TestAddPorts(t *testing.T) {
