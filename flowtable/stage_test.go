@@ -156,7 +156,7 @@ func TestStages(t *testing.T) {
 		})
 	}
 	t.Logf("%d of %d walks were found as a whole, %d asked", whole, n, asked)
-	if whole < n/10 || asked < n/10 {
+	if !raceOn && (whole < n/10 || asked < n/10) { // the mix of a short run is as its few tables are
 		t.Errorf("%d of %d walks found as a whole, %d asked: too few", whole, n, asked)
 	}
 }
