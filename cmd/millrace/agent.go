@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -134,7 +136,11 @@ func (a *app) startAgent(ctx context.Context, db []string, secure *tls.Config, l
 	}
 	return podAgent{
 		start: func() { running.Go(run) },
-		wait:  func() { cancel(); running.Wait() },
+		wait: func() {
+			cancel()
+			running.Wait()
+			_ = os.Remove(filepath.Join(a.runDir, attach.SocketName)) // what a control process that was killed has left, if there was no time for another
+		},
 	}
 }
 

@@ -30,6 +30,7 @@ func (c *Cache) leads(kind int, key *flowtable.Key, mask uint16, off uint32) boo
 // the end. Begin with 0.
 func (c *Cache) Tell(from, budget int) (on int) {
 	a := c.programs
+	budget *= emptySlabs
 	for at := from; at < len(a.slabs); at++ {
 		if budget <= 0 {
 			return at
@@ -40,10 +41,14 @@ func (c *Cache) Tell(from, budget int) (on int) {
 			continue
 		}
 		a.tellSlab(uint32(at))
-		budget -= int(s.fresh)
+		budget -= emptySlabs * (1 + int(s.fresh))
 	}
 	return 0
 }
+
+// emptySlabs is how many slabs without programs are passed over in the time of one program: an
+// idle cache is nothing but them.
+const emptySlabs = 64
 
 // tellSlab tells of the programs of a slab. What is told to will be looked at in memory that
 // is far away, so it is asked for before.

@@ -24,7 +24,7 @@ func TestQueuesMoveUnderTraffic(t *testing.T) {
 	s.add("a", listens, 0)
 	s.add("b", listens, 0)
 	generator := exec.Command(program, "--run-dir", s.dir, "pktgen", s.path("a"), s.path("b"),
-		"--bidi", "--flows", "32", "--queues", "2", "--rate", "5000", "--duration", "4s", "--no-ceiling", "--json")
+		"--bidi", "--flows", "32", "--queues", "2", "--rate", "2000", "--ring", "1024", "--duration", "4s", "--no-ceiling", "--json")
 	var out, errs lockedBuffer
 	generator.Stdout, generator.Stderr = &out, &errs
 	done := make(chan struct{})
@@ -39,12 +39,7 @@ func TestQueuesMoveUnderTraffic(t *testing.T) {
 	for i := 0; ; i++ {
 		select {
 		case <-done:
-			if code := generator.ProcessState.ExitCode(); code != 0 {
-				t.Errorf("pktgen: exit code %d: %s%s", code, out.String(), errs.String())
-			}
-			if !json.Valid([]byte(out.String())) {
-				t.Errorf("pktgen printed %s", out.String())
-			}
+			s.onlyBusy(out.String(), errs.String())
 			if i < 4 {
 				t.Errorf("queues were dealt %d times only", i)
 			}
@@ -60,5 +55,30 @@ func TestQueuesMoveUnderTraffic(t *testing.T) {
 			moves += int(r.GetMoves())
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// onlyBusy checks that a generator has lost no frames but those that found the output queue
+// held by the other worker: one that has lost its CPU to the generator holds it for long.
+func (s *switchRun) onlyBusy(result, errs string) {
+	s.t.Helper()
+	var r struct {
+		Total struct{ Lost, Duplicated, Reordered, Corrupted int }
+	}
+	if err := json.Unmarshal([]byte(result), &r); err != nil {
+		s.t.Fatalf("pktgen printed %s%s: %v", result, errs, err)
+	}
+	busy := 0
+	stats, err := s.api.GetStats(s.t.Context(), &api.GetStatsRequest{})
+	check(s.t, err)
+	for _, p := range stats.GetPorts() {
+		for _, d := range p.GetTxDrops() {
+			if d.GetReason() == "tx_busy" {
+				busy += int(d.GetFrames())
+			}
+		}
+	}
+	if r.Total.Lost != busy || r.Total.Duplicated+r.Total.Reordered+r.Total.Corrupted > 0 {
+		s.t.Errorf("%+v, of which %d found the output busy: %s%s", r.Total, busy, errs, s.cli("drops"))
 	}
 }

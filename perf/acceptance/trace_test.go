@@ -112,7 +112,7 @@ func TestTraceOnTheWire(t *testing.T) {
 	wires := map[string]*wire{}
 	for _, name := range []string{"p0", "p1", "p2"} {
 		s.add(name, listens, 0)
-		g := openGuest(t, frontend.Config{Path: s.socket(name, listens), RxBuffer: 2048, TxFrame: 2048})
+		g := openGuest(t, frontend.Config{Path: s.socket(name, listens), RxBuffer: 2048, TxFrame: 2048, RingSize: 1024}) // all outputs of a round, for they are read when all is sent
 		wires[name] = &wire{t, g}
 		check(t, g.Wait(t.Context()))
 		s.awaitLink(name, api.Link_LINK_UP)
