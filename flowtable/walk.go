@@ -82,10 +82,7 @@ func (w *Walker) run(words []uint64) (next int) {
 			high, low := w.read(s.src)
 			w.write(s.dst, high, low)
 		case ActExchange:
-			high, low := w.read(s.dst)
-			high2, low2 := w.read(s.src)
-			w.write(s.dst, high2, low2)
-			w.write(s.src, high, low)
+			w.exchange(s.dst, s.src)
 		case ActCT:
 			w.connect(&s, words)
 			if s.arg&CTResume != 0 && !w.ended {
@@ -110,6 +107,14 @@ func (w *Walker) run(words []uint64) (next int) {
 		}
 	}
 	return -1
+}
+
+// exchange gives each of two fields the other's value.
+func (w *Walker) exchange(a, b Field) {
+	high, low := w.read(a)
+	high2, low2 := w.read(b)
+	w.write(a, high2, low2)
+	w.write(b, high, low)
 }
 
 // set does the first action of words if it is an ActSet of a field of one word, as most

@@ -1,12 +1,10 @@
 package agent
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	konnclient "sigs.k8s.io/apiserver-network-proxy/konnectivity-client/pkg/client"
 
+	"millrace/control/egress/konntest"
 	"millrace/control/egress/policy"
 )
 
@@ -110,27 +109,8 @@ func (s *stock) dial(ctx context.Context, target string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target); err != nil {
-		return nil, err
-	}
-	r := bufio.NewReader(c)
-	resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		_ = c.Close()
-		return nil, fmt.Errorf("CONNECT: %s", resp.Status)
-	}
-	return &readAhead{c, r}, nil
+	return konntest.Connect(c, target)
 }
-
-type readAhead struct {
-	net.Conn
-	r *bufio.Reader
-}
-
-func (c *readAhead) Read(b []byte) (int, error) { return c.r.Read(b) }
 
 // probe is one connection on which a KiB comes back.
 func (s *stock) probe(target string, most time.Duration) (time.Duration, error) {

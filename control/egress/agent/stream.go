@@ -173,22 +173,18 @@ func (s *stream) takeDial(d *konn.DialRequest) {
 // use takes the stream out of those that wait for a first dial.
 func (s *stream) use() {
 	s.mu.Lock()
-	late := !s.drained.IsZero() && time.Since(s.drained) > linger
-	drain := s.drained.IsZero() && s.link.wantsDrain()
-	if drain {
-		s.drained = time.Now()
-	}
+	drained := s.drained
 	s.mu.Unlock()
 	switch {
-	case late:
-		s.link.undrainable()
-	case drain:
-		_ = s.send(&konn.Packet{Type: konn.PacketType_DRAIN, Payload: &konn.Packet_Drain{Drain: &konn.Drain{}}})
+	case drained.IsZero() && s.link.wantsDrain():
+		s.drain()
 		s.link.replace()
+	case !drained.IsZero() && time.Since(drained) > linger:
+		s.link.undrainable()
 	}
 }
 
-// drain has the server send no dials here, if it has a choice.
+// drain has the server send no dials here, if it has a choice. Only the first call does.
 func (s *stream) drain() {
 	s.mu.Lock()
 	first := s.drained.IsZero()

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -144,7 +145,7 @@ func connect(ctx context.Context, f *os.File, to unix.Sockaddr) error {
 	if result != unix.EINPROGRESS {
 		return os.NewSyscallError("connect", result)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(past) })
+	stop := context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(time.Unix(1, 0)) }) // which is over
 	defer stop()
 	err = raw.Write(func(fd uintptr) (over bool) {
 		over, result = outcome(int(fd))

@@ -3,6 +3,7 @@ package konntest
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -142,24 +143,30 @@ func (s *Server) DialHTTP(t testing.TB, ctx context.Context, address string) (ne
 	go s.serveHTTP(far)
 	stop := context.AfterFunc(ctx, func() { _ = near.Close() })
 	defer stop()
-	if _, err := fmt.Fprintf(near, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", address, address); err != nil {
-		return nil, err
+	return Connect(near, address)
+}
+
+// Connect asks a proxy-server at the other end of c for a connection, by HTTP CONNECT.
+// The connection takes c over, and c is closed if it is refused.
+func Connect(c net.Conn, address string) (net.Conn, error) {
+	if _, err := fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", address, address); err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
-	r := bufio.NewReader(near)
+	r := bufio.NewReader(c)
 	resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
 	if err != nil {
-		return nil, fmt.Errorf("read the answer to CONNECT: %w", err)
+		return nil, errors.Join(fmt.Errorf("read the answer to CONNECT: %w", err), c.Close())
 	}
 	if resp.StatusCode != http.StatusOK {
-		_ = near.Close()
+		_ = c.Close()
 		return nil, fmt.Errorf("CONNECT %s: %s", address, resp.Status)
 	}
-	return &bufferedConn{TCPConn: near, r: r}, nil
+	return &bufferedConn{Conn: c, r: r}, nil
 }
 
 // A bufferedConn is a connection of which some bytes have been read already.
 type bufferedConn struct {
-	*net.TCPConn
+	net.Conn
 	r *bufio.Reader
 }
 
