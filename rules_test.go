@@ -30,7 +30,7 @@ var mayImport = map[string][]string{
 	"control/cni/slots":       {"control/cni", "control/cni/agent", "control/cni/attach"},
 	"control/egress/admin":    {"control/egress/agent"},
 	"control/egress/agent":    {"control/egress/policy"},
-	"control/egress/kernel":   nil,
+	"control/egress/kernel":   {"dataplane/sys"},
 	"control/egress/policy":   nil,
 	"control/egress/konntest": nil,
 	"control/flows":           {"control/logical", "control/ovsdb/flowmodel", "flowtable"},

@@ -4,18 +4,16 @@ import (
 	"context"
 	"io"
 	"net"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netns"
-
 	"millrace/control/egress/agent"
 	"millrace/control/egress/kernel"
 	"millrace/control/egress/konntest"
 	"millrace/control/egress/policy"
+	"millrace/dataplane/tap/taptest"
 )
 
 // TestEgress has a control plane reach a pod on the switch through the tunnel of
@@ -29,7 +27,7 @@ func TestEgress(t *testing.T) {
 	pod, egress := pause(t), pause(t)
 	s.cli("port", "add", "br0", "pod", "--type", "tap", "--netns", pod.Path, "--ip", "10.7.0.1/24", "--wait=10s")
 	s.cli("port", "add", "br0", "egress0", "--type", "tap", "--netns", egress.Path, "--ip", "10.7.0.2/24", "--wait=10s")
-	serveBytes(t, pod.Path, "10.7.0.1:80", size)
+	serveBytes(t, pod, "10.7.0.1:80", size)
 	server := tunnel(t, egress.Path, "pods=10.7.0.0/24@80,81")
 
 	conn, err := server.DialGRPC(t, t.Context(), "10.7.0.1:80")
@@ -71,24 +69,11 @@ func tunnel(t *testing.T, namespace, rules string) *konntest.Server {
 	return server
 }
 
-// serveBytes has a server in a network namespace send each client so many bytes.
-func serveBytes(t *testing.T, namespace, addr string, size int64) {
+// serveBytes has a server in a pod send each client so many bytes.
+func serveBytes(t *testing.T, pod *taptest.Namespace, addr string, size int64) {
 	t.Helper()
-	got := make(chan net.Listener)
-	go func() {
-		defer close(got)
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		ns, err := netns.GetFromPath(namespace)
-		if err == nil && netns.Set(ns) == nil {
-			if l, err := net.Listen("tcp", addr); err == nil {
-				got <- l
-			}
-		}
-	}()
-	l := <-got
-	if l == nil {
-		t.Fatalf("cannot listen at %s in the pod", addr)
-	}
+	var l net.Listener
+	pod.Do(t, func() (err error) { l, err = net.Listen("tcp", addr); return err })
 	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {

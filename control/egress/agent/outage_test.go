@@ -5,14 +5,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netns"
-
 	"millrace/control/egress/konntest"
+	"millrace/dataplane/sys"
 )
 
 // listenBehind makes a network namespace at the other end of a veth pair, and
@@ -36,20 +34,15 @@ func listenBehind(t *testing.T, dev string) net.Listener {
 	ip("link set " + dev + " up")
 	ip("-n " + name + " addr add 198.51.100.2/30 dev " + far)
 	ip("-n " + name + " link set " + far + " up")
-	got := make(chan net.Listener, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		defer close(got)
-		ns, err := netns.GetFromName(name)
-		if err == nil && netns.Set(ns) == nil {
-			if l, err := net.Listen("tcp", "198.51.100.2:0"); err == nil {
-				got <- l
-			}
-		}
-	}()
-	l := <-got
-	if l == nil {
-		t.Fatal("cannot listen in the namespace")
+	ns, err := os.Open("/run/netns/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close() //nolint:errcheck // nothing is lost
+	var l net.Listener
+	err = sys.InNetwork(ns, func() (err error) { l, err = net.Listen("tcp", "198.51.100.2:0"); return err })
+	if err != nil {
+		t.Fatal(err)
 	}
 	return l
 }

@@ -8,13 +8,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"millrace/dataplane/sys"
 )
 
 // A Dialer opens connections in one network namespace. Its sockets are made by a
@@ -43,15 +43,23 @@ func Open(name string) (*Dialer, error) {
 	if !strings.Contains(name, "/") {
 		path = "/run/netns/" + name
 	}
-	ns, err := netns.GetFromPath(path)
+	ns, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace %s: %w (`ip netns list` has their names)", name, err)
 	}
 	d := &Dialer{name: name, asks: make(chan ask), done: make(chan struct{})}
-	entered := make(chan error)
-	go d.serve(ns, entered)
+	defer ns.Close()               //nolint:errcheck // the thread is in it then, or could not be
+	entered := make(chan error, 2) // that it is in, and how it ended
+	go func() {
+		err := sys.InNetwork(ns, func() error {
+			entered <- nil
+			d.serve()
+			return nil
+		})
+		entered <- err
+	}()
 	if err := <-entered; err != nil {
-		return nil, fmt.Errorf("enter network namespace %s: %w (it takes CAP_SYS_ADMIN)", name, err)
+		return nil, fmt.Errorf("%w (it takes CAP_SYS_ADMIN)", err)
 	}
 	return d, nil
 }
@@ -59,15 +67,8 @@ func Open(name string) (*Dialer, error) {
 // Close ends the thread. Connections stay.
 func (d *Dialer) Close() { close(d.done) }
 
-// serve makes sockets in the namespace. Its thread is given back to nobody.
-func (d *Dialer) serve(ns netns.NsHandle, entered chan<- error) {
-	runtime.LockOSThread()
-	err := netns.Set(ns)
-	_ = ns.Close() // the thread is in it, or could not be
-	entered <- err
-	if err != nil {
-		return
-	}
+// serve makes sockets, on a thread that is in the namespace.
+func (d *Dialer) serve() {
 	for {
 		select {
 		case a := <-d.asks:
