@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"millrace/control/egress/policy"
 )
@@ -35,11 +36,15 @@ type Config struct {
 	Policy func() *policy.Policy // in force for the next request
 	Host   Dialer                // to targets by the host's sockets
 	Port   Dialer                // to targets behind the port; nil: there is none
+	// PortName is what metrics and logs call Port; port if empty.
+	PortName string
 	// HostNames and PortNames resolve names; nil: no such name is resolved.
 	HostNames, PortNames Resolver
 	Static               map[string][]netip.Addr // names that nobody is asked for, in lower case
 
-	Links      int  // gRPC connections to each address, 2 if 0
+	MostServers bool // the greater number of servers counts: what they say, or what CountServers was told
+
+	Links      int  // gRPC connections to each address; if 0 it is 2, and 8 to one that is far away
 	Idle       int  // idle streams at each address, 8 if 0
 	Shared     bool // requests share streams, as with stock agents
 	MaxStreams int  // of each link; above it requests share them; 1,024 if 0
@@ -51,6 +56,11 @@ type Config struct {
 
 	Registry prometheus.Registerer // may be nil
 	Log      *zap.Logger
+	// LogRequests is at which level a request that ended well is logged. One that
+	// did not is at info, if that is higher.
+	LogRequests zapcore.Level
+
+	adaptive bool // Links is our choice
 }
 
 // Files are what proves to servers who we are, and to us who they are. Each is
@@ -65,10 +75,11 @@ type Files struct {
 
 // Bounds that are not options.
 const (
-	readSize  = 64 << 10 // of one read from a target: a DATA packet
-	softQueue = 1 << 20  // bytes that wait for a target before its stream is read no further
-	hardQueue = 8 << 20  // the same on a shared stream, which must be read: the request is closed
-	budgetAll = 64 << 20 // bytes in all queues together
+	readSize  = 64 << 10        // of one read from a target: a DATA packet
+	softQueue = 1 << 20         // bytes that wait for a target before its stream is read no further
+	hardQueue = 8 << 20         // the same on a shared stream, which must be read: the request is closed
+	budgetAll = 64 << 20        // bytes in all queues together
+	hardWait  = 3 * time.Second // that a target may take nothing then
 	hold      = 2 * time.Millisecond
 	linger    = time.Second
 )
@@ -84,6 +95,7 @@ func (c *Config) setDefaults() {
 			*p = d
 		}
 	}
+	c.adaptive = c.Links <= 0
 	orInt(&c.Links, 2)
 	orInt(&c.Idle, 8)
 	orInt(&c.MaxStreams, 1024)
@@ -91,6 +103,9 @@ func (c *Config) setDefaults() {
 	orTime(&c.StallTimeout, 5*time.Minute)
 	orTime(&c.CloseTimeout, 30*time.Second)
 	orTime(&c.DrainTimeout, 30*time.Second)
+	if c.PortName == "" {
+		c.PortName = "port"
+	}
 	if c.Log == nil {
 		c.Log = zap.NewNop()
 	}

@@ -38,6 +38,8 @@ type request struct {
 	back    atomic.Int64 // bytes to the client
 	stalled [2]atomic.Int64
 	state   atomic.Int32
+
+	retransmits atomic.Uint64 // segments to the target, as far as they were counted
 }
 
 // Sides of a connection, as places of request.stalled: who did not take what it
@@ -196,6 +198,7 @@ func (r *request) write() {
 // takes those on their way with it.
 func (r *request) leave() {
 	r.once.close.Do(func() {
+		r.countRetransmits()
 		r.conclude(byClient, nil)
 		if c, ok := r.conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
 			_ = r.conn.SetReadDeadline(time.Now().Add(r.stream.link.agent.cfg.CloseTimeout))
@@ -203,6 +206,17 @@ func (r *request) leave() {
 		}
 		_ = r.conn.Close()
 	})
+}
+
+// A retransmitter counts for itself what its stack has sent again.
+type retransmitter interface{ Retransmits() uint64 }
+
+func (r *request) countRetransmits() {
+	if c, ok := r.conn.(retransmitter); ok {
+		r.retransmits.Store(c.Retransmits())
+	} else if i, ok := infoOf(r.conn); ok {
+		r.retransmits.Store(i.retransmits)
+	}
 }
 
 // stallLeast is what passes for a stall: less is scheduling.
@@ -215,7 +229,7 @@ func (r *request) noteStall(side int, start time.Time) {
 }
 
 // fromClient takes a packet. It waits while the target takes less than comes,
-// unless others depend on the stream being read.
+// unless others depend on the stream being read and it takes nothing at all.
 func (r *request) fromClient(b []byte) {
 	r.hasSpoken()
 	if len(b) == 0 {
@@ -225,12 +239,12 @@ func (r *request) fromClient(b []byte) {
 		r.queue.put(b, softQueue)
 		return
 	}
-	if !r.queue.offer(b, hardQueue) {
+	if !r.queue.putWithin(b, hardQueue, hardWait) {
 		r.close(byUs, errTooSlow)
 	}
 }
 
-var errTooSlow = errors.New("the target takes less than the client sends, and others share the stream")
+var errTooSlow = errors.New("the target takes nothing of what the client sends, and others share the stream")
 
 // clientClosed has the target get what is left, for a time, and closes then.
 func (r *request) clientClosed() {
@@ -253,6 +267,7 @@ func (r *request) streamEnded() {
 // of a request counts.
 func (r *request) close(by string, err error) {
 	r.once.close.Do(func() {
+		r.countRetransmits()
 		_ = r.conn.Close()
 		r.queue.breakOff()
 		r.conclude(by, err)

@@ -179,8 +179,11 @@ func (s *stream) use() {
 	case drained.IsZero() && s.link.wantsDrain():
 		s.drain()
 		s.link.replace()
-	case !drained.IsZero() && time.Since(drained) > linger:
+	case drained.IsZero():
+	case time.Since(drained) > linger:
 		s.link.undrainable()
+	default:
+		s.link.tooFew()
 	}
 }
 
