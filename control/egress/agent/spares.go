@@ -13,7 +13,7 @@ type spares struct {
 // Bounds of spares, for each link.
 const (
 	sparesMost = 32
-	sparesKept = time.Minute // after they were last too few
+	sparesKept = 3 * time.Second // after they were last too few
 )
 
 // tooFew has one more stream wait from now on.
@@ -28,22 +28,19 @@ func (l *link) tooFew() {
 	l.replace()
 }
 
-// shrink ends one of the spare streams, if they have not been needed for long.
+// shrink ends half of the spare streams, if they have not been needed for a time.
 func (l *link) shrink() {
 	l.mu.Lock()
-	ripe := l.spares.extra > 0 && time.Since(l.spares.last) > sparesKept
-	if ripe {
-		l.spares.extra--
-		l.spares.last = time.Now()
+	n := 0
+	if l.spares.extra > 0 && time.Since(l.spares.last) > sparesKept {
+		n = (l.spares.extra + 1) / 2
+		l.spares.extra -= n
 	}
 	l.mu.Unlock()
-	if !ripe {
-		return
-	}
 	for _, s := range l.list() {
-		if s.passedOver() {
+		if n > 0 && s.passedOver() {
 			s.drain() // and sweep ends it
-			return
+			n--
 		}
 	}
 }
