@@ -109,6 +109,7 @@ func (f *egressFlags) add(cmd *cobra.Command) {
 	fs.BoolVar(&f.cfg.Shared, "shared", false, "have requests share streams, as stock agents do")
 	fs.DurationVar(&f.cfg.DialTimeout, "dial-timeout", 5*time.Second, "how long a target may take to be looked up and to answer")
 	fs.DurationVar(&f.cfg.StallTimeout, "stall-timeout", 5*time.Minute, "how long a target may take nothing of what it is sent")
+	fs.DurationVar(&f.cfg.UnusedTimeout, "unused-timeout", 2*time.Minute, "how long a client may say nothing after its dial, and hear nothing")
 	fs.DurationVar(&f.cfg.DrainTimeout, "drain-timeout", 30*time.Second, "how long open requests have to end after SIGTERM")
 	fs.StringVar(&f.leases.Kubeconfig, "kubeconfig", "", "count servers by their Lease objects, asking the API by this kubeconfig")
 	fs.StringVar(&f.leases.Namespace, "lease-namespace", "kube-system", "where the Lease objects are")

@@ -127,7 +127,7 @@ table ip filter { chain through { type filter hook forward priority 0; policy dr
 		s.servers[i].start()
 	}
 	s.agent = &child{t: t, begin: func() *exec.Cmd {
-		return s.node.Command(t, program, "egress", "agent", "--run-dir", s.dir, "--node-name", "node", "--log-level", "warn",
+		return s.node.Command(t, program, "egress", "agent", "--run-dir", s.dir, "--node-name", "node", "--log-level", "warn", "--unused-timeout", "4s",
 			"--server", s.address(0), "--server", s.address(1), "--ca", s.files.CA, "--cert", s.files.Cert, "--key", s.files.Key,
 			"--netns", s.egress.Path, "--allow", "node="+nodeIP+"@7", "--allow", "pods=10.7.0.0/16@7")
 	}}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -161,6 +162,45 @@ func TestStalledOnASharedStream(t *testing.T) {
 	if err := probe(t, ways[1], s, target); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestForgotten: a connection whose client has gone without a word, as some
+// servers have it, is ended. One on which the target speaks goes on.
+func TestForgotten(t *testing.T) {
+	s := &konntest.Server{ID: "s1"}
+	const unused = 300 * time.Millisecond
+	r := start(t, func(c *Config) { c.UnusedTimeout = unused }, s)
+	gone := make(chan time.Time, 1)
+	idle := listen(t, func(c *net.TCPConn) { _, _ = c.Read(make([]byte, 1)); gone <- time.Now() })
+	ticks := listen(t, func(c *net.TCPConn) {
+		for range 10 {
+			time.Sleep(unused / 3)
+			if _, err := c.Write([]byte("tick")); err != nil {
+				return
+			}
+		}
+	})
+	forgotten, err := s.DialHTTP(t, t.Context(), idle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer forgotten.Close() //nolint:errcheck // nothing is lost
+	talks, err := s.DialHTTP(t, t.Context(), ticks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-gone:
+	case <-time.After(15 * time.Second):
+		t.Fatal("it is not ended")
+	}
+	if got, _ := io.ReadAll(talks); len(got) != 40 {
+		t.Errorf("%d of 40 bytes came from a target that speaks", len(got))
+	}
+	eventually(t, "an account that says why", func() bool {
+		_, ended := r.Requests()
+		return slices.ContainsFunc(ended, func(q Request) bool { return q.ClosedBy == byUs && strings.Contains(q.Error, "forgotten") })
+	})
 }
 
 // zeros never ends.

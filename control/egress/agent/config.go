@@ -49,10 +49,11 @@ type Config struct {
 	Shared     bool // requests share streams, as with stock agents
 	MaxStreams int  // of each link; above it requests share them; 1,024 if 0
 
-	DialTimeout  time.Duration // to a target, with lookups; 5 s if 0
-	StallTimeout time.Duration // a target that takes nothing for so long is given up; 5 min if 0
-	CloseTimeout time.Duration // so long a target may take what is left after the client has closed; 30 s if 0
-	DrainTimeout time.Duration // so long Run waits for requests at the end; 30 s if 0
+	DialTimeout   time.Duration // to a target, with lookups; 5 s if 0
+	StallTimeout  time.Duration // a target that takes nothing for so long is given up; 5 min if 0
+	UnusedTimeout time.Duration // a client that never says anything, and hears nothing for so long, is taken for gone; 2 min if 0
+	CloseTimeout  time.Duration // so long a target may take what is left after the client has closed; 30 s if 0
+	DrainTimeout  time.Duration // so long Run waits for requests at the end; 30 s if 0
 
 	Registry prometheus.Registerer // may be nil
 	Log      *zap.Logger
@@ -101,6 +102,7 @@ func (c *Config) setDefaults() {
 	orInt(&c.MaxStreams, 1024)
 	orTime(&c.DialTimeout, 5*time.Second)
 	orTime(&c.StallTimeout, 5*time.Minute)
+	orTime(&c.UnusedTimeout, 2*time.Minute)
 	orTime(&c.CloseTimeout, 30*time.Second)
 	orTime(&c.DrainTimeout, 30*time.Second)
 	if c.PortName == "" {

@@ -40,6 +40,7 @@ type request struct {
 	state   atomic.Int32
 
 	retransmits atomic.Uint64 // segments to the target, as far as they were counted
+	unused      atomic.Pointer[time.Timer]
 }
 
 // Sides of a connection, as places of request.stalled: who did not take what it
@@ -100,6 +101,8 @@ func (r *request) run() {
 		r.close(byTunnel, err)
 		return
 	}
+	r.watchUse(-1)
+	defer func() { r.unused.Load().Stop() }()
 	var writer sync.WaitGroup
 	writer.Go(r.write)
 	r.read()
@@ -168,6 +171,27 @@ func (r *request) holdFirst() {
 }
 
 func (r *request) hasSpoken() { r.once.spoke.Do(func() { close(r.spoke) }) }
+
+var errUnused = errors.New("neither side has said anything for long, and the client never has: the server has forgotten it, perhaps")
+
+// watchUse ends a connection whose client says nothing from the start, if the
+// target says nothing for a time either. Proxy-servers do not tell of a client
+// that went while its dial was under way (HTTP CONNECT), so nobody else would.
+// back is how much the target had said before.
+func (r *request) watchUse(back int64) {
+	r.unused.Store(time.AfterFunc(r.stream.link.agent.cfg.UnusedTimeout, func() {
+		select {
+		case <-r.spoke:
+			return
+		default:
+		}
+		if now := r.back.Load(); now != back {
+			r.watchUse(now)
+			return
+		}
+		r.close(byUs, errUnused)
+	}))
+}
 
 // write carries what the client has sent to the target, to the end.
 func (r *request) write() {
