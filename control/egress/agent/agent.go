@@ -121,7 +121,7 @@ func (a *Agent) match(ctx context.Context, server string, found []netip.AddrPort
 		stops[f] = stop
 		ad := &address{host: host, text: describe(server, f), addrPort: f}
 		for range a.cfg.Links {
-			all.Go(func() { a.keep(own, ad) })
+			all.Go(func() { a.keep(own, ad, a.cfg.idleStreams()) })
 		}
 		if a.cfg.adaptive {
 			all.Go(func() { a.widen(own, ad) })
@@ -168,11 +168,11 @@ func (a *Agent) resolve(ctx context.Context, server string) ([]netip.AddrPort, e
 }
 
 // keep holds one link to an address.
-func (a *Agent) keep(ctx context.Context, ad *address) {
+func (a *Agent) keep(ctx context.Context, ad *address, idle int) {
 	wait := newBackoff()
 	for ctx.Err() == nil {
 		start := time.Now()
-		err := a.runLink(ctx, ad, false)
+		err := a.runLink(ctx, ad, idle, false)
 		if ctx.Err() != nil {
 			return
 		}
@@ -201,7 +201,7 @@ func (a *Agent) widen(ctx context.Context, ad *address) {
 	}
 	var all sync.WaitGroup
 	for range farLinks - a.cfg.Links {
-		all.Go(func() { a.keep(ctx, ad) })
+		all.Go(func() { a.keep(ctx, ad, 1) })
 	}
 	all.Wait()
 }
@@ -234,7 +234,7 @@ func (a *Agent) hunt(ctx context.Context, ad *address) {
 			pause = huntFirst
 			continue
 		}
-		if err := a.runLink(ctx, ad, true); err != nil {
+		if err := a.runLink(ctx, ad, a.cfg.idleStreams(), true); err != nil {
 			pause = min(pause*3/2, huntMost)
 		} else {
 			pause = huntFirst

@@ -27,6 +27,8 @@ type link struct {
 	failed  chan error    // a stream that should not have ended has ended
 	noDrain atomic.Bool   // the server takes no notice of DRAIN
 	resent  atomic.Uint64 // segments sent again, as of the last tick
+	used    atomic.Int64  // streams that have had a dial
+	idle    int           // streams that wait for dials at first
 
 	mu      sync.Mutex
 	streams map[*stream]struct{}
@@ -39,8 +41,8 @@ var errKnown = errors.New("the address leads to a server that has its links alre
 
 // runLink connects, and serves until the connection fails or ctx ends; then it
 // drains. A nil error: ctx ended.
-func (a *Agent) runLink(ctx context.Context, ad *address, spare bool) error {
-	l := &link{agent: a, addr: ad, since: time.Now(), streams: map[*stream]struct{}{},
+func (a *Agent) runLink(ctx context.Context, ad *address, idle int, spare bool) error {
+	l := &link{agent: a, addr: ad, idle: idle, since: time.Now(), streams: map[*stream]struct{}{},
 		want: make(chan struct{}, a.cfg.MaxStreams+a.cfg.Idle), failed: make(chan error, 1)}
 	if err := l.connect(); err != nil {
 		return err
@@ -63,7 +65,7 @@ func (a *Agent) runLink(ctx context.Context, ad *address, spare bool) error {
 		return errKnown
 	}
 	a.cfg.Log.Info("connected to a server", zap.String("address", ad.text), zap.String("server_id", l.server))
-	for range l.idleStreams() - 1 {
+	for range l.idle - 1 {
 		l.replace()
 	}
 	err := l.serve(ctx, base)
@@ -75,10 +77,9 @@ func (a *Agent) runLink(ctx context.Context, ad *address, spare bool) error {
 	return err
 }
 
-// idleStreams is how many streams wait for dials on each link.
-func (l *link) idleStreams() int {
-	return max(1, (l.agent.cfg.Idle+l.agent.cfg.Links-1)/l.agent.cfg.Links)
-}
+// idleStreams is how many streams wait for dials on each link, if they are as many
+// as were configured.
+func (c *Config) idleStreams() int { return max(1, (c.Idle+c.Links-1)/c.Links) }
 
 func (l *link) connect() error {
 	creds, err := l.agent.cfg.Files.transport(l.addr.host)
@@ -133,6 +134,9 @@ func (l *link) attend(s *stream) {
 	l.mu.Lock()
 	delete(l.streams, s)
 	l.mu.Unlock()
+	if s.wasUsed() {
+		l.used.Add(-1)
+	}
 	if err != nil {
 		l.fail(fmt.Errorf("a stream ended: %w", err))
 	}
@@ -167,6 +171,7 @@ func (l *link) serve(ctx, base context.Context) error {
 		case <-tick.C:
 			l.sweep()
 			l.shrink()
+			l.topUp()
 			if i, ok := l.info(); ok {
 				l.resent.Store(i.retransmits)
 			}

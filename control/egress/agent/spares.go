@@ -1,6 +1,9 @@
 package agent
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // spares are idle streams beyond those that were configured. A dial that comes
 // on a stream which another has already says that there were too few: dials come
@@ -43,4 +46,52 @@ func (l *link) shrink() {
 			n--
 		}
 	}
+}
+
+// place returns the link that is to have the next idle stream, of those to the
+// server of l by the same address: the one with the fewest streams in use. So
+// requests spread over connections, though the server chooses by chance.
+func (a *Agent) place(l *link) *link {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	best, bestUsed, bestIdle := l, l.used.Load(), l.waiting()
+	for other := range a.links {
+		if other == l || other.addr != l.addr || other.server != l.server || other.isClosing() {
+			continue
+		}
+		used, idle := other.used.Load(), other.waiting()
+		if cmp.Or(cmp.Compare(used, bestUsed), cmp.Compare(idle, bestIdle)) < 0 {
+			best, bestUsed, bestIdle = other, used, idle
+		}
+	}
+	return best
+}
+
+// topUp asks for another idle stream if there are fewer than were configured: links
+// that failed took theirs with them.
+func (l *link) topUp() {
+	l.agent.mu.Lock()
+	idle := 0
+	for other := range l.agent.links {
+		if other.addr == l.addr && other.server == l.server && !other.isClosing() {
+			idle += other.waiting()
+		}
+	}
+	l.agent.mu.Unlock()
+	if idle < l.agent.cfg.Idle && !l.isClosing() {
+		l.agent.place(l).replace()
+	}
+}
+
+// waiting is how many streams are idle, or will be.
+func (l *link) waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.streams) + len(l.want) - int(l.used.Load())
+}
+
+func (l *link) isClosing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closing
 }

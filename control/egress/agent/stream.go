@@ -38,6 +38,7 @@ type stream struct {
 	dials    map[int64]*request // by what the server calls the dial
 	requests map[int64]*request // by connect id
 	drained  time.Time          // when DRAIN was sent, or zero
+	used     bool               // it was drained for a dial
 	idled    time.Time          // when it last had a dial or a request
 	over     bool               // nothing is accepted any more
 }
@@ -177,14 +178,24 @@ func (s *stream) use() {
 	s.mu.Unlock()
 	switch {
 	case drained.IsZero() && s.link.wantsDrain():
+		s.mu.Lock()
+		s.used = true
+		s.mu.Unlock()
+		s.link.used.Add(1)
 		s.drain()
-		s.link.replace()
+		s.link.agent.place(s.link).replace()
 	case drained.IsZero():
 	case time.Since(drained) > linger:
 		s.link.undrainable()
 	default:
 		s.link.tooFew()
 	}
+}
+
+func (s *stream) wasUsed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.used
 }
 
 // drain has the server send no dials here, if it has a choice. Only the first call does.
