@@ -61,7 +61,8 @@ type Config struct {
 	// did not is at info, if that is higher.
 	LogRequests zapcore.Level
 
-	adaptive bool // Links is our choice
+	adaptive      bool          // Links is our choice
+	headerTimeout time.Duration // that a server may take to greet a stream; 5 s
 }
 
 // Files are what proves to servers who we are, and to us who they are. Each is
@@ -100,6 +101,7 @@ func (c *Config) setDefaults() {
 	orInt(&c.Links, 2)
 	orInt(&c.Idle, 8)
 	orInt(&c.MaxStreams, 1024)
+	orTime(&c.headerTimeout, 5*time.Second)
 	orTime(&c.DialTimeout, 5*time.Second)
 	orTime(&c.StallTimeout, 5*time.Minute)
 	orTime(&c.UnusedTimeout, 2*time.Minute)

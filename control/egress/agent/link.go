@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // A link is one gRPC connection to a server, with its streams.
@@ -28,6 +31,7 @@ type link struct {
 	noDrain atomic.Bool   // the server takes no notice of DRAIN
 	resent  atomic.Uint64 // segments sent again, as of the last tick
 	used    atomic.Int64  // streams that have had a dial
+	bad     atomic.Int64  // streams that were given up
 	idle    int           // streams that wait for dials at first
 
 	mu      sync.Mutex
@@ -137,9 +141,27 @@ func (l *link) attend(s *stream) {
 	if s.wasUsed() {
 		l.used.Add(-1)
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case unreadable(err) && l.bad.Add(1) <= badMost:
+		l.agent.cfg.Log.Warn("a stream is given up for what the server sent", zap.String("address", l.addr.text), zap.String("agent_id", s.id), zap.Error(err))
+		if !s.wasUsed() {
+			l.replace()
+		}
+	default:
 		l.fail(fmt.Errorf("a stream ended: %w", err))
 	}
+}
+
+// badMost is how many streams of a link may be given up for what came on them
+// before the link is.
+const badMost = 64
+
+// unreadable reports whether a stream ended for a packet that is too large, or
+// none at all. The link and its other streams know nothing of that.
+func unreadable(err error) bool {
+	c := status.Code(err)
+	return c == codes.ResourceExhausted || c == codes.Internal && strings.Contains(err.Error(), "unmarshal")
 }
 
 // fail has the link end for an error, if it is one.

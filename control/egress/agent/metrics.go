@@ -50,7 +50,7 @@ func newMetrics(r prometheus.Registerer, a *Agent) *metrics {
 		dialDuration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: stock + "dial_duration_seconds", Help: "Time until a target was connected.", Buckets: seconds}),
 		dialFailures: counter(stock+"endpoint_dial_failure_total", "Targets that were not reached.", "reason"),
 		packets:      counter(stock+"stream_packets_total", "Packets of the tunnel.", "segment", "packet_type"),
-		errors:       counter(stock+"stream_errors_total", "Packets that could not be sent.", "segment", "code", "packet_type"),
+		errors:       counter(stock+"stream_errors_total", "Packets that could not be sent or read.", "segment", "code", "packet_type"),
 		linkFailures: counter(stock+"server_connection_failure_count", "Failures of connections to servers.", "direction"),
 
 		requests:    counter("egress_requests_total", "Requests that have ended.", "class", "port", "result"),
@@ -90,6 +90,11 @@ func (m *metrics) sent(p *konn.Packet, err error) {
 	if err != nil {
 		m.errors.WithLabelValues("from_agent", status.Code(err).String(), p.Type.String()).Inc()
 	}
+}
+
+// unread counts the end of a stream that should not have ended.
+func (m *metrics) unread(err error) {
+	m.errors.WithLabelValues("to_agent", status.Code(err).String(), "").Inc()
 }
 
 func (m *metrics) linkFailed() { m.linkFailures.WithLabelValues("connect").Inc() }
