@@ -56,7 +56,7 @@ func egressCases() []scenario {
 	}
 	for i := range cases {
 		c := &cases[i]
-		c.Group, c.Flows, c.ceiling, c.ours = egressGroup, 1, noCeiling, startOurAgent
+		c.Group, c.Flows, c.Sizes, c.ceiling, c.ours = egressGroup, 1, small(), noCeiling, startOurAgent
 		c.plug = &plug{prepare: func() (func(), error) { return func() {}, nil }}
 		if c.rival == nil {
 			c.rival, c.peer = startStockAgent, "stock agent"
@@ -75,5 +75,8 @@ const (
 	stockAgentEnv  = "KONN_PROXY_AGENT"
 )
 
-var errNoStock = errors.New("needs a built proxy-server and proxy-agent: their paths in " + stockServerEnv + " and " + stockAgentEnv +
-	" (github.com/kubernetes-sigs/apiserver-network-proxy; CGO_ENABLED=0 go build -mod=vendor ./cmd/server ./cmd/agent)")
+var errNoStock = fmt.Errorf("%w a built proxy-server and proxy-agent, their paths in %s and %s: "+
+	"from github.com/kubernetes-sigs/apiserver-network-proxy by CGO_ENABLED=0 go build -mod=vendor ./cmd/server ./cmd/agent", errAbsent, stockServerEnv, stockAgentEnv)
+
+// errAbsent is the error of a case whose rival is not on this machine.
+var errAbsent = errors.New("needs")

@@ -254,7 +254,7 @@ const openVPNIP = "10.98.0.2"
 func startOpenVPN(ctx context.Context, _ settings, c scenario, dir string) (side, error) {
 	openvpn, err := exec.LookPath("openvpn")
 	if err != nil {
-		return nil, fmt.Errorf("needs OpenVPN (apt-get install openvpn): %w", err)
+		return nil, fmt.Errorf("%w OpenVPN (apt-get install openvpn): %w", errAbsent, err)
 	}
 	t, err := newTunnel(c, dir, "b")
 	if err != nil {
