@@ -521,19 +521,22 @@ func TestTunnelTooBig(t *testing.T) {
 	}
 }
 
+// noMemory is the address of a page that nobody may touch.
+func noMemory(t *testing.T) uintptr {
+	t.Helper()
+	page, err := unix.Mmap(-1, 0, 4096, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Munmap(page) })
+	return packet.Addr(page)
+}
+
 // TestTunnelFault: a guest that takes its memory away while its frame is summed is cut
 // off; nothing else happens.
 func TestTunnelFault(t *testing.T) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	page, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANON)
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := packet.Addr(page)
-	if err := unix.Mprotect(page, unix.PROT_NONE); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Munmap(page) }()
+	addr := noMemory(t)
 	for _, way := range []string{"out", "in"} {
 		a := newNode(t, 1, false)
 		a.mustTunnel("tun", TypeGeneve, "remote_ip=10.0.0.2 csum=true")
