@@ -26,10 +26,6 @@ func (w *worker) slow(p *workerPort, i int, found uint32, rest uint64) {
 		}
 		return
 	}
-	if w.missed == 0 {
-		w.sighted = [8]uint64{}
-		w.slowTo = -1
-	}
 	spent := w.spent
 	if w.slowTo != i {
 		w.slowEnd = sys.TSC()
@@ -85,6 +81,7 @@ func (w *worker) again(p *workerPort, t transit) {
 	w.flow.ct.clock(began)
 	w.decideSlowly(&t, key, wide, found)
 	w.spent = spent + sys.TSC() - began
+	w.missed++
 }
 
 // lookupOne looks one key up.

@@ -221,11 +221,7 @@ func (w *worker) decideSingly(p *workerPort, set uint64) {
 			p.rxDrops[packet.ReasonSlowPath]++
 			continue
 		}
-		spent := w.spent
 		w.firstRun, w.passed = w.runs, 0
 		w.again(p, transit{slot: i, rx: i, tun: w.tuns[i], came: w.cameBy(p, i), fdbSlot: -1})
-		if w.spent != spent {
-			w.missed++
-		}
 	}
 }
