@@ -336,24 +336,22 @@ func (w *worker) widen(p *workerPort, mask *flowtable.Key) bool {
 // and shorter ones, and reports whether it could. If classes of lengths change,
 // what was kept by them is forgotten.
 func (w *worker) divide(p *workerPort, comp *flowtable.Composed) bool {
-	had := len(p.steps)
+	var fresh [2]uint32
+	n := 0
 	for _, step := range [2]uint32{comp.LenMin, comp.LenMax + 1} { // the last but one wraps to 0
-		if step == 0 {
-			continue
+		if _, found := slices.BinarySearch(p.steps, step); step != 0 && !found {
+			fresh[n] = step
+			n++
 		}
-		at, found := slices.BinarySearch(p.steps, step)
-		if found {
-			continue
-		}
-		if len(p.steps) == stepsMax {
-			return false
-		}
-		p.steps = slices.Insert(p.steps, at, step)
 	}
-	if len(p.steps) == had {
+	switch {
+	case n == 0:
 		return true
+	case len(p.steps)+n > stepsMax:
+		return false
 	}
-	steps := p.steps
+	steps := append(p.steps, fresh[:n]...)
+	slices.Sort(steps)
 	w.unplan(p)
 	p.steps = steps
 	return w.plan(p)
