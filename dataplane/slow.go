@@ -357,8 +357,12 @@ func (w *worker) divide(p *workerPort, comp *flowtable.Composed) bool {
 	return w.plan(p)
 }
 
-// noteDirect notes that all frames of p have one program, if that is so.
+// noteDirect notes that all frames of p have one program, if that is so. It is not where those
+// for the ends of tunnels are looked for.
 func (w *worker) noteDirect(p *workerPort, comp *flowtable.Composed, program uint32) {
+	if p.ends != nil && p.ends.arriving {
+		return
+	}
 	for i, m := range &comp.Mask {
 		if i == flowtable.WordIn {
 			m &^= 0xffffffff << 32
