@@ -149,6 +149,25 @@ func TestSetWorkers(t *testing.T) {
 	}
 }
 
+// TestSetWorkersIsTold: ports say that other CPUs poll their queues now.
+func TestSetWorkersIsTold(t *testing.T) {
+	r := newCrewRig(t, 1)
+	r.port("a", PortSpec{})
+	events := r.s.Watch(t.Context())
+	<-events // it is there
+	if err := r.s.SetWorkers(r.cpus[1:]); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case e := <-events:
+		if e.Kind != EventChanged || e.Port.Name != "a" || !slices.Equal(e.Port.Workers, r.cpus[1:]) {
+			t.Errorf("%+v", e)
+		}
+	default:
+		t.Error("nobody is told")
+	}
+}
+
 // TestNewWorkerKnowsAll: VLANs, wires, patch ports, floods and numbers are as
 // they were for the worker before.
 func TestNewWorkerKnowsAll(t *testing.T) {
