@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"millrace/dataplane/sys"
+	"millrace/waittest"
 )
 
 // numbered is a frame from station src to dst that carries n.
@@ -329,11 +330,7 @@ func TestQuiesceMeetsMoves(t *testing.T) {
 }
 
 // eventually waits for ok.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(100 * time.Microsecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not in 10 s: %s", what)
-		}
-	}
+	waittest.Until(t, what, ok)
 }
