@@ -1,5 +1,7 @@
 package flowtable
 
+import "math/bits"
+
 // A retrace is a walk by stages alone, for a packet that the cache has nothing for and that
 // nothing will be kept of: what it depends on, by what path it goes, what of the frame
 // is written is not noted. So it costs a fraction. Who takes it asks connection tracking itself:
@@ -11,6 +13,7 @@ package flowtable
 // beginning. Then connection tracking is not to be asked again what it has answered.
 type retrace struct {
 	ctx     Context
+	written uint64 // words of it that are not of a narrow key, and may not be zero
 	at      uint16 // stage that it is behind
 	stage   *stage // that it is in
 	visited int
@@ -42,10 +45,17 @@ func (w *Walker) Retrace(key []uint64) bool {
 	if at == 0 {
 		return false
 	}
-	r.ctx = Context{}
-	copy(r.ctx[:KeyWords], key)
+	for rest := r.written; rest != 0; rest &= rest - 1 {
+		r.ctx[bits.TrailingZeros64(rest)%ContextWords] = 0
+	}
+	if r.written = 0; len(key) == KeyWords {
+		*(*Key)(r.ctx[:]) = Key(key)
+		r.written = (1<<KeyWords - 1) &^ (1<<NarrowWords - 1)
+	} else {
+		*(*[NarrowWords]uint64)(r.ctx[:]) = [NarrowWords]uint64(key)
+	}
 	r.ctx[WordL4] &^= 0xffff // of whoever has the key
-	r.at, r.stage, r.visited, r.rules = at, nil, 0, r.rules[:0]
+	r.at, r.visited, r.rules = at, 0, r.rules[:0]
 	r.write(m, &m.list[at])
 	return true
 }
@@ -55,6 +65,7 @@ func (r *retrace) write(m *stages, s *stage) {
 	for _, set := range m.masked[s.sets[0]:s.sets[1]] {
 		i := set.Word % ContextWords
 		r.ctx[i] = r.ctx[i]&^set.Mask | set.Value
+		r.written |= 1 << i
 	}
 }
 
@@ -117,6 +128,7 @@ func (w *Walker) Answer(state, mark uint32, label [2]uint64) {
 		clear(r.ctx[WordCT:])
 		return
 	}
+	r.written |= 7 << WordCT
 	r.ctx[WordCT] = uint64(state)<<32 | uint64(mark)
 	r.ctx[WordLabel], r.ctx[WordLabelLow] = label[0], label[1]
 }

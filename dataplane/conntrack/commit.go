@@ -220,24 +220,30 @@ func (t *Table) insert(i uint32) insertion {
 }
 
 func (t *Table) insertLocked(i uint32, ho, hr uint64) insertion {
-	r, x := &t.records[i], &t.index
-	if other, _ := t.find(&r.original, ho); other != 0 {
+	r := &t.records[i]
+	one := t.berth(&r.original, ho)
+	if one.held {
 		return exists
 	}
-	if other, _ := t.find(&r.reply, hr); other != 0 {
+	other := t.berth(&r.reply, hr)
+	switch {
+	case other.held:
 		return taken
-	}
-	if !t.enlist(i) {
+	case one.slot == nil || other.slot == nil:
+		return noSlot
+	case !t.enlist(i):
 		return limited
 	}
-	if r.reply != r.original && !x.put(hr, slotOf(hr, i, 1)) {
-		t.delist(i)
-		return noSlot
+	if r.reply != r.original {
+		other.slot.Store(slotOf(hr, i, 1))
+		if one.slot == other.slot { // the same bucket was the emptier one for both
+			if one = t.berth(&r.original, ho); one.slot == nil {
+				other.slot.Store(0)
+				t.delist(i)
+				return noSlot
+			}
+		}
 	}
-	if !x.put(ho, slotOf(ho, i, 0)) {
-		x.take(hr, slotOf(hr, i, 1))
-		t.delist(i)
-		return noSlot
-	}
+	one.slot.Store(slotOf(ho, i, 0))
 	return inserted
 }
