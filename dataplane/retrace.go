@@ -67,7 +67,8 @@ func (c *connector) briefly(ask *flowtable.Connect) *conntrack.Brief {
 	}
 	if a.n++; e.commit {
 		c.prepare(ask)
-		e.drop, e.settled = refusal(c.worker.CommitBrief(&e.brief, &c.terms, c.now, &e.verdict)), true
+		result, brief := c.worker.CommitBrief(&e.brief, &c.terms, c.now, &e.verdict)
+		e.drop, e.settled = refusal(result), !brief
 	}
 	if e.drop != 0 || e.brief.Translated && ask.Flags&flowtable.CTTranslate != 0 {
 		return nil
@@ -157,16 +158,14 @@ func (w *worker) mayRetrace(p *workerPort) bool {
 
 // expect says that frame i, as number n, will be looked up in a zone.
 func (w *worker) expect(i, n int, wide bool) {
-	var src, dst conntrack.Addr
 	key := &w.keys[i]
+	l4, proto, ct := key[flowtable.WordL4], uint8(key[flowtable.WordSrc]>>8), w.flow.ct.worker
 	if wide {
 		six := &w.wide.Keys[i]
-		src = conntrack.Addr{six[flowtable.WordIP6Src], six[flowtable.WordIP6SrcLow]}
-		dst = conntrack.Addr{six[flowtable.WordIP6Dst], six[flowtable.WordIP6DstLow]}
-	} else {
-		src, dst = conntrack.Addr{1: key[flowtable.WordIP4] >> 32}, conntrack.Addr{1: key[flowtable.WordIP4] & 0xffffffff}
+		ct.Expect(n, six[flowtable.WordIP6Src], six[flowtable.WordIP6SrcLow], six[flowtable.WordIP6Dst], six[flowtable.WordIP6DstLow], l4, proto, true)
+		return
 	}
-	w.flow.ct.worker.Expect(n, src, dst, key[flowtable.WordL4], uint8(key[flowtable.WordSrc]>>8), wide)
+	ct.Expect(n, 0, key[flowtable.WordIP4]>>32, 0, key[flowtable.WordIP4]&0xffffffff, l4, proto, false)
 }
 
 // retrace decides about received frame i of p, if it was looked ahead for. It reports false if

@@ -48,11 +48,11 @@ func (w *Walker) Retrace(key []uint64) bool {
 	for rest := r.written; rest != 0; rest &= rest - 1 {
 		r.ctx[bits.TrailingZeros64(rest)%ContextWords] = 0
 	}
-	if r.written = 0; len(key) == KeyWords {
-		*(*Key)(r.ctx[:]) = Key(key)
+	if r.written = 0; len(key) > NarrowWords {
 		r.written = (1<<KeyWords - 1) &^ (1<<NarrowWords - 1)
-	} else {
-		*(*[NarrowWords]uint64)(r.ctx[:]) = [NarrowWords]uint64(key)
+	}
+	for i := range min(len(key), KeyWords) {
+		r.ctx[i] = key[i] // word by word: so they are read again
 	}
 	r.ctx[WordL4] &^= 0xffff // of whoever has the key
 	r.at, r.visited, r.rules = at, 0, r.rules[:0]

@@ -32,9 +32,9 @@ const (
 
 // Expect says that a packet of TCP or UDP will be looked up soon, as number n; see Ahead. l4 has
 // its ports, in the 32 bits on top.
-func (w *Worker) Expect(n int, src, dst Addr, l4 uint64, proto uint8, six bool) {
-	k := &w.sight.keys[n&(AheadMax-1)]
-	*k = key{src[0], src[1], dst[0], dst[1], l4&^allBits | uint64(proto)<<8}
+func (w *Worker) Expect(n int, srcHigh, srcLow, dstHigh, dstLow, l4 uint64, proto uint8, six bool) {
+	k := &w.sight.keys[n&(AheadMax-1)] // word by word: what is stored in words is loaded in words
+	k[0], k[1], k[2], k[3], k[4] = srcHigh, srcLow, dstHigh, dstLow, l4&^allBits|uint64(proto)<<8
 	if six {
 		k[4] |= 1
 	}
@@ -84,8 +84,7 @@ func (w *Worker) askRecords(n int) (fresh int) {
 		s.wants[i] = t.cell(t.absence(h))
 		hint := t.index.guess(h)
 		if s.hints[i] = hint; hint == 0 {
-			k := s.keys[i].inverse()
-			s.fresh[fresh] = t.index.seed.hash(&k)
+			s.fresh[fresh] = t.index.seed.hashInverse(&s.keys[i])
 			fresh++
 			continue
 		}

@@ -23,7 +23,7 @@ func TestAhead(t *testing.T) {
 			if r.IntN(2) == 0 {
 				p.Tuple = p.Inverse()
 			}
-			a.Expect(i, p.Src, p.Dst, uint64(p.SrcPort)<<48|uint64(p.DstPort)<<32, p.Proto, false)
+			a.Expect(i, p.Src[0], p.Src[1], p.Dst[0], p.Dst[1], uint64(p.SrcPort)<<48|uint64(p.DstPort)<<32, p.Proto, false)
 			refs[i%AheadMax] = r.Uint64()
 		}
 		a.Ahead(n, uint16(1+r.IntN(2)))
@@ -72,7 +72,7 @@ func TestAheadAllocates(t *testing.T) {
 	var refs [AheadMax]uint64
 	if n := testing.AllocsPerRun(100, func() {
 		for i := range AheadMax {
-			w.Expect(i, p.Src, p.Dst, 1<<48|2<<32, p.Proto, false)
+			w.Expect(i, p.Src[0], p.Src[1], p.Dst[0], p.Dst[1], 1<<48|2<<32, p.Proto, false)
 		}
 		w.Ahead(AheadMax, 1)
 		w.TouchAhead(&refs, AheadMax)

@@ -113,14 +113,44 @@ func (w *Worker) Verdict(b *Brief, v *Verdict) {
 	}
 }
 
-// CommitBrief is Commit. v is what it would have said of the packet.
-func (w *Worker) CommitBrief(b *Brief, c *Terms, now uint64, v *Verdict) Result {
+// CommitBrief is Commit. Unless it reports brief, v is what Commit would have said of the packet.
+func (w *Worker) CommitBrief(b *Brief, c *Terms, now uint64, v *Verdict) (result Result, brief bool) {
+	if b.record == 0 && b.State == StateTracked|StateNew && c.NAT == nil && w.createBrief(b, c, now) {
+		return Created, true
+	}
 	k, p := &w.sight.keys[b.expected&(AheadMax-1)], &w.sight.packet
 	w.Verdict(b, v)
 	p.Tuple = k.tuple()
-	result := w.Commit(k.zone(), p, c, now, v)
+	result = w.Commit(k.zone(), p, c, now, v)
 	b.State, b.Mark, b.Label, b.Cacheable = v.State, v.Mark, v.Label, v.Cacheable
 	b.Translated = v.Rewrite.Set != 0
 	b.record = 0 // what it is now is in v only
-	return result
+	return result, false
+}
+
+// createBrief makes a connection of a packet that has none. It reports false if that is not as simple as
+// that: there is no room, somebody was faster, or a limit was reached.
+func (w *Worker) createBrief(b *Brief, c *Terms, now uint64) bool {
+	t, s := w.t, &w.sight
+	k, h := &s.keys[b.expected&(AheadMax-1)], s.hashes[b.expected&(AheadMax-1)]
+	state, _, _ := t.begin(&s.packet)
+	w.makeRoom()
+	i := w.alloc()
+	if i == 0 {
+		return false
+	}
+	state |= status(t.policyOf(k.zone(), c)) << policyShift
+	t.fill(i, k, s.packet.Len, c, now, state)
+	r := &t.records[i]
+	k.inverse(&r.reply)
+	if t.insertAt(i, h, t.index.seed.hash(&r.reply)) != inserted {
+		r.state.Store(uint64(dead))
+		w.free = append(w.free, i)
+		return false
+	}
+	t.extend(i, t.until(tickOf(now), state, k))
+	w.counts.created.Add(1)
+	b.record, b.cell, b.want, b.direction, b.what, b.status = i, i, t.cell(i), 0, accepted, state
+	b.Cacheable, b.steady, b.Mark, b.Label = false, false, r.mark, r.label
+	return true
 }

@@ -62,9 +62,14 @@ func fold(a, b uint64) uint64 {
 // hash returns the hash of a key. The last word is folded twice: ports that are
 // counted up differ in its high bits only, and some secrets would put them close
 // together.
-func (s *seed) hash(k *key) uint64 {
-	h := fold(k[0]^s[0], k[1]^s[1]) ^ fold(k[2]^s[2], k[3]^s[3])
-	return fold(fold(h^k[4]^s[4], s[5])^s[6], s[7])
+func (s *seed) hash(k *key) uint64 { return s.mix(k[0], k[1], k[2], k[3], k[4]) }
+
+// hashInverse returns the hash of the key of the other direction; see key.inverse.
+func (s *seed) hashInverse(k *key) uint64 { return s.mix(k[2], k[3], k[0], k[1], k.inverseLast()) }
+
+func (s *seed) mix(k0, k1, k2, k3, k4 uint64) uint64 {
+	h := fold(k0^s[0], k1^s[1]) ^ fold(k2^s[2], k3^s[3])
+	return fold(fold(h^k4^s[4], s[5])^s[6], s[7])
 }
 
 // first returns one bucket for a key of hash h.
