@@ -107,8 +107,11 @@ func (w *worker) forward(p *workerPort) {
 func (w *worker) decideSome(p *workerPort, set uint64) {
 	missed := w.flow.cache.Missed()
 	w.lookup(p, set)
-	w.unasked = 0
-	if w.flow.cache.Missed()-missed >= aheadFrom {
+	w.unasked, w.retraced, w.kept = 0, 0, false
+	if missed = w.flow.cache.Missed() - missed; p.plan == nil {
+		missed = uint64(bits.OnesCount64(set))
+	}
+	if w.retraces = missed > 0 && w.mayRetrace(p); w.retraces || missed >= aheadFrom {
 		w.unasked = w.notFound(set)
 	}
 	w.wide.Bad &= set
@@ -131,25 +134,6 @@ func (w *worker) notFound(set uint64) (none uint64) {
 		}
 	}
 	return none
-}
-
-// lookAhead asks for what the walks of the next frames that have missed will read.
-func (w *worker) lookAhead() {
-	n := 0
-	for ; w.unasked != 0 && n < aheadGroup; w.unasked &= w.unasked - 1 {
-		i := bits.TrailingZeros64(w.unasked)
-		key := &w.ahead[n&(packet.BatchMax-1)]
-		n++
-		if w.wide.Frames>>i&1 != 0 {
-			*key = w.wide.Keys[i]
-		} else {
-			*key = flowtable.Key{}
-			copy(key[:], w.keys[i][:])
-		}
-		key[flowtable.WordL4] &^= ownBits
-	}
-	w.flow.walker.Ahead(&w.ahead, n, w.flow.counters)
-	w.flow.ct.ahead(&w.ahead, n)
 }
 
 // lookup finds the programs of the frames in set, which is not empty.
@@ -260,6 +244,9 @@ func (w *worker) carryOut(p *workerPort, set uint64) {
 		if off-1 >= flowcache.Stale-1 || p.direct.lost {
 			if w.unasked>>i&1 != 0 {
 				w.lookAhead()
+			}
+			if w.retrace(p, i) {
+				continue
 			}
 			w.slow(p, i, off, set&(set-1))
 			continue

@@ -23,6 +23,7 @@ type workerPort struct {
 	direct direct          // what becomes of all its frames, if that is one thing
 	plan   *flowcache.Plan // of its keys in the cache; nil: none yet
 	exact  flowtable.Key   // bits of the key on which any program of the plan depends
+	doubt  uint32          // that retraces are of use
 	steps  []uint32        // lengths of frames at which programs differ, in order
 
 	list   []packet.Ref // what goes out next: own, or identity
