@@ -60,16 +60,12 @@ func (w *worker) tunnelWord(p *workerPort, i int) uint64 {
 // tunnel, and reports whether it is.
 func (w *worker) depart(t *transit, o *workerPort) bool {
 	var out tunnel.Outer
-	f := &w.batch.Frames[t.slot]
-	if t.lost {
-		return false
-	}
 	kind, fragment, ok := o.ends.takes(&out, w.batch.Head(t.slot))
 	if !ok {
 		return false
 	}
 	o.offered++
-	n := uint64(f.Len)
+	n := uint64(w.batch.Frames[t.slot].Len)
 	if q, slot, why := w.pop(t, o.ends, &out, kind, fragment); why != packet.ReasonNone {
 		o.txDrops[why]++
 		if w.trace != nil {
@@ -93,23 +89,35 @@ func (w *worker) arrive(p *workerPort) {
 	}
 	w.learned = 0
 	for i := range b.N {
-		var out tunnel.Outer
-		kind, fragment, ok := p.ends.takes(&out, b.Head(i))
-		if !ok {
-			continue
-		}
-		all &^= 1 << i
-		t := transit{in: p, slot: i, rx: i, last: true, fdbSlot: -1}
-		if q, slot, why := w.pop(&t, p.ends, &out, kind, fragment); why != packet.ReasonNone {
-			p.rxDrops[why]++
-		} else {
-			p.outputs++
-			w.emerge(&t, q, slot, &out)
+		if w.arrived(p, i) {
+			all &^= 1 << i
 		}
 	}
 	if all != 0 {
 		w.decideSome(p, all)
 	}
+}
+
+// arrived takes frame i that has come in by such a port, if it is for the end of a tunnel, and
+// reports whether it is.
+func (w *worker) arrived(p *workerPort, i int) bool {
+	var out tunnel.Outer
+	kind, fragment, ok := p.ends.takes(&out, w.batch.Head(i))
+	if !ok {
+		return false
+	}
+	t := transit{in: p, slot: i, rx: i, last: true, fdbSlot: -1}
+	q, slot, why := w.pop(&t, p.ends, &out, kind, fragment)
+	if why == packet.ReasonNone {
+		p.outputs++
+		w.emerge(&t, q, slot, &out)
+		return true
+	}
+	p.rxDrops[why]++
+	if t.why = why; w.trace != nil {
+		w.trace.drop(&t)
+	}
+	return true
 }
 
 // pop takes the outer headers off a frame. It returns the tunnel's port, and
@@ -221,11 +229,7 @@ func (w *worker) decideSingly(p *workerPort, set uint64) {
 			p.rxDrops[packet.ReasonSlowPath]++
 			continue
 		}
-		spent := w.spent
 		w.firstRun, w.passed = w.runs, 0
 		w.again(p, transit{slot: i, rx: i, tun: w.tuns[i], came: w.cameBy(p, i), fdbSlot: -1})
-		if w.spent != spent {
-			w.missed++
-		}
 	}
 }

@@ -122,7 +122,7 @@ type desk struct {
 	spent      uint64                            // ticks in the slow path
 	slowEnd    uint64                            // when it was last left, or entered if the next frame goes there too
 	slowTo     int                               // frame behind the last that went there
-	missed     int                               // frames that went there
+	missed     int                               // walks that were made there, or frames that were let in late
 	visited    int                               // rules that matched there
 }
 
@@ -148,6 +148,7 @@ func newWorker(id, cpu int, mode PollMode, e *engine, n int) (*worker, error) {
 	}
 	w.stats.CPU = cpu
 	w.clock.epoch = e.epoch
+	w.slowTo = -1
 	return w, nil
 }
 

@@ -179,7 +179,7 @@ func yes(row *model.Interface, key string, unset bool) (bool, error) {
 // none is nothing that is wrong with the bridge.
 func (r *reader) local(f *found) {
 	f.view.Local = true
-	if f.row.MAC == nil {
+	if f.view.MAC == noMAC {
 		f.view.MAC = bridgeMAC(f.bridge).String()
 	}
 	if f.view.Note = r.noLocal(f); f.view.Note != "" {

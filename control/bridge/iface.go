@@ -50,9 +50,12 @@ func (r *reader) otherType(row *model.Interface) error {
 	return unknown("type %q: choose one of %s", short(row.Type), strings.Join([]string{TypeVhostServer, TypeVhostClient, TypeAFXDP, TypeTAP, TypeInternal, TypePatch, TypeGeneve, TypeVXLAN}, ", "))
 }
 
+// noMAC is told of an interface whose address is not known: a guest's is the guest's affair.
+const noMAC = "00:00:00:00:00:00"
+
 // mac reads the address that the row asks for.
 func (r *reader) mac(f *found) {
-	f.view.MAC = "00:00:00:00:00:00" // a guest's is the guest's affair
+	f.view.MAC = noMAC
 	if f.row.MAC != nil {
 		mac, err := station(*f.row.MAC)
 		r.warn(f, "mac", err)

@@ -1,7 +1,6 @@
 package pods
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,19 +9,18 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
-	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"millrace/control/cni/attach"
 	"millrace/dataplane/sys"
 	"millrace/dataplane/tap/taptest"
+	"millrace/waittest"
 )
 
 // ipamDir is where Debian's containernetworking-plugins are.
@@ -43,22 +41,7 @@ type node struct {
 	seq  atomic.Int32
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
+type lockedBuffer = waittest.Buffer
 
 func check(t testing.TB, err error) {
 	t.Helper()
@@ -67,13 +50,10 @@ func check(t testing.TB, err error) {
 	}
 }
 
-func eventually(t testing.TB, what string, f func() bool) {
+// eventually waits until f reports true.
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !f(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not in %v: %s", patience, what)
-		}
-	}
+	waittest.Until(t, what, ok)
 }
 
 // newNode starts a switch, for the length of the test.
@@ -312,12 +292,4 @@ func (n *node) nothingLeft(pods ...*pod) {
 	for _, f := range append(append(left, notes...), leases...) {
 		n.t.Errorf("left: %s", f)
 	}
-}
-
-// code is the code of an error of CNI.
-func code(err error) uint {
-	if e, ok := err.(*types.Error); ok {
-		return e.Code
-	}
-	return 0
 }
