@@ -37,9 +37,9 @@ func (w *worker) carry() {
 		sortByNumber(f.out) // all workers lock in one order
 	}
 	for ; f.sent < len(f.out); f.sent++ {
-		if w.batch.Asking {
+		if p := f.out[f.sent]; w.batch.Asking || p.merges {
 			f.finishing = true
-			w.finish(f.out[f.sent])
+			w.finish(p)
 			f.finishing = false
 		}
 		w.send(f.out[f.sent])
