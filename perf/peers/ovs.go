@@ -376,6 +376,12 @@ func (o *OVSDPDK) Kill() {
 
 // Close stops the switch, then the database, and takes all away.
 func (o *OVSDPDK) Close() {
+	if o.vswitch != nil {
+		// The devices of bridges persist unless it is told to take them away.
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		_, _ = o.Appctl(ctx, "exit", "--cleanup") // it is ended below, whatever it answers
+		cancel()
+	}
 	for _, p := range []*process{o.vswitch, o.db} {
 		if p != nil {
 			p.stop(5 * time.Second)
