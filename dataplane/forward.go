@@ -223,7 +223,9 @@ func (w *worker) markLengths(p *workerPort) {
 	for i := range w.batch.N {
 		c := p.lengthClass(w.batch.WireLen(i))
 		w.keys[i][flowtable.WordL4] |= c
-		w.wide.Keys[i][flowtable.WordL4] |= c
+		if w.wide.Frames>>i&1 != 0 {
+			w.wide.Keys[i][flowtable.WordL4] |= c
+		}
 	}
 }
 
@@ -279,6 +281,9 @@ func (w *worker) carryOut(p *workerPort, set uint64) {
 				o.n++
 				outputs++
 				continue
+			} else if o != nil && o.isTunnel && h.Code == flowcache.ProgramOutput && w.wrapQuick(p, o, i) {
+				outputs++
+				continue
 			}
 		}
 		w.execute(p, i, off)
@@ -308,10 +313,9 @@ func (w *worker) execute(p *workerPort, i int, off uint32) {
 		return
 	}
 	t := transit{in: p, slot: i, rx: i, fdbSlot: -1, tun: w.tunnelWord(p, i), came: w.cameBy(p, i)}
+	a := w.addresses(i) // before a tunnel's headers go
 	w.perform(&t, w.flow.cache.Ops(off), dropArg(h))
-	if t.fdbSlot >= 0 && t.only != nil && p.level == parse.L2 && p.dev != nil {
-		w.decide(p, i, off, &t)
-	}
+	w.decide(p, a, off, &t)
 }
 
 // dropArg is the reason of a program that outputs nothing.

@@ -146,8 +146,11 @@ func (u *underlay) ours(ctx context.Context, o *ours) error {
 	if u.veth {
 		out = portName(1)
 	}
+	if _, err := o.tool(ctx, "bridge", "set", "br0", "--pipeline", "flows"); err != nil {
+		return err
+	}
 	for _, rule := range [][2]string{{portName(0), "mrt"}, {"mrt", out}} {
-		if _, err := o.tool(ctx, "port", "wire", rule[0], rule[1]); err != nil {
+		if _, err := o.tool(ctx, "flow", "add", "br0", fmt.Sprintf("inport == %q", rule[0]), fmt.Sprintf("outport = %q; output;", rule[1])); err != nil {
 			return err
 		}
 	}
