@@ -100,7 +100,7 @@ func (w *worker) decidePopped(p *workerPort, set uint64) (rest uint64) {
 	outputs := uint64(0)
 	for ; set != 0; set &= set - 1 {
 		i := bits.TrailingZeros64(set)
-		d := w.decisionOf(p, i)
+		d := w.decisionOf(p, w.addresses(i))
 		if d == nil || !d.out.plain || d.out.n >= len(d.out.own) {
 			break
 		}

@@ -28,24 +28,32 @@ type direct struct {
 
 // classify decides where each frame of the batch goes.
 func (w *worker) classify(p *workerPort) {
-	if p.direct.program != 0 {
-		moves := w.engine.cells.Changes()
-		if p.direct.moves == moves || w.flow.cache.Holds(p.direct.program) {
-			p.direct.moves = moves
-			w.directAll(p, w.flow.cache.Program(uint32(p.direct.program)))
-			return
-		}
-		w.undirect(p)
-		p.direct.lost = true
-	}
-	if p.ends != nil && p.ends.arriving {
+	switch h := w.directOf(p); {
+	case h != nil:
+		w.directAll(p, h)
+	case p.ends != nil && p.ends.arriving:
 		w.arrive(p)
-	} else {
+	default:
 		w.forward(p)
 	}
 	if len(w.popped) != 0 {
 		w.forwardPopped()
 	}
+}
+
+// directOf is the program of all frames of p, or nil.
+func (w *worker) directOf(p *workerPort) *flowcache.Program {
+	if p.direct.program == 0 {
+		return nil
+	}
+	moves := w.engine.cells.Changes()
+	if p.direct.moves != moves && !w.flow.cache.Holds(p.direct.program) {
+		w.undirect(p)
+		p.direct.lost = true
+		return nil
+	}
+	p.direct.moves = moves
+	return w.flow.cache.Program(uint32(p.direct.program))
 }
 
 // undirect forgets what becomes of all frames of a port.
@@ -72,6 +80,10 @@ func (w *worker) directAll(p *workerPort, h *flowcache.Program) {
 	o := w.port(h.Arg)
 	if o == nil {
 		p.rxDrops[packet.ReasonNoPort] += n
+		return
+	}
+	if o.isTunnel {
+		w.directTunnel(p, o)
 		return
 	}
 	p.outputs += n

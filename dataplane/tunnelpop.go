@@ -221,6 +221,11 @@ func (w *worker) forwardPopped() {
 		w.popped = w.popped[:last]
 		w.pops, w.slowTo = c.pops, -1
 		p := c.port
+		if o := w.outOf(p); o != nil {
+			if c.set = w.directPopped(p, o, c.set); c.set == 0 {
+				continue
+			}
+		}
 		if p.level == parse.L2 {
 			if c.set = w.decidePopped(p, c.set); c.set == 0 {
 				continue

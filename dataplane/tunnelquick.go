@@ -2,8 +2,10 @@ package dataplane
 
 import (
 	"encoding/binary"
+	"math/bits"
 
 	"millrace/dataplane/packet"
+	"millrace/dataplane/parse"
 	"millrace/dataplane/tunnel"
 	"millrace/flowtable/flowcache"
 )
@@ -75,14 +77,12 @@ func (w *worker) popQuick(e *ending, i int) bool {
 		return false
 	}
 	b.Shrink(i, n)
-	if f.NSeg == 0 && !b.Pull(i) || f.NSeg != 0 && !w.pull(i) {
-		q.rxFrames++ // as if it had come out, and was lost there
-		q.rxBytes += uint64(f.Len)
+	q.rxFrames++
+	q.rxBytes += uint64(f.Len)
+	if w.outOf(q) == nil && !w.pull(i) { // nobody looks at a frame that goes where all go
 		q.rxDrops[packet.ReasonCopies]++
 		return true
 	}
-	q.rxFrames++
-	q.rxBytes += uint64(f.Len)
 	w.await(q, i, word, 0)
 	return true
 }
@@ -102,42 +102,124 @@ func (w *worker) departQuick(p, o *workerPort, i int) bool {
 	return w.depart(&t, o) || w.put(o, i, i, w.runs)
 }
 
+// A way is how frames leave by a tunnel quickly: what all frames of one batch have in common.
+type way struct {
+	header *tunnel.Header
+	via    *workerPort
+	to     *workerPort // who gets frames with outer headers
+	d      *decision   // that leads them there, if they come in by via; nil: via is to
+}
+
+// wayOf is how frames of p leave by tunnel o. ok is false if there is no quick way.
+func (w *worker) wayOf(p, o *workerPort) (y way, ok bool) {
+	out := o.out
+	if out == nil || o.named || p.isTunnel || w.batch.Asking || w.trace != nil || out.header.Checksum() {
+		return y, false
+	}
+	u := w.port(out.via)
+	if u == nil {
+		return y, false
+	}
+	y = way{header: out.header, via: u, to: u}
+	if !out.direct {
+		if u.level != parse.L2 || len(u.steps) > 0 {
+			return y, false
+		}
+		if y.d = w.decisionOf(u, out.header.Addresses()); y.d == nil {
+			return y, false
+		}
+		y.to = y.d.out
+	}
+	return y, y.to.plain
+}
+
 // wrapQuick is encapsulate for received frame i of p, whose program is an output to tunnel port o and nothing
 // else. It reports false if the frame was left as it is.
 func (w *worker) wrapQuick(p, o *workerPort, i int) bool {
-	b, out := w.batch, o.out
-	if out == nil || o.named || p.isTunnel || b.Asking || w.trace != nil {
-		return false
-	}
-	h, u := out.header, w.port(out.via)
-	if u == nil || h.Checksum() || !h.Fits(b, i, 0) || !h.Room(b, i) || out.direct && (!u.plain || u.n >= len(u.own)) {
-		return false
-	}
-	n := uint64(b.Frames[i].Len)
-	h.Push(b, i, 0)
-	o.offered++
-	o.txFrames++
-	o.txBytes += n
-	if out.direct {
-		w.list(u, i)
-		return true
-	}
-	w.runs++
-	w.firstRun, w.passed = w.runs, 0
-	if !w.enterQuick(u, i) {
-		w.enter(o, u, transit{slot: i, rx: -int(w.runs), hops: 1, pushed: true, fdbSlot: -1})
-	}
-	return true
+	y, ok := w.wayOf(p, o)
+	return ok && w.wrapRun(&y, o, i, i+1) == 1
 }
 
-// enterQuick is enter for a frame about whose addresses there is a decision.
+// wrapRun is wrapQuick for frames from on up to the one before end, and returns how many it could do before
+// the first that it could not.
+func (w *worker) wrapRun(y *way, o *workerPort, from, end int) int {
+	b, h, to := w.batch, y.header, y.to
+	bytes, most := uint64(0), h.Most(0)
+	i := from
+	for ; i < end && to.n < len(to.own) && b.Frames[i].Len <= most && h.Room(b, i); i++ {
+		bytes += uint64(b.Frames[i].Len)
+		h.Push(b, i, 0)
+		w.list(to, i)
+	}
+	n := uint64(i - from)
+	o.offered += n
+	o.txFrames += n
+	o.txBytes += bytes
+	if d := y.d; d != nil {
+		outer := bytes + n*uint64(h.Len())
+		y.via.rxFrames += n
+		y.via.rxBytes += outer
+		y.via.outputs += n
+		d.packets += uint32(n)
+		d.bytes += outer
+	}
+	return i - from
+}
+
+// directTunnel sends the whole batch into tunnel o, as p's program for all frames says.
+func (w *worker) directTunnel(p, o *workerPort) {
+	program, end := uint32(p.direct.program), min(w.batch.N, packet.BatchMax)
+	for i := 0; i < end; i++ {
+		if y, ok := w.wayOf(p, o); ok {
+			n := w.wrapRun(&y, o, i, end)
+			p.outputs += uint64(n)
+			i += n
+		}
+		if i < end {
+			w.execute(p, i, program)
+		}
+	}
+}
+
+// outOf is the port to which all frames of tunnel p go, if they go to one and as they are.
+func (w *worker) outOf(p *workerPort) *workerPort {
+	h := w.directOf(p)
+	if h == nil || h.Code != flowcache.ProgramOutput {
+		return nil
+	}
+	if o := w.port(h.Arg); o != nil && o.plain {
+		return o
+	}
+	return nil
+}
+
+// directPopped sends frames that have come out of tunnel p to where all go, o, as far as that has room, and
+// returns the others.
+func (w *worker) directPopped(p, o *workerPort, set uint64) (rest uint64) {
+	h := w.flow.cache.Program(uint32(p.direct.program))
+	for ; set != 0 && o.n < len(o.own); set &= set - 1 {
+		i := bits.TrailingZeros64(set)
+		w.list(o, i)
+		h.Packets++
+		h.Bytes += uint64(w.batch.Frames[i].Len)
+		p.outputs++
+	}
+	for rest := set; rest != 0; rest &= rest - 1 { // they are looked at after all
+		if i := bits.TrailingZeros64(rest); !w.pull(i) {
+			p.rxDrops[packet.ReasonCopies]++
+			set &^= 1 << i
+		}
+	}
+	return set
+}
+
+// enterQuick is enter for a frame about whose addresses, those of its outer headers, there is a decision.
 func (w *worker) enterQuick(u *workerPort, slot int) bool {
-	f := &w.batch.Frames[slot]
-	d := w.decisionOf(u, slot)
+	d := w.decisionOf(u, w.addresses(slot))
 	if d == nil || !d.out.plain || d.out.n >= len(d.out.own) {
 		return false
 	}
-	n := uint64(f.Len)
+	n := uint64(w.batch.Frames[slot].Len)
 	u.rxFrames++
 	u.rxBytes += n
 	u.outputs++
@@ -156,13 +238,12 @@ func (w *worker) list(o *workerPort, slot int) {
 	o.n++
 }
 
-// decisionOf is the decision about a frame that comes in by u with the outer headers of a tunnel, if there
-// is one that holds.
-func (w *worker) decisionOf(u *workerPort, slot int) *decision {
-	a := w.addresses(slot)
+// decisionOf is the decision about frames with addresses a that come in by p, if there is one that holds.
+func (w *worker) decisionOf(p *workerPort, a [2]uint64) *decision {
+	a[1] &= macTypeMask
 	moves := uint32(w.engine.cells.Changes())
 	d := w.decided.at(a[0], a[1])
-	if d.addresses != a[0] || d.rest != a[1] || d.in != u || d.second != w.now || d.moves != moves && !w.confirm(d, moves) {
+	if d.addresses != a[0] || d.rest != a[1] || d.in != p || d.second != w.now || d.moves != moves && !w.confirm(d, moves) {
 		return nil
 	}
 	return d

@@ -77,8 +77,16 @@ func IsLike(h *[LikeLen]byte, words *[LikeWords]uint64, option bool, length uint
 	}
 	ipEnd := etherLen + uint32(binary.BigEndian.Uint16(h[16:]))
 	end = etherLen + ip4Len + uint32(binary.BigEndian.Uint16(h[38:]))
-	if ipEnd > length || end > ipEnd || end < uint32(n)+packet.FrameMin || packet.Sum16(h[etherLen:etherLen+ip4Len]) != 0xffff {
+	if ipEnd > length || end > ipEnd || end < uint32(n)+packet.FrameMin || !rightIP4(h) {
 		return 0, 0
 	}
 	return n, end
+}
+
+// rightIP4 reports whether the checksum of an IPv4 header without options is right. Sums do not mind in which
+// order the machine reads bytes (RFC 1071, 2).
+func rightIP4(h *[LikeLen]byte) bool {
+	sum := uint64(binary.LittleEndian.Uint32(h[14:])) + uint64(binary.LittleEndian.Uint32(h[18:])) + uint64(binary.LittleEndian.Uint32(h[22:])) +
+		uint64(binary.LittleEndian.Uint32(h[26:])) + uint64(binary.LittleEndian.Uint32(h[30:]))
+	return packet.Fold(sum) == 0xffff
 }
