@@ -26,7 +26,7 @@ type flight struct {
 // begin notes a batch from q.
 func (w *worker) begin(q *rxQueue) {
 	w.fl = flight{busy: true, src: q, out: w.fl.out[:0]}
-	w.popped, w.pops = w.popped[:0], 0
+	w.popped, w.pops, w.short = w.popped[:0], 0, 0
 	w.forgetPairs()
 }
 

@@ -27,6 +27,7 @@ type tunnelDesk struct {
 	cames  [packet.BatchMax]uint16 // numbers of the pairs by which they came, at named ports
 	told   tooBigs
 	alike  likenesses // of frames that have come out of tunnels
+	short  uint64     // frames in popped whose private head may be short, and not where a received one's is
 }
 
 // popped are received frames that have come out of one tunnel and are not
@@ -222,9 +223,10 @@ func (w *worker) forwardPopped() {
 		w.pops, w.slowTo = c.pops, -1
 		p := c.port
 		if o := w.outOf(p); o != nil {
-			if c.set = w.directPopped(p, o, c.set); c.set == 0 {
-				continue
-			}
+			c.set = w.directPopped(p, o, c.set)
+		}
+		if c.set = w.complete(p, c.set); c.set == 0 {
+			continue
 		}
 		if p.level == parse.L2 {
 			if c.set = w.decidePopped(p, c.set); c.set == 0 {

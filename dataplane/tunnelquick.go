@@ -79,10 +79,7 @@ func (w *worker) popQuick(e *ending, i int) bool {
 	b.Shrink(i, n)
 	q.rxFrames++
 	q.rxBytes += uint64(f.Len)
-	if w.outOf(q) == nil && !w.pull(i) { // nobody looks at a frame that goes where all go
-		q.rxDrops[packet.ReasonCopies]++
-		return true
-	}
+	w.short |= 1 << i
 	w.await(q, i, word, 0)
 	return true
 }
@@ -204,12 +201,19 @@ func (w *worker) directPopped(p, o *workerPort, set uint64) (rest uint64) {
 		h.Bytes += uint64(w.batch.Frames[i].Len)
 		p.outputs++
 	}
-	for rest := set; rest != 0; rest &= rest - 1 { // they are looked at after all
+	return set
+}
+
+// complete makes the first bytes private of frames that have come out of tunnel p, which somebody will look
+// at. It returns those for which there was room.
+func (w *worker) complete(p *workerPort, set uint64) uint64 {
+	for rest := set & w.short; rest != 0; rest &= rest - 1 {
 		if i := bits.TrailingZeros64(rest); !w.pull(i) {
 			p.rxDrops[packet.ReasonCopies]++
 			set &^= 1 << i
 		}
 	}
+	w.short &^= set
 	return set
 }
 
