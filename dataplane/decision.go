@@ -139,6 +139,9 @@ func (w *worker) decide(p *workerPort, a [2]uint64, off uint32, t *transit) {
 		return
 	}
 	d := w.decided.at(a[0], a[1])
+	if d.in == p && d.addresses == a[0] && d.rest == a[1] && d.out == t.only && d.second == w.now && uint32(d.program) == off {
+		return // it holds, and could not be made use of
+	}
 	w.end(d)
 	*d = decision{in: p, addresses: a[0], rest: a[1], out: t.only, program: w.flow.cache.Retain(off), vlan: t.vlan, second: w.now, moves: ^uint32(w.engine.cells.Changes())}
 }

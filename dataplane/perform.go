@@ -192,7 +192,7 @@ func (w *worker) output(t *transit, number uint32, run uint64) {
 		w.lose(t, packet.ReasonNoPort)
 		return
 	}
-	if t.outs == 0 && !t.edit.Begun() && (o.dev != nil || o.isTunnel) {
+	if t.outs == 0 && !t.edit.Begun() && (o.dev != nil || o.quick()) {
 		t.only = o
 	} else {
 		t.only = nil

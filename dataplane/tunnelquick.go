@@ -99,6 +99,11 @@ func (w *worker) departQuick(p, o *workerPort, i int) bool {
 	return w.depart(&t, o) || w.put(o, i, i, w.runs)
 }
 
+// quick reports whether there may be a quick way into a tunnel port.
+func (p *workerPort) quick() bool {
+	return p.isTunnel && p.out != nil && !p.named && !p.out.header.Checksum()
+}
+
 // A way is how frames leave by a tunnel quickly: what all frames of one batch have in common.
 type way struct {
 	header *tunnel.Header
@@ -109,10 +114,10 @@ type way struct {
 
 // wayOf is how frames of p leave by tunnel o. ok is false if there is no quick way.
 func (w *worker) wayOf(p, o *workerPort) (y way, ok bool) {
-	out := o.out
-	if out == nil || o.named || p.isTunnel || w.batch.Asking || w.trace != nil || out.header.Checksum() {
+	if !o.quick() || p.isTunnel || w.batch.Asking || w.trace != nil {
 		return y, false
 	}
+	out := o.out
 	u := w.port(out.via)
 	if u == nil {
 		return y, false
