@@ -389,7 +389,7 @@ func (w *worker) noteDirect(p *workerPort, comp *flowtable.Composed, program uin
 	}
 	h := w.flow.cache.Program(program)
 	o := w.port(h.Arg)
-	if h.Code == flowcache.ProgramDrop || h.Code == flowcache.ProgramOutput && o != nil && o.plain {
+	if h.Code == flowcache.ProgramDrop || h.Code == flowcache.ProgramOutput && o != nil && (o.plain || o.isTunnel) {
 		w.undirect(p)
 		p.direct.program = w.flow.cache.Retain(program)
 	}

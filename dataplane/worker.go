@@ -65,7 +65,8 @@ type worker struct {
 	doing   sync.Mutex // held by the one that waits for inbox
 	stopped chan struct{}
 
-	cuts [packet.SlotsMax]packet.Ref // a port's list in the making; see cut
+	cuts   [packet.SlotsMax]packet.Ref // a port's list in the making; see cut
+	merger packet.Merger
 }
 
 // An rxQueue is one receive queue of a port, as its worker sees it.
