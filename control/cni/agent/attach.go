@@ -56,6 +56,9 @@ func judge(at *attach.Attachment) error {
 			return bad("ips", err)
 		}
 	}
+	if err := judgeLimits(at); err != nil {
+		return err
+	}
 	switch mac, err := net.ParseMAC(at.MAC); {
 	case err != nil || len(mac) != 6 || mac[0]&1 != 0:
 		return bad("mac", fmt.Errorf("%.40q is not the address of one station", at.MAC))
@@ -282,6 +285,9 @@ func (a *agent) check(ctx context.Context, at *attach.Attachment) (*attach.Reply
 	return &attach.Reply{}, a.checkPlace(at)
 }
 
+// equal reports whether two values are there and the same, or are both not there.
+func equal[T comparable](a, b *T) bool { return a == b || a != nil && b != nil && *a == *b }
+
 // differs names the first thing in which two attachments differ that CHECK knows of.
 func differs(want, have *attach.Attachment) string {
 	for _, c := range []struct {
@@ -295,6 +301,9 @@ func differs(want, have *attach.Attachment) string {
 		{"mtu", want.MTU == have.MTU},
 		{"mac", want.MAC == have.MAC},
 		{"role", want.Server == have.Server},
+		{"rate of what it sends", equal(want.Send, have.Send)},
+		{"rate of what it receives", equal(want.Receive, have.Receive)},
+		{"port security", want.Security == have.Security},
 	} {
 		if !c.same {
 			return c.what

@@ -35,8 +35,9 @@ const (
 func tables() []ovsdb.Table {
 	return []ovsdb.Table{
 		{Name: model.BridgeTable, Row: &model.Bridge{}, Watch: []string{"name", "ports"}},
-		{Name: model.PortTable, Row: &model.Port{}, Watch: []string{"external_ids", "interfaces", "name", "tag", "trunks"}},
+		{Name: model.PortTable, Row: &model.Port{}, Watch: []string{"external_ids", "interfaces", "name", "qos", "tag", "trunks"}},
 		{Name: model.InterfaceTable, Row: &model.Interface{}, Watch: []string{"error", "link_state", "name", "ofport", "status", "type"}},
+		{Name: model.QoSTable, Row: &model.QoS{}, Watch: []string{"external_ids"}},
 	}
 }
 
@@ -126,6 +127,7 @@ func (a *agent) columns(at *attach.Attachment, p place) (port, iface map[string]
 	if at.Kind == attach.TAP {
 		iface["mac"] = at.MAC
 	}
+	limitColumns(at, iface)
 	return port, iface, nil
 }
 
@@ -170,7 +172,7 @@ func (a *agent) put(ctx context.Context, d *ovsdb.Caller, at *attach.Attachment,
 		return nil, err
 	}
 	if old == nil {
-		return a.insert(ctx, d, at.Bridge, pc, ic)
+		return a.insert(ctx, d, at, pc, ic)
 	}
 	r, err := parse(uuid, old)
 	if err != nil || r == nil {
@@ -180,7 +182,7 @@ func (a *agent) put(ctx context.Context, d *ovsdb.Caller, at *attach.Attachment,
 		return nil, nil
 	}
 	ops := remove(uuid, old)
-	more, err := a.insert(ctx, d, at.Bridge, pc, ic)
+	more, err := a.insert(ctx, d, at, pc, ic)
 	return append(ops, more...), err
 }
 
@@ -196,12 +198,12 @@ func specOf(port map[string]any) string {
 
 // insert makes the operations that add a port to a bridge, and the bridge if there is
 // none.
-func (a *agent) insert(ctx context.Context, d *ovsdb.Caller, name string, pc, ic map[string]any) ([]ovsdb.Op, error) {
+func (a *agent) insert(ctx context.Context, d *ovsdb.Caller, at *attach.Attachment, pc, ic map[string]any) ([]ovsdb.Op, error) {
+	name := at.Bridge
 	pc["interfaces"] = []any{"named-uuid", "iface"}
-	ops := []ovsdb.Op{
-		{"op": "insert", "table": model.InterfaceTable, "uuid-name": "iface", "row": ic},
-		{"op": "insert", "table": model.PortTable, "uuid-name": "port", "row": pc},
-	}
+	ops := append(qosRow(at, pc),
+		ovsdb.Op{"op": "insert", "table": model.InterfaceTable, "uuid-name": "iface", "row": ic},
+		ovsdb.Op{"op": "insert", "table": model.PortTable, "uuid-name": "port", "row": pc})
 	rows, err := d.Select(ctx, model.BridgeTable, is("name", name))
 	if err != nil {
 		return nil, err
@@ -235,6 +237,7 @@ func remove(uuid string, row *model.Port) []ovsdb.Op {
 	ops := []ovsdb.Op{
 		{"op": "mutate", "table": model.BridgeTable, "where": []any{[]any{"ports", "includes", id}}, "mutations": []any{[]any{"ports", "delete", id}}},
 		{"op": "delete", "table": model.PortTable, "where": is("_uuid", id)},
+		{"op": "delete", "table": model.QoSTable, "where": ours(row.Name)},
 	}
 	for _, i := range row.Interfaces {
 		ops = append(ops, ovsdb.Op{"op": "delete", "table": model.InterfaceTable, "where": is("_uuid", []any{"uuid", i})})
