@@ -36,7 +36,7 @@ func TestAttachment(t *testing.T) {
 	}
 	got, err := json.Marshal(at)
 	want := `{"network":"n","container_id":"0958c8871b32","ifname":"net1","pod":{"namespace":"ns","name":"pod","uid":"b5c0"},"kind":"vhost-user","netns":"/run/netns/x","bridge":"br0","trunk":[3,4,5,9],` +
-		`"mtu":9000,"mac":"02:00:00:00:00:03","queues":4,"send":{"bits":1000,"burst":5000},"receive":{"bits":8000000,"burst":800000},"security":"addresses","server":true,"owner":{"uid":1000,"gid":2000},"device_id":"br0-1","volume":"v","mount":"/m"}`
+		`"mtu":9000,"mac":"02:00:00:00:00:03","queues":4,"send":{"bits":1000,"burst":5000},"receive":{"bits":8000000,"burst":2000000},"security":"addresses","server":true,"owner":{"uid":1000,"gid":2000},"device_id":"br0-1","volume":"v","mount":"/m"}`
 	if err != nil || string(got) != want {
 		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
 	}

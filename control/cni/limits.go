@@ -13,15 +13,17 @@ type rateConf struct {
 	EgressBurst  int64 `json:"egressBurst"`
 }
 
-// Bounds of rates, in bits a second, and of bursts in bits. A burst of a tenth of a second
-// lets TCP come near the rate.
+// Bounds of rates, in bits a second, and of bursts in bits. Within a node TCP has few frames
+// under way, loses all of them when there are no more tokens, and sends again after 200 ms
+// (RFC 6298 says more, Linux does less): a burst of a quarter of a second has it come near the rate.
 const (
 	rateMin  = 1000
 	rateMax  = 1e12
 	burstMax = 8e9
 
-	burstShare = 10
+	burstShare = 4
 	burstLeast = 1 << 19 // 64 KiB: a super-frame
+	burstMost  = 1 << 29 // 64 MiB
 )
 
 // checkLimits reads how much the pod may send and receive, and as whom it may send. What the
@@ -59,7 +61,7 @@ func rate(key string, bits, burst int64) (*attach.Rate, error) {
 	case burst < 0 || burst > burstMax:
 		return nil, invalid(key+"Burst", "%d is not in 0..%.0f bits", burst, burstMax)
 	case burst == 0:
-		burst = min(max(bits/burstShare, burstLeast), burstMax)
+		burst = min(max(bits/burstShare, burstLeast), burstMost)
 	}
 	return &attach.Rate{Bits: bits, Burst: burst}, nil
 }

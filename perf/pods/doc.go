@@ -6,6 +6,7 @@
 //	TestUnprivileged   a DPDK application without any rights, in namespaces of its own
 //	TestCrashes        plugin, agent and switch killed at each step
 //	TestBadConf        configurations that are wrong in each of their fields
+//	TestRates, TestPortSecurity  how much a pod sends and receives, and as whom
 //	TestMultus         what Multus gives and takes when it delegates
 //	TestOVSCNI, TestUserspaceCNI  what other plugins write into the database
 //	TestManyPods       500 pods, and 100 at a time

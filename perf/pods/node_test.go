@@ -192,7 +192,15 @@ func (n *node) attachments() []attach.Attachment {
 // cli runs a command of the program.
 func (n *node) cli(args ...string) string {
 	n.t.Helper()
-	out, err := exec.Command(filepath.Join(n.bin, "millrace"), append([]string{"--run-dir", n.run}, args...)...).CombinedOutput()
+	run := func() ([]byte, error) {
+		return exec.Command(filepath.Join(n.bin, "millrace"), append([]string{"--run-dir", n.run}, args...)...).CombinedOutput()
+	}
+	out, err := run()
+	for range 5 { // its own patience is for people, not for busy machines
+		if err != nil && strings.Contains(string(out), "deadline exceeded") {
+			out, err = run()
+		}
+	}
 	if err != nil {
 		n.t.Fatalf("millrace %v: %v\n%s", args, err, out)
 	}
