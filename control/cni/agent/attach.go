@@ -210,7 +210,7 @@ func (a *agent) take(ctx context.Context, k attach.Key) error {
 	if err != nil {
 		return err
 	}
-	if next > 0 {
+	if next.next > 0 {
 		a.Log.Info("detached", zap.String("port", k.Port()), zap.String("pod", old.Pod.Namespace+"/"+old.Pod.Name), zap.String("interface", k.IfName))
 	}
 	if old == nil {
