@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	forceTimeout = 10 * time.Second // until a port is in force
+	forceTimeout = 20 * time.Second // until a port is in force
 	linkTimeout  = 5 * time.Second  // and until its device forwards
 	undoTimeout  = 5 * time.Second
 )
