@@ -87,6 +87,9 @@ func (a *agent) attach(ctx context.Context, at *attach.Attachment) (*attach.Repl
 	if err := a.forget(at.Key); err != nil {
 		return nil, err
 	}
+	if err := a.consult(ctx, at); err != nil {
+		return nil, err
+	}
 	p, err := a.makePlace(at)
 	if err != nil {
 		return nil, err
@@ -96,7 +99,11 @@ func (a *agent) attach(ctx context.Context, at *attach.Attachment) (*attach.Repl
 		return nil, err
 	}
 	defer d.Close()
-	if err := a.makePort(ctx, d, at, p); err != nil {
+	err = a.makePort(ctx, d, at, p)
+	if err == nil {
+		err = a.announce(ctx, at, p)
+	}
+	if err != nil {
 		return nil, errors.Join(err, a.undo(ctx, at.Key))
 	}
 	a.Log.Info("attached", zap.String("port", at.Port()), zap.String("kind", at.Kind), zap.String("bridge", at.Bridge), zap.String("pod", at.Pod.Namespace+"/"+at.Pod.Name), zap.String("interface", at.IfName))
