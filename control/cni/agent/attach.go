@@ -19,6 +19,7 @@ import (
 
 const (
 	forceTimeout = 20 * time.Second // until a port is in force
+	goneTimeout  = 8 * time.Second  // until it is gone: if it takes longer, a note is left
 	linkTimeout  = 5 * time.Second  // and until its device forwards
 	undoTimeout  = 5 * time.Second
 )
@@ -212,7 +213,7 @@ func (a *agent) take(ctx context.Context, k attach.Key) error {
 		return remove(uuid, row), nil
 	})
 	if err == nil {
-		err = inForce(ctx, d, next, forceTimeout)
+		err = inForce(ctx, d, next, goneTimeout)
 	}
 	if err != nil {
 		return err
