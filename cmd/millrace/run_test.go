@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,7 +13,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +21,7 @@ import (
 	"millrace/dataplane/api"
 	"millrace/dataplane/service"
 	"millrace/dataplane/service/switchtest"
+	"millrace/perf/peers"
 	"millrace/supervise"
 )
 
@@ -34,26 +33,8 @@ const endWithin = 2 * time.Second
 type process struct {
 	*exec.Cmd
 	out   *bufio.Reader
-	log   lockedBuffer
+	log   peers.Buffer
 	ended chan struct{} // closed when it has ended
-}
-
-// A lockedBuffer may be read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // spawn starts a process, which dies with the test.

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"millrace/dataplane/sys"
+	"millrace/perf/peers"
 	"millrace/vhost/frontend"
 )
 
@@ -194,7 +195,7 @@ type guestProcess struct {
 	cfg  guestConfig
 	page *page
 	cmd  *exec.Cmd
-	out  lockedBuffer
+	out  peers.Buffer
 	done chan struct{}
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"millrace/dataplane/sys"
+	"millrace/perf/peers"
 	"millrace/vhost/frontend"
 )
 
@@ -212,7 +213,7 @@ func newPair(t *testing.T, s *switchRun, a, b string) *page {
 	check(t, err)
 	self, err := os.Executable()
 	check(t, err)
-	cmd, done, out := exec.Command(self), make(chan struct{}), &lockedBuffer{}
+	cmd, done, out := exec.Command(self), make(chan struct{}), &peers.Buffer{}
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s", guestEnv, config))
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -73,32 +72,14 @@ func tail(log string) string {
 	return log[max(0, len(log)-most):]
 }
 
-// A lockedBuffer collects output while others look at it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // A switchRun is one `millrace run`, or `millrace dataplane`, with a run directory
 // of its own.
 type switchRun struct {
 	t    *testing.T
 	dir  string
 	cmd  *exec.Cmd
-	out  lockedBuffer // standard output
-	log  lockedBuffer // standard error, of all processes
+	out  peers.Buffer // standard output
+	log  peers.Buffer // standard error, of all processes
 	done chan struct{}
 	api  *api.Client
 

@@ -1,7 +1,6 @@
 package pods
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -23,6 +21,7 @@ import (
 	"millrace/control/cni/attach"
 	"millrace/dataplane/sys"
 	"millrace/dataplane/tap/taptest"
+	"millrace/perf/peers"
 )
 
 // ipamDir is where Debian's containernetworking-plugins are.
@@ -38,26 +37,9 @@ type node struct {
 	bin  string
 	cmd  *exec.Cmd
 	done chan struct{}
-	log  *lockedBuffer
+	log  *peers.Buffer
 	cni  *libcni.CNIConfig
 	seq  atomic.Int32
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 func check(t testing.TB, err error) {
@@ -110,8 +92,8 @@ func (n *node) start() {
 	n.t.Helper()
 	cpus, err := sys.AllowedCPUs()
 	check(n.t, err)
-	out := &lockedBuffer{}
-	n.log = &lockedBuffer{}
+	out := &peers.Buffer{}
+	n.log = &peers.Buffer{}
 	n.cmd = exec.Command(filepath.Join(n.bin, "millrace"), "run", "--run-dir", n.run, "--cpus", fmt.Sprint(cpus[len(cpus)-1]), "--keep-dataplane=false")
 	n.cmd.Stdout, n.cmd.Stderr = out, n.log
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
