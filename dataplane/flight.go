@@ -42,6 +42,9 @@ func (w *worker) carry() {
 			w.finish(p)
 			f.finishing = false
 		}
+		if f.out[f.sent].egress != nil {
+			w.ration(f.out[f.sent])
+		}
 		w.send(f.out[f.sent])
 	}
 	if !f.released {

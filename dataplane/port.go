@@ -214,6 +214,10 @@ type PortSpec struct {
 	Queues   int // queue pairs that are offered to the peer; 0: DefaultQueues, or one of a kernel's device
 	MACLimit int // most addresses learned on the port; 0: no limit of its own
 
+	Ingress Limit    // of what comes in by the port
+	Egress  Limit    // of what leaves by it
+	Sources []Source // whom frames that come in must be from; none: anybody
+
 	// Options are what only ports of this type know, by the keys of
 	// Interface.options.
 	Options map[string]string

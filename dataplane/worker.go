@@ -267,9 +267,13 @@ func (w *worker) poll(q *rxQueue, limit int) int {
 	if b.NEarly != 0 {
 		w.countEarly(p)
 	}
+	frames := uint64(b.N)
+	if p.ingress != nil {
+		w.police(p)
+	}
 	w.classify(p)
 	w.carry()
-	q.measure(w, uint64(b.N))
+	q.measure(w, frames)
 	if w.missed != 0 {
 		if w.flow.ct.released {
 			w.back.by = q

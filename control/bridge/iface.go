@@ -230,21 +230,3 @@ func (p *Port) setMode(mode Mode, tag uint16) {
 		}
 	}
 }
-
-// limits tells of limits and services that are asked for and not there yet.
-func (r *reader) limits(f *found) {
-	for _, c := range []struct {
-		name string
-		set  bool
-	}{
-		{"bfd", f.row.BFD["enable"] == "true"},
-		{"cfm_mpid", f.row.CFMMpid != nil},
-		{"ingress_policing_kpkts_rate", f.row.IngressPolicingKpktsRate != 0},
-		{"ingress_policing_rate", f.row.IngressPolicingRate != 0},
-		{"qos", f.port.QOS != nil},
-	} {
-		if c.set {
-			r.warn(f, c.name, notYet("%s", c.name))
-		}
-	}
-}

@@ -109,6 +109,8 @@ func (s *Server) spec(p *api.PortSpec) (dataplane.PortSpec, error) {
 	c.device(&spec)
 	spec.Path = s.checkPath(&c, &spec, p.GetPath())
 	spec.Host = c.host(&spec, p.GetHost())
+	spec.Ingress, spec.Egress = c.limit("spec.ingress", p.GetIngress()), c.limit("spec.egress", p.GetEgress())
+	spec.Sources = c.sources(p.GetSources())
 	return spec, c.err
 }
 
