@@ -47,7 +47,11 @@ func measure(ctx context.Context, s settings, c scenario) (outcome, error) {
 		o.PeerName = peer.about()
 	}
 	if s.Only != "ovs" {
-		if mine, err = startOurs(ctx, s, c, dir); err != nil {
+		start := c.ours
+		if start == nil {
+			start = startOurs
+		}
+		if mine, err = start(ctx, s, c, dir); err != nil {
 			return o, err
 		}
 		defer mine.close()
