@@ -221,7 +221,7 @@ func (r *rig) stats() map[string]PortStats {
 			r.t.Errorf("port %s does not balance: %+v", p.Name, p)
 		}
 		in += p.RxFrames + p.Copies + p.Finished.Segments
-		out += p.TxFrames + p.RxDrops.Total() + p.TxDrops.Total()
+		out += p.TxFrames + p.RxDrops.Total() + p.TxDrops.Total() + p.Finished.Joined
 		by[p.Name] = p
 	}
 	if in != out {

@@ -26,6 +26,8 @@ type tunnelDesk struct {
 	tuns   [packet.BatchMax]uint64 // tunnel words of received frames
 	cames  [packet.BatchMax]uint16 // numbers of the pairs by which they came, at named ports
 	told   tooBigs
+	alike  likenesses // of frames that have come out of tunnels
+	short  uint64     // frames in popped whose private head may be short, and not where a received one's is
 }
 
 // popped are received frames that have come out of one tunnel and are not
@@ -40,11 +42,13 @@ type popped struct {
 func (w *worker) markTunnel(p *workerPort, set uint64) {
 	for ; set != 0; set &= set - 1 {
 		i := bits.TrailingZeros64(set)
-		w.keys[i][flowtable.WordTunnel] = w.tuns[i]
-		w.wide.Keys[i][flowtable.WordTunnel] = w.tuns[i]
 		came := uint64(w.cameBy(p, i)) << pairShift
+		w.keys[i][flowtable.WordTunnel] = w.tuns[i]
 		w.keys[i][flowtable.WordL4] |= came
-		w.wide.Keys[i][flowtable.WordL4] |= came
+		if w.wide.Frames>>i&1 != 0 {
+			w.wide.Keys[i][flowtable.WordTunnel] = w.tuns[i]
+			w.wide.Keys[i][flowtable.WordL4] |= came
+		}
 	}
 }
 
@@ -89,11 +93,19 @@ func (w *worker) arrive(p *workerPort) {
 	}
 	w.learned = 0
 	for i := range b.N {
+		if w.popQuick(p.ends, i) {
+			all &^= 1 << i
+			p.outputs++
+			continue
+		}
 		if w.arrived(p, i) {
 			all &^= 1 << i
 		}
 	}
-	if all != 0 {
+	switch {
+	case all == ^uint64(0)>>(packet.BatchMax-b.N):
+		w.forward(p)
+	case all != 0:
 		w.decideSome(p, all)
 	}
 }
@@ -157,6 +169,7 @@ func (w *worker) pop(t *transit, e *ending, o *tunnel.Outer, kind tunnel.Kind, f
 	if slot, why = w.mine(t); why != packet.ReasonNone {
 		return nil, 0, why
 	}
+	w.remember(e, b.Head(slot), o, q)
 	if !b.Trim(slot, o.End) {
 		return nil, 0, packet.ReasonCopies
 	}
@@ -193,7 +206,12 @@ func (w *worker) emerge(t *transit, q *workerPort, slot int, out *tunnel.Outer) 
 		w.again(q, transit{slot: slot, rx: t.rx, hops: t.hops + 1, tun: out.Word, came: came, fdbSlot: -1})
 		return
 	}
-	w.tuns[slot], w.cames[slot] = out.Word, came
+	w.await(q, slot, out.Word, came)
+}
+
+// await has a received frame wait for those that come out of tunnel port q with it.
+func (w *worker) await(q *workerPort, slot int, word uint64, came uint16) {
+	w.tuns[slot], w.cames[slot] = word, came
 	for i := range w.popped {
 		if c := &w.popped[i]; c.port == q && c.pops == w.pops+1 {
 			c.set |= 1 << slot
@@ -211,7 +229,19 @@ func (w *worker) forwardPopped() {
 		c := w.popped[last]
 		w.popped = w.popped[:last]
 		w.pops, w.slowTo = c.pops, -1
-		if p := c.port; p.level == parse.L2 || bits.OnesCount64(c.set) > fewPops {
+		p := c.port
+		if o := w.outOf(p); o != nil {
+			c.set = w.directPopped(p, o, c.set)
+		}
+		if c.set = w.complete(p, c.set); c.set == 0 {
+			continue
+		}
+		if p.level == parse.L2 {
+			if c.set = w.decidePopped(p, c.set); c.set == 0 {
+				continue
+			}
+		}
+		if p.level == parse.L2 || bits.OnesCount64(c.set) > fewPops {
 			w.decideSome(p, c.set)
 			continue
 		}

@@ -33,12 +33,9 @@ const endWithin = 2 * time.Second
 type process struct {
 	*exec.Cmd
 	out   *bufio.Reader
-	log   lockedBuffer
+	log   waittest.Buffer
 	ended chan struct{} // closed when it has ended
 }
-
-// A lockedBuffer may be read while it is written.
-type lockedBuffer = waittest.Buffer
 
 // spawn starts a process, which dies with the test.
 func spawn(t *testing.T, args ...string) *process {

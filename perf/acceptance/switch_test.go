@@ -69,17 +69,14 @@ func tail(log string) string {
 	return log[max(0, len(log)-most):]
 }
 
-// A lockedBuffer collects output while others look at it.
-type lockedBuffer = waittest.Buffer
-
 // A switchRun is one `millrace run`, or `millrace dataplane`, with a run directory
 // of its own.
 type switchRun struct {
 	t    *testing.T
 	dir  string
 	cmd  *exec.Cmd
-	out  lockedBuffer // standard output
-	log  lockedBuffer // standard error, of all processes
+	out  waittest.Buffer // standard output
+	log  waittest.Buffer // standard error, of all processes
 	done chan struct{}
 	api  *api.Client
 

@@ -36,12 +36,10 @@ type node struct {
 	bin  string
 	cmd  *exec.Cmd
 	done chan struct{}
-	log  *lockedBuffer
+	log  *waittest.Buffer
 	cni  *libcni.CNIConfig
 	seq  atomic.Int32
 }
-
-type lockedBuffer = waittest.Buffer
 
 func check(t testing.TB, err error) {
 	t.Helper()
@@ -90,8 +88,8 @@ func (n *node) start() {
 	n.t.Helper()
 	cpus, err := sys.AllowedCPUs()
 	check(n.t, err)
-	out := &lockedBuffer{}
-	n.log = &lockedBuffer{}
+	out := &waittest.Buffer{}
+	n.log = &waittest.Buffer{}
 	n.cmd = exec.Command(filepath.Join(n.bin, "millrace"), "run", "--run-dir", n.run, "--cpus", fmt.Sprint(cpus[len(cpus)-1]), "--keep-dataplane=false")
 	n.cmd.Stdout, n.cmd.Stderr = out, n.log
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
@@ -172,7 +170,15 @@ func (n *node) attachments() []attach.Attachment {
 // cli runs a command of the program.
 func (n *node) cli(args ...string) string {
 	n.t.Helper()
-	out, err := exec.Command(filepath.Join(n.bin, "millrace"), append([]string{"--run-dir", n.run}, args...)...).CombinedOutput()
+	run := func() ([]byte, error) {
+		return exec.Command(filepath.Join(n.bin, "millrace"), append([]string{"--run-dir", n.run}, args...)...).CombinedOutput()
+	}
+	out, err := run()
+	for range 5 { // its own patience is for people, not for busy machines
+		if err != nil && strings.Contains(string(out), "deadline exceeded") {
+			out, err = run()
+		}
+	}
 	if err != nil {
 		n.t.Fatalf("millrace %v: %v\n%s", args, err, out)
 	}
