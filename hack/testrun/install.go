@@ -22,6 +22,7 @@ var peers = []string{
 	"dpdk",                        //
 	"dpdk-dev",                    // dpdk-testpmd
 	"iperf3",                      //
+	"strace",                      //
 	"iproute2",                    // namespaces and veths of the tests
 	"libprotobuf-dev",             // what .proto files import
 	"linux-image-amd64",           // the QEMU guest's kernel; the machine keeps its own

@@ -69,7 +69,16 @@ func prepareMachine(c scenario) (restore func(), err error) {
 	if c.plug != nil {
 		return c.plug.prepare()
 	}
-	return peers.Hugepages(generatorPages * c.generatorPorts())
+	pages, err := peers.Hugepages(generatorPages * c.generatorPorts())
+	if err != nil || c.underlay == nil {
+		return pages, err
+	}
+	devices, err := c.underlay.prepare()
+	if err != nil {
+		pages()
+		return nil, err
+	}
+	return func() { devices(); pages() }, nil
 }
 
 // ceilingFrames is how many frames the generator sends through a forwarder that only

@@ -37,15 +37,16 @@ type scenario struct {
 	warmup   time.Duration                // of each turn, if a sixth of it is not enough
 	ceiling  ceilingFunc                  // of the generator; nil: as many frames as go through a forwarder
 
-	ours   rivalFunc         // starts our side; nil: the switch
-	far    bool              // the link of tunnels has delay and loss
-	plug   *plug             // how ports are made; nil: they are vhost-user sockets of the generator
-	rival  rivalFunc         // nil: OVS
-	peer   string            // the rival's name in tables; empty: OVS-DPDK
-	poll   string            // how our worker polls; empty: busy
-	unit   string            // of rates; empty: Mpps
-	config map[string]string // of Open_vSwitch.other_config, from the start
-	done   func()            // ends what turns have begun
+	ours     rivalFunc         // starts our side; nil: the switch
+	far      bool              // the link of tunnels has delay and loss
+	plug     *plug             // how ports are made; nil: they are vhost-user sockets of the generator
+	underlay *underlay         // of a tunnel, which ports lead to; nil: none
+	rival    rivalFunc         // nil: OVS
+	peer     string            // the rival's name in tables; empty: OVS-DPDK
+	poll     string            // how our worker polls; empty: busy
+	unit     string            // of rates; empty: Mpps
+	config   map[string]string // of Open_vSwitch.other_config, from the start
+	done     func()            // ends what turns have begun
 }
 
 // A rivalFunc starts the other side.
