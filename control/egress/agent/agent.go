@@ -321,7 +321,7 @@ func (a *Agent) failed(where string, err error) {
 }
 
 // A backoff is the pauses between attempts: 50 ms at first, half as much again
-// each time and more, 2 s at most, half of that by chance, so that the agents of
+// each time and more, 1 s at most, half of that by chance, so that the agents of
 // many nodes do not come all at once. A link that comes back is found within 3 s.
 type backoff struct{ most time.Duration }
 
@@ -329,7 +329,7 @@ func newBackoff() *backoff { return &backoff{50 * time.Millisecond} }
 
 func (b *backoff) next() time.Duration {
 	d := b.most/2 + rand.N(b.most/2)
-	b.most = min(b.most*8/5, 2*time.Second)
+	b.most = min(b.most*8/5, time.Second)
 	return d
 }
 

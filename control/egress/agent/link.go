@@ -209,8 +209,12 @@ func (l *link) serve(ctx, base context.Context) error {
 	}
 }
 
-// sweep ends streams that have done their work.
+// sweep ends streams that have done their work. A server that takes no notice of
+// DRAIN may send a dial there at any moment, so it loses none while the link serves.
 func (l *link) sweep() {
+	if l.noDrain.Load() && !l.isClosing() {
+		return
+	}
 	for _, s := range l.list() {
 		if s.unused() {
 			s.finish()

@@ -31,11 +31,12 @@ func (l *link) tooFew() {
 	l.replace()
 }
 
-// shrink ends half of the spare streams, if they have not been needed for a time.
+// shrink ends half of the spare streams, if they have not been needed for a time. A
+// server that takes no notice of DRAIN goes on to use them.
 func (l *link) shrink() {
 	l.mu.Lock()
 	n := 0
-	if l.spares.extra > 0 && time.Since(l.spares.last) > sparesKept {
+	if !l.isUndrainable() && l.spares.extra > 0 && time.Since(l.spares.last) > sparesKept {
 		n = (l.spares.extra + 1) / 2
 		l.spares.extra -= n
 	}
