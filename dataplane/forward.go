@@ -28,24 +28,32 @@ type direct struct {
 
 // classify decides where each frame of the batch goes.
 func (w *worker) classify(p *workerPort) {
-	if p.direct.program != 0 {
-		moves := w.engine.cells.Changes()
-		if p.direct.moves == moves || w.flow.cache.Holds(p.direct.program) {
-			p.direct.moves = moves
-			w.directAll(p, w.flow.cache.Program(uint32(p.direct.program)))
-			return
-		}
-		w.undirect(p)
-		p.direct.lost = true
-	}
-	if p.ends != nil && p.ends.arriving {
+	switch h := w.directOf(p); {
+	case h != nil:
+		w.directAll(p, h)
+	case p.ends != nil && p.ends.arriving:
 		w.arrive(p)
-	} else {
+	default:
 		w.forward(p)
 	}
 	if len(w.popped) != 0 {
 		w.forwardPopped()
 	}
+}
+
+// directOf is the program of all frames of p, or nil.
+func (w *worker) directOf(p *workerPort) *flowcache.Program {
+	if p.direct.program == 0 {
+		return nil
+	}
+	moves := w.engine.cells.Changes()
+	if p.direct.moves != moves && !w.flow.cache.Holds(p.direct.program) {
+		w.undirect(p)
+		p.direct.lost = true
+		return nil
+	}
+	p.direct.moves = moves
+	return w.flow.cache.Program(uint32(p.direct.program))
 }
 
 // undirect forgets what becomes of all frames of a port.
@@ -72,6 +80,10 @@ func (w *worker) directAll(p *workerPort, h *flowcache.Program) {
 	o := w.port(h.Arg)
 	if o == nil {
 		p.rxDrops[packet.ReasonNoPort] += n
+		return
+	}
+	if o.isTunnel {
+		w.directTunnel(p, o)
 		return
 	}
 	p.outputs += n
@@ -207,7 +219,9 @@ func (w *worker) markLengths(p *workerPort) {
 	for i := range w.batch.N {
 		c := p.lengthClass(w.batch.WireLen(i))
 		w.keys[i][flowtable.WordL4] |= c
-		w.wide.Keys[i][flowtable.WordL4] |= c
+		if w.wide.Frames>>i&1 != 0 {
+			w.wide.Keys[i][flowtable.WordL4] |= c
+		}
 	}
 }
 
@@ -266,6 +280,9 @@ func (w *worker) carryOut(p *workerPort, set uint64) {
 				o.n++
 				outputs++
 				continue
+			} else if o != nil && o.isTunnel && h.Code == flowcache.ProgramOutput && w.wrapQuick(p, o, i) {
+				outputs++
+				continue
 			}
 		}
 		w.execute(p, i, off)
@@ -295,10 +312,9 @@ func (w *worker) execute(p *workerPort, i int, off uint32) {
 		return
 	}
 	t := transit{in: p, slot: i, rx: i, fdbSlot: -1, tun: w.tunnelWord(p, i), came: w.cameBy(p, i)}
+	a := w.addresses(i) // before a tunnel's headers go
 	w.perform(&t, w.flow.cache.Ops(off), dropArg(h))
-	if t.fdbSlot >= 0 && t.only != nil && p.level == parse.L2 && p.dev != nil {
-		w.decide(p, i, off, &t)
-	}
+	w.decide(p, a, off, &t)
 }
 
 // dropArg is the reason of a program that outputs nothing.

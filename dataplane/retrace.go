@@ -210,7 +210,6 @@ func (w *worker) retrace(p *workerPort, i int) bool {
 // endRetrace counts frame i, whose retrace has come to its end, and does what it says.
 func (w *worker) endRetrace(p *workerPort, i int, what flowtable.Retraced) {
 	p.doubt -= min(p.doubt, 1)
-	w.firstMiss()
 	w.missed++
 	w.stats.Walks++
 	w.retracings++

@@ -26,7 +26,6 @@ func (w *worker) slow(p *workerPort, i int, found uint32, rest uint64) {
 		}
 		return
 	}
-	w.firstMiss()
 	spent := w.spent
 	if w.slowTo != i {
 		w.slowEnd = sys.TSC()
@@ -52,14 +51,6 @@ func (w *worker) slow(p *workerPort, i int, found uint32, rest uint64) {
 		w.slowEnd = end
 	}
 	w.missed++
-}
-
-// firstMiss begins the account of the slow path for a batch, if that is not done yet.
-func (w *worker) firstMiss() {
-	if w.missed == 0 {
-		w.sighted = [8]uint64{}
-		w.slowTo = -1
-	}
 }
 
 // again decides about a frame that comes in by p: the other end of a patch port, a
@@ -91,6 +82,7 @@ func (w *worker) again(p *workerPort, t transit) {
 	w.flow.ct.clock(began)
 	w.decideSlowly(&t, key, wide, found)
 	w.spent = spent + sys.TSC() - began
+	w.missed++
 }
 
 // lookupOne looks one key up.
@@ -360,31 +352,33 @@ func (w *worker) widen(p *workerPort, mask *flowtable.Key) bool {
 // and shorter ones, and reports whether it could. If classes of lengths change,
 // what was kept by them is forgotten.
 func (w *worker) divide(p *workerPort, comp *flowtable.Composed) bool {
-	had := len(p.steps)
+	var fresh [2]uint32
+	n := 0
 	for _, step := range [2]uint32{comp.LenMin, comp.LenMax + 1} { // the last but one wraps to 0
-		if step == 0 {
-			continue
+		if _, found := slices.BinarySearch(p.steps, step); step != 0 && !found {
+			fresh[n] = step
+			n++
 		}
-		at, found := slices.BinarySearch(p.steps, step)
-		if found {
-			continue
-		}
-		if len(p.steps) == stepsMax {
-			return false
-		}
-		p.steps = slices.Insert(p.steps, at, step)
 	}
-	if len(p.steps) == had {
+	switch {
+	case n == 0:
 		return true
+	case len(p.steps)+n > stepsMax:
+		return false
 	}
-	steps := p.steps
+	steps := append(p.steps, fresh[:n]...)
+	slices.Sort(steps)
 	w.unplan(p)
 	p.steps = steps
 	return w.plan(p)
 }
 
-// noteDirect notes that all frames of p have one program, if that is so.
+// noteDirect notes that all frames of p have one program, if that is so. It is not where those
+// for the ends of tunnels are looked for.
 func (w *worker) noteDirect(p *workerPort, comp *flowtable.Composed, program uint32) {
+	if p.ends != nil && p.ends.arriving {
+		return
+	}
 	for i, m := range &comp.Mask {
 		if i == flowtable.WordIn {
 			m &^= 0xffffffff << 32
@@ -395,7 +389,7 @@ func (w *worker) noteDirect(p *workerPort, comp *flowtable.Composed, program uin
 	}
 	h := w.flow.cache.Program(program)
 	o := w.port(h.Arg)
-	if h.Code == flowcache.ProgramDrop || h.Code == flowcache.ProgramOutput && o != nil && o.plain {
+	if h.Code == flowcache.ProgramDrop || h.Code == flowcache.ProgramOutput && o != nil && (o.plain || o.isTunnel) {
 		w.undirect(p)
 		p.direct.program = w.flow.cache.Retain(program)
 	}

@@ -65,7 +65,8 @@ type worker struct {
 	doing   sync.Mutex // held by the one that waits for inbox
 	stopped chan struct{}
 
-	cuts [packet.SlotsMax]packet.Ref // a port's list in the making; see cut
+	cuts   [packet.SlotsMax]packet.Ref // a port's list in the making; see cut
+	merger packet.Merger
 }
 
 // An rxQueue is one receive queue of a port, as its worker sees it.
@@ -122,7 +123,7 @@ type desk struct {
 	spent      uint64                            // ticks in the slow path
 	slowEnd    uint64                            // when it was last left, or entered if the next frame goes there too
 	slowTo     int                               // frame behind the last that went there
-	missed     int                               // frames that went there
+	missed     int                               // walks that were made there, or frames that were let in late
 	visited    int                               // rules that matched there
 }
 
@@ -148,6 +149,7 @@ func newWorker(id, cpu int, mode PollMode, e *engine, n int) (*worker, error) {
 	}
 	w.stats.CPU = cpu
 	w.clock.epoch = e.epoch
+	w.slowTo = -1
 	return w, nil
 }
 
@@ -265,9 +267,13 @@ func (w *worker) poll(q *rxQueue, limit int) int {
 	if b.NEarly != 0 {
 		w.countEarly(p)
 	}
+	frames := uint64(b.N)
+	if p.ingress != nil {
+		w.police(p)
+	}
 	w.classify(p)
 	w.carry()
-	q.measure(w, uint64(b.N))
+	q.measure(w, frames)
 	if w.missed != 0 {
 		if w.flow.ct.released {
 			w.back.by = q

@@ -357,7 +357,9 @@ func (w *Worker) stepTags(r *record, s status, dir int, p *Packet) (status, outc
 	defer l.Unlock()
 	tags := [2]uint32{r.seq[0].end, r.seq[1].end}
 	next, what := sctpStep(s, dir, p, &tags)
-	r.seq[0].end, r.seq[1].end = tags[0], tags[1]
+	if what != invalid {
+		r.seq[0].end, r.seq[1].end = tags[0], tags[1]
+	}
 	return next, what
 }
 
