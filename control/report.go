@@ -165,6 +165,7 @@ func statistics(p *api.PortStats) map[string]int {
 		"rx_port_security_drops": dropped(p.GetRxDrops(), "port_security"),
 		"tx_finished_checksums":  f.GetChecksums(), "tx_finished_tcp": f.GetTcp(),
 		"tx_finished_udp": f.GetUdp(), "tx_finished_segments": f.GetSegments(),
+		"tx_merged_tcp": f.GetMerged(), "tx_merged_segments": f.GetJoined(),
 	} {
 		if n != 0 {
 			s[key] = int(n)

@@ -181,6 +181,11 @@ func IsHost(portType string) bool { return portType == TypeTAP || portType == Ty
 // to itself. It is "true", the default, or "false".
 const OptionOffload = "offload"
 
+// OptionGRO is a key of PortSpec.Options for vhost-user and kernel ports: whether segments of
+// TCP that come in one batch are merged into super-frames, if the peer takes those. It is
+// "true", or "false", the default.
+const OptionGRO = "gro"
+
 // OptionDevice is a key of PortSpec.Options for kernel ports: what the device is
 // called, if not as the port.
 const OptionDevice = "device"
@@ -283,9 +288,9 @@ func (d *Drops) Total() uint64 {
 
 // Balanced reports whether every frame of the port is accounted for: what it
 // received was output or dropped, what was output to it was sent, cut into segments
-// that were sent, or dropped.
+// that were sent, merged into a super-frame that was, or dropped.
 func (s *PortStats) Balanced() bool {
-	return s.RxFrames+s.Copies == s.Outputs+s.RxDrops.Total() && s.Offered+s.Finished.Segments == s.TxFrames+s.TxDrops.Total()
+	return s.RxFrames+s.Copies == s.Outputs+s.RxDrops.Total() && s.Offered+s.Finished.Segments == s.TxFrames+s.TxDrops.Total()+s.Finished.Joined
 }
 
 // WorkerStats counts what a worker did. Times are in ticks of the time stamp

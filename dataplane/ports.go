@@ -120,6 +120,7 @@ func (s *Switch) expel(gone []*port) error {
 			if names[p.wire] {
 				p.wire = ""
 				a.begin(p)
+				s.watch.touch(p.spec.Name)
 			}
 		}
 	})

@@ -32,6 +32,8 @@ func (s *PortSpec) check() error {
 		return fmt.Errorf("%w: only tap and internal ports are devices of the host", ErrBadSpec)
 	case s.Queues < 0 || s.Queues > queuesMax:
 		return fmt.Errorf("%w: %d queue pairs are not in 0..%d", ErrBadSpec, s.Queues, queuesMax)
+	case !slices.Contains([]string{"", "true", "false"}, s.Options[OptionGRO]):
+		return fmt.Errorf("%w: %s=%q is neither true nor false", ErrBadSpec, OptionGRO, s.Options[OptionGRO])
 	case s.MACLimit < 0:
 		return fmt.Errorf("%w: MAC limit %d is negative", ErrBadSpec, s.MACLimit)
 	}

@@ -26,6 +26,7 @@ type workerPort struct {
 	direct direct          // what becomes of all its frames, if that is one thing
 	plan   *flowcache.Plan // of its keys in the cache; nil: none yet
 	exact  flowtable.Key   // bits of the key on which any program of the plan depends
+	doubt  uint32          // that retraces are of use
 	steps  []uint32        // lengths of frames at which programs differ, in order
 
 	list   []packet.Ref // what goes out next: own, or identity
@@ -48,8 +49,9 @@ type workerPort struct {
 
 	counters
 
-	taker OffloadTaker // tx, if it is one
-	extra uint64       // of n: segments beyond the first of their frame
+	taker  OffloadTaker // tx, if it is one
+	merges bool         // segments of TCP are merged for the peer, if it takes super-frames
+	extra  uint64       // of n: segments beyond the first of their frame, less those that were merged
 }
 
 // Sizes of lists of what goes to a port. They grow as they need.
@@ -60,7 +62,8 @@ const (
 
 // newWorkerPort is p for a worker that does not know it yet.
 func newWorkerPort(p *port) *workerPort {
-	wp := &workerPort{name: p.spec.Name, number: p.number, dev: p.dev, vlan: newVLANPolicy(p.spec), ingress: p.ingress, egress: p.egress, own: make([]packet.Ref, listMin)}
+	wp := &workerPort{name: p.spec.Name, number: p.number, dev: p.dev, vlan: newVLANPolicy(p.spec), ingress: p.ingress, egress: p.egress, own: make([]packet.Ref, listMin),
+		merges: p.spec.Options[OptionGRO] == "true"}
 	wp.list = wp.own
 	wp.retunnel(p)
 	if p.readFully() {

@@ -21,8 +21,8 @@ import (
 	"millrace/dataplane/api"
 	"millrace/dataplane/service"
 	"millrace/dataplane/service/switchtest"
-	"millrace/perf/peers"
 	"millrace/supervise"
+	"millrace/waittest"
 )
 
 // endWithin is how long `millrace run` may take to end, where nobody else has
@@ -33,7 +33,7 @@ const endWithin = 2 * time.Second
 type process struct {
 	*exec.Cmd
 	out   *bufio.Reader
-	log   peers.Buffer
+	log   waittest.Buffer
 	ended chan struct{} // closed when it has ended
 }
 
@@ -116,13 +116,9 @@ func (p *process) end(t *testing.T, sig syscall.Signal) {
 }
 
 // await waits until ok holds.
-func await(t *testing.T, what string, ok func() bool) {
+func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(testTimeout); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not in time: %s", what)
-		}
-	}
+	waittest.Until(t, what, ok)
 }
 
 // pidOf is the process id of the dataplane of dir, or 0.

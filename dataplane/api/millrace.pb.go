@@ -3780,7 +3780,7 @@ func (x *Drop) GetFrames() uint64 {
 
 // PortStats counts a port's frames since it was added. Two sums always hold:
 // rx_frames + copies = outputs + all rx_drops, and
-// offered + finished.segments = tx_frames + all tx_drops.
+// offered + finished.segments = tx_frames + all tx_drops + finished.joined.
 type PortStats struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3921,6 +3921,8 @@ type Finished struct {
 	Tcp           uint64                 `protobuf:"varint,2,opt,name=tcp,proto3" json:"tcp,omitempty"`             // super-frames of TCP cut into segments
 	Udp           uint64                 `protobuf:"varint,3,opt,name=udp,proto3" json:"udp,omitempty"`             // super-frames of UDP cut into datagrams
 	Segments      uint64                 `protobuf:"varint,4,opt,name=segments,proto3" json:"segments,omitempty"`   // frames that came of both, beyond the first of each
+	Merged        uint64                 `protobuf:"varint,5,opt,name=merged,proto3" json:"merged,omitempty"`       // the other way round: super-frames made of segments of TCP for a port whose options say so
+	Joined        uint64                 `protobuf:"varint,6,opt,name=joined,proto3" json:"joined,omitempty"`       // segments that went into them, beyond the first of each
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3979,6 +3981,20 @@ func (x *Finished) GetUdp() uint64 {
 func (x *Finished) GetSegments() uint64 {
 	if x != nil {
 		return x.Segments
+	}
+	return 0
+}
+
+func (x *Finished) GetMerged() uint64 {
+	if x != nil {
+		return x.Merged
+	}
+	return 0
+}
+
+func (x *Finished) GetJoined() uint64 {
+	if x != nil {
+		return x.Joined
 	}
 	return 0
 }
@@ -4449,12 +4465,14 @@ const file_dataplane_api_millrace_proto_rawDesc = "" +
 	"\brx_drops\x18\n" +
 	" \x03(\v2\x1b.millrace.dataplane.v1.DropR\arxDrops\x126\n" +
 	"\btx_drops\x18\v \x03(\v2\x1b.millrace.dataplane.v1.DropR\atxDrops\x12;\n" +
-	"\bfinished\x18\f \x01(\v2\x1f.millrace.dataplane.v1.FinishedR\bfinished\"h\n" +
+	"\bfinished\x18\f \x01(\v2\x1f.millrace.dataplane.v1.FinishedR\bfinished\"\x98\x01\n" +
 	"\bFinished\x12\x1c\n" +
 	"\tchecksums\x18\x01 \x01(\x04R\tchecksums\x12\x10\n" +
 	"\x03tcp\x18\x02 \x01(\x04R\x03tcp\x12\x10\n" +
 	"\x03udp\x18\x03 \x01(\x04R\x03udp\x12\x1a\n" +
-	"\bsegments\x18\x04 \x01(\x04R\bsegments\";\n" +
+	"\bsegments\x18\x04 \x01(\x04R\bsegments\x12\x16\n" +
+	"\x06merged\x18\x05 \x01(\x04R\x06merged\x12\x16\n" +
+	"\x06joined\x18\x06 \x01(\x04R\x06joined\";\n" +
 	"\x03Gap\x12\x1e\n" +
 	"\vup_to_ticks\x18\x01 \x01(\x04R\tupToTicks\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\"\xa4\x03\n" +

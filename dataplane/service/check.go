@@ -157,9 +157,9 @@ func optionsOf(portType string) []string {
 	case portType == dataplane.TypeAFXDP, dataplane.IsTunnel(portType):
 		return nil
 	case dataplane.IsHost(portType):
-		return []string{dataplane.OptionOffload, dataplane.OptionDevice}
+		return []string{dataplane.OptionOffload, dataplane.OptionGRO, dataplane.OptionDevice}
 	case portType == dataplane.TypeVhostServer, portType == dataplane.TypeVhostClient:
-		return []string{dataplane.OptionOffload, dataplane.OptionPeerUID, dataplane.OptionOwner, dataplane.OptionMode, dataplane.OptionNoFollow}
+		return []string{dataplane.OptionOffload, dataplane.OptionGRO, dataplane.OptionPeerUID, dataplane.OptionOwner, dataplane.OptionMode, dataplane.OptionNoFollow}
 	}
 	return []string{}
 }

@@ -178,7 +178,8 @@ func toPortStats(p *dataplane.PortStats) *api.PortStats {
 		RxFrames: p.RxFrames, RxBytes: p.RxBytes, TxFrames: p.TxFrames, TxBytes: p.TxBytes,
 		Copies: p.Copies, Outputs: p.Outputs, Offered: p.Offered,
 		RxDrops: toDrops(&p.RxDrops), TxDrops: toDrops(&p.TxDrops),
-		Finished: &api.Finished{Checksums: p.Finished.Sums, Tcp: p.Finished.TCP, Udp: p.Finished.UDP, Segments: p.Finished.Segments},
+		Finished: &api.Finished{Checksums: p.Finished.Sums, Tcp: p.Finished.TCP, Udp: p.Finished.UDP, Segments: p.Finished.Segments,
+			Merged: p.Finished.Merged, Joined: p.Finished.Joined},
 	}
 }
 

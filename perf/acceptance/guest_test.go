@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"millrace/dataplane/sys"
-	"millrace/perf/peers"
 	"millrace/vhost/frontend"
+	"millrace/waittest"
 )
 
 // guestEnv holds the guestConfig of a process that is to be a guest.
@@ -195,7 +195,7 @@ type guestProcess struct {
 	cfg  guestConfig
 	page *page
 	cmd  *exec.Cmd
-	out  peers.Buffer
+	out  waittest.Buffer
 	done chan struct{}
 }
 

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"millrace/dataplane/sys"
-	"millrace/perf/peers"
 	"millrace/vhost/frontend"
+	"millrace/waittest"
 )
 
 // A steadyPair is a process that is two guests on one thread, which send to each
@@ -175,7 +175,7 @@ func newSteady(t *testing.T, path, path2, file string) *steady {
 	check(t, err)
 	self, err := os.Executable()
 	check(t, err)
-	cmd, done, out := exec.Command(self), make(chan struct{}), &peers.Buffer{}
+	cmd, done, out := exec.Command(self), make(chan struct{}), &waittest.Buffer{}
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s", guestEnv, config), "GOMAXPROCS=2")
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -22,6 +22,7 @@ import (
 	"millrace/dataplane/service"
 	"millrace/dataplane/sys"
 	"millrace/perf/peers"
+	"millrace/waittest"
 )
 
 // patience bounds every wait for something that should come soon; the machine
@@ -59,11 +60,7 @@ func check(t *testing.T, err error) {
 // does not in time.
 func eventually(t *testing.T, f func() bool, what string, args ...any) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !f(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in %v: %s", patience, fmt.Sprintf(what, args...))
-		}
-	}
+	waittest.Until(t, fmt.Sprintf(what, args...), f)
 }
 
 // tail returns the end of a log.
@@ -78,8 +75,8 @@ type switchRun struct {
 	t    *testing.T
 	dir  string
 	cmd  *exec.Cmd
-	out  peers.Buffer // standard output
-	log  peers.Buffer // standard error, of all processes
+	out  waittest.Buffer // standard output
+	log  waittest.Buffer // standard error, of all processes
 	done chan struct{}
 	api  *api.Client
 

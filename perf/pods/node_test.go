@@ -15,13 +15,12 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
-	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"millrace/control/cni/attach"
 	"millrace/dataplane/sys"
 	"millrace/dataplane/tap/taptest"
-	"millrace/perf/peers"
+	"millrace/waittest"
 )
 
 // ipamDir is where Debian's containernetworking-plugins are.
@@ -37,7 +36,7 @@ type node struct {
 	bin  string
 	cmd  *exec.Cmd
 	done chan struct{}
-	log  *peers.Buffer
+	log  *waittest.Buffer
 	cni  *libcni.CNIConfig
 	seq  atomic.Int32
 }
@@ -49,13 +48,10 @@ func check(t testing.TB, err error) {
 	}
 }
 
-func eventually(t testing.TB, what string, f func() bool) {
+// eventually waits until f reports true.
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !f(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not in %v: %s", patience, what)
-		}
-	}
+	waittest.Until(t, what, ok)
 }
 
 // newNode starts a switch, for the length of the test.
@@ -92,8 +88,8 @@ func (n *node) start() {
 	n.t.Helper()
 	cpus, err := sys.AllowedCPUs()
 	check(n.t, err)
-	out := &peers.Buffer{}
-	n.log = &peers.Buffer{}
+	out := &waittest.Buffer{}
+	n.log = &waittest.Buffer{}
 	n.cmd = exec.Command(filepath.Join(n.bin, "millrace"), "run", "--run-dir", n.run, "--cpus", fmt.Sprint(cpus[len(cpus)-1]), "--keep-dataplane=false")
 	n.cmd.Stdout, n.cmd.Stderr = out, n.log
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
@@ -302,12 +298,4 @@ func (n *node) nothingLeft(pods ...*pod) {
 	for _, f := range append(append(left, notes...), leases...) {
 		n.t.Errorf("left: %s", f)
 	}
-}
-
-// code is the code of an error of CNI.
-func code(err error) uint {
-	if e, ok := err.(*types.Error); ok {
-		return e.Code
-	}
-	return 0
 }
