@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/gopacket"
+	"github.com/google/gopacket/ip4defrag"
 	"github.com/google/gopacket/layers"
 )
 
@@ -162,6 +163,46 @@ func TestTooBig(t *testing.T) {
 		if p.TooBig(b, map[bool]netip.Addr{true: a6, false: a4}[tt.from.Is4()], 1400) != nil {
 			t.Error("the error is from an address of another version")
 		}
+	}
+}
+
+// TestFragments: gopacket puts them together again, also fragments of fragments.
+func TestFragments(t *testing.T) {
+	want := make([]byte, 3000)
+	for i := range want {
+		want[i] = byte(i * 7)
+	}
+	b := build(t, a4, b4, layers.IPProtocolUDP, gopacket.Payload(want))
+	defrag := ip4defrag.NewIPv4Defragmenter()
+	for _, f := range Fragments(b, 1400) {
+		for _, g := range Fragments(f, 600) {
+			if len(g) > 600 || fold(add(0, g[:20])) != 0 {
+				t.Errorf("a fragment of %d bytes", len(g))
+			}
+			read := gopacket.NewPacket(g, layers.LayerTypeIPv4, gopacket.Default).Layer(layers.LayerTypeIPv4).(*layers.IPv4)
+			whole, err := defrag.DefragIPv4(read)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if whole != nil {
+				if !slices.Equal(whole.Payload, want) {
+					t.Error("they are another packet")
+				}
+				return
+			}
+		}
+	}
+	t.Error("they are no packet")
+}
+
+func TestNoFragments(t *testing.T) {
+	b := build(t, a4, b4, layers.IPProtocolUDP, gopacket.Payload(make([]byte, 3000)))
+	b[6] |= 0x40
+	if Fragments(b, 1400) != nil {
+		t.Error("a packet is cut that may not be")
+	}
+	if Fragments(build(t, a6, b6, layers.IPProtocolUDP, gopacket.Payload(make([]byte, 3000))), 1400) != nil {
+		t.Error("a packet of IPv6 is cut")
 	}
 }
 
