@@ -25,6 +25,7 @@ var peers = []string{
 	"iproute2",                    // namespaces and veths of the tests
 	"libprotobuf-dev",             // what .proto files import
 	"linux-image-amd64",           // the QEMU guest's kernel; the machine keeps its own
+	"nftables",                    // NAT in front of nodes
 	"openvswitch-switch",          // ovsdb-server, ovs-vsctl, ovs-ofctl
 	"openvswitch-switch-dpdk",     // the switch we are compared with
 	"ovn-central",                 //
@@ -32,6 +33,7 @@ var peers = []string{
 	"python3-openvswitch",         // its database client
 	"qemu-system-x86",             //
 	"tshark",                      //
+	"wireguard-tools",             // wg, for operators of tunnels
 }
 
 // services are what the packages above would run; the tests start their own.

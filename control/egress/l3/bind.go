@@ -8,8 +8,8 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 )
 
-// datagram kinds, as WireGuard numbers its messages.
-var datagramNames = [...]string{"malformed", "initiation", "response", "cookie", "data"}
+// datagramNames are kinds of datagrams, as WireGuard numbers its messages; 0 is none.
+var datagramNames = [...]string{"", "initiation", "response", "cookie", "data"}
 
 // A bind counts what comes in by its sockets, and keeps from WireGuard what is none
 // of its messages.

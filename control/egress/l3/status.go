@@ -78,6 +78,7 @@ func (t *Tunnel) counters(s *Status) {
 	h := t.hub
 	s.Packets = Packets{h.in.Load(), h.inBytes.Load(), h.out.Load(), h.outBytes.Load()}
 	s.Dropped = map[string]uint64{
+		"datagram":  t.bind.counts[0].Load(),
 		"handshake": t.refused[badHandshake].Load(),
 		"source":    t.refused[badSource].Load(),
 		"version":   t.refused[badVersion].Load(),
@@ -87,7 +88,7 @@ func (t *Tunnel) counters(s *Status) {
 		s.Dropped[v.String()] = h.counts[v].Load()
 	}
 	s.Kinds = map[string]uint64{"keepalive": t.refused[keepalive].Load(), "opened": h.opened.Load()}
-	for kind, name := range datagramNames {
-		s.Kinds[name] = t.bind.counts[kind].Load()
+	for kind, name := range datagramNames[1:] {
+		s.Kinds[name] = t.bind.counts[kind+1].Load()
 	}
 }

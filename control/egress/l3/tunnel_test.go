@@ -228,7 +228,7 @@ func TestTooBig(t *testing.T) {
 	if q, quoted := info.Quoted(got); !ok || info.Kind != packet.Error || !quoted || q.Dst != podAddr || int(binary.BigEndian.Uint16(got[26:])) != DefaultMTU {
 		t.Errorf("the operator is told %x: %+v", got, info)
 	}
-	if n := p.server.Status().Dropped["too-big"]; n == 0 {
+	if n := p.server.Status().Dropped["too_big"]; n == 0 {
 		t.Error("it was not counted")
 	}
 }
@@ -255,11 +255,11 @@ func TestHostile(t *testing.T) {
 		b       []byte
 		counter func(Status) uint64
 	}{
-		{"nothing of WireGuard", []byte("GET / HTTP/1.0\r\n\r\n, if you please, dear server"), func(s Status) uint64 { return s.Kinds["malformed"] }},
-		{"short", []byte{1}, func(s Status) uint64 { return s.Kinds["malformed"] }},
-		{"initiation of a wrong size", message(1, 149), func(s Status) uint64 { return s.Kinds["malformed"] }},
-		{"data of a wrong size", message(4, 31), func(s Status) uint64 { return s.Kinds["malformed"] }},
-		{"large", message(9, 60_000), func(s Status) uint64 { return s.Kinds["malformed"] }},
+		{"nothing of WireGuard", []byte("GET / HTTP/1.0\r\n\r\n, if you please, dear server"), func(s Status) uint64 { return s.Dropped["datagram"] }},
+		{"short", []byte{1}, func(s Status) uint64 { return s.Dropped["datagram"] }},
+		{"initiation of a wrong size", message(1, 149), func(s Status) uint64 { return s.Dropped["datagram"] }},
+		{"data of a wrong size", message(4, 31), func(s Status) uint64 { return s.Dropped["datagram"] }},
+		{"large", message(9, 60_000), func(s Status) uint64 { return s.Dropped["datagram"] }},
 		{"initiation without a sum", message(1, 148), func(s Status) uint64 { return s.Dropped["handshake"] }},
 		{"response without a sum", message(2, 92), func(s Status) uint64 { return s.Dropped["handshake"] }},
 		{"data that nobody has a key for", message(4, 132), func(s Status) uint64 { return s.Kinds["data"] - s.Kinds["opened"] - s.Kinds["keepalive"] }},

@@ -16,7 +16,7 @@ const (
 	verdicts
 )
 
-var verdictNames = [verdicts]string{"deliver", "relay", "own", "malformed", "denied", "unsolicited", "no-route", "too-big"}
+var verdictNames = [verdicts]string{"deliver", "relay", "own", "malformed", "denied", "unsolicited", "no_route", "too_big"}
 
 // String is a word, a label of metrics.
 func (v Verdict) String() string { return verdictNames[v] }
