@@ -25,6 +25,7 @@ type l3Flags struct {
 	servers   []string
 	addresses []string
 	allow     []string
+	outward   []string
 	netns     string
 	device    string
 	mtu       int
@@ -34,6 +35,7 @@ type l3Flags struct {
 
 	peers  []l3.Peer
 	own    []netip.Addr
+	to     []netip.Prefix
 	policy *policy.Policy
 }
 
@@ -59,7 +61,8 @@ it is in, which is asked for signs of life each second, then further prefixes:
 
 --allow takes the rules of ` + "`millrace egress agent`" + `; those for pods and services
 count. A rule with ports opens these for TCP, UDP and SCTP; one without opens all,
-and echoes (ping). What operators did not begin does not pass: pods cannot dial.
+and echoes (ping). What operators did not begin does not pass: pods cannot dial, but
+to --outward prefixes, and there the server decides.
 
 The private key is read anew when its file changes.
 
@@ -82,6 +85,7 @@ func (f *l3Flags) add(cmd *cobra.Command) {
 	fs.StringArrayVar(&f.servers, "server", nil, "a server: KEY HOST:PORT ADDRESS/BITS[,PREFIX...]; again for more")
 	fs.StringSliceVar(&f.addresses, "address", nil, "address of this end of the tunnel, as the server knows it; again for one of the other IP version")
 	fs.StringArrayVar(&f.allow, "allow", nil, "a rule of what may be reached; again for more")
+	fs.StringSliceVar(&f.outward, "outward", nil, "prefix at the other end that pods may begin flows to; again for more (default: none)")
 	fs.StringVar(&f.netns, "netns", "", "network namespace of the switch's port: a name below /run/netns, or a path (required)")
 	fs.StringVar(&f.device, "device", "mrl3", "name of the tunnel's device there")
 	fs.IntVar(&f.mtu, "mtu", l3.DefaultMTU, "MTU of the tunnel: that of the way to the server less 80")
@@ -114,6 +118,13 @@ func (f *l3Flags) check(cmd *cobra.Command) (err error) {
 			return usage(cmd, "--server: %w", err)
 		}
 		f.peers = append(f.peers, p)
+	}
+	for _, w := range f.outward {
+		p, err := netip.ParsePrefix(w)
+		if err != nil {
+			return usage(cmd, "--outward: %w", err)
+		}
+		f.to = append(f.to, p)
 	}
 	if f.policy, err = policy.Parse(strings.Join(f.allow, " "), false); err != nil {
 		return usage(cmd, "--allow: %w", err)
@@ -199,7 +210,7 @@ func (a *app) egressL3(cmd *cobra.Command, f *l3Flags) error {
 	}
 	t, err := l3.New(l3.Config{
 		Load: f.load, Use: func(peers []l3.Peer) error { return dev.Route(prefixesOf(peers)) }, Port: f.port, Own: f.own, MTU: f.mtu, Inner: dev,
-		Filter: guard.NewNode(f.own, func() *policy.Policy { return f.policy }), Log: log,
+		Filter: guard.NewNode(f.own, f.to, func() *policy.Policy { return f.policy }), Log: log,
 	})
 	if err != nil {
 		return errors.Join(err, dev.Close())

@@ -56,6 +56,7 @@ func newTunnelLab(t *testing.T, roster string) *tunnelLab {
 	for i, pods := range [][]*labPod{{b.pod, b.shy}, {b.two}} {
 		for _, p := range pods {
 			p.Run("ip route add 10.99.0.0/24 via %s", b.doors[i].v4)
+			p.Run("ip route add %s via %s", []string{"10.9.0.16/28", "10.9.0.0/28"}[i], b.doors[i].v4)
 			p.Run("ip route add fd99::/64 via %s", b.doors[i].v6)
 		}
 	}
@@ -193,9 +194,9 @@ func (p *inside) end() {
 // startNode starts the end of the i-th node.
 func (b *tunnelLab) startNode(i int) {
 	b.t.Helper()
-	prefixes := []string{"10.9.0.0/29", "10.9.0.16/29"}
+	prefixes, others := []string{"10.9.0.0/29", "10.9.0.16/29"}, []string{"10.9.0.16/28", "10.9.0.0/28"}
 	b.nodes[i] = spawn(b.t, "egress", "l3", "--run-dir", []string{b.dir, b.dir2}[i], "--private-key", b.keyFile(fmt.Sprintf("node%d", i+1)),
-		"--server", b.keys["server"].Public().String()+" 198.51.100.2:51820 10.99.0.1/24,fd99::/64", "--address", fmt.Sprintf("10.99.0.%d,fd99::%d", i+2, i+2),
+		"--server", b.keys["server"].Public().String()+" 198.51.100.2:51820 10.99.0.1/24,fd99::/64,"+others[i], "--outward", others[i], "--address", fmt.Sprintf("10.99.0.%d,fd99::%d", i+2, i+2),
 		"--netns", fmt.Sprintf("/proc/%d/ns/net", b.doors[i].PID()), "--listen", fmt.Sprintf("127.0.0.1:%d", 8094+i), "--allow", "pods="+prefixes[i], "--allow", "pods=fd09::/64")
 	if got := b.nodes[i].line(b.t); got != "ready\n" {
 		b.t.Fatalf("the node's first line is %q", got)
@@ -382,6 +383,38 @@ func (b *tunnelLab) denied() {
 	if after := b.dropped("unsolicited"); after == before {
 		t.Error("a pod's echo to an operator was not counted as unsolicited")
 	}
+}
+
+// TestTunnelNodes: pods of nodes reach each other if the server is told so, while it
+// runs.
+func TestTunnelNodes(t *testing.T) {
+	if !netnstest.Alone(t) {
+		return
+	}
+	b := newTunnelLab(t, "between_nodes: false")
+	before := b.status(b.state, "egress-server").Dropped["unsolicited"]
+	b.silent(b.pod.Pod, b.two.v4)
+	if after := b.status(b.state, "egress-server").Dropped["unsolicited"]; after == before {
+		t.Error("what a node sent to another was not counted")
+	}
+	b.roster = "between_nodes: true"
+	b.writeRoster()
+	b.serveHTTP(b.two, 80)
+	b.await("nodes reach each other", healTime, func() string {
+		if err := b.get(b.pod.Pod, b.two.v4+":80"); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	b.silent(b.pod.Pod, "10.99.0.50") // and nobody else
+	b.roster = ""
+	b.writeRoster()
+	b.await("nodes do not reach each other any more", healTime, func() string {
+		if err := b.pod.Ping(b.two.v4, 56, 300*time.Millisecond); err == nil {
+			return "they do"
+		}
+		return ""
+	})
 }
 
 // shown is what people and monitoring see.

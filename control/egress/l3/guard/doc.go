@@ -13,7 +13,8 @@
 //
 // A packet to an operator passes if it is the reply of a flow: same addresses,
 // ports (or identifier of the echo) and protocol, the other way round; or an ICMP
-// error that quotes a packet of one. Pods begin nothing.
+// error that quotes a packet of one. Pods begin nothing, but to prefixes that the
+// node names for it; that is judged by the other end.
 //
 // # On a server
 //

@@ -15,6 +15,11 @@ type key struct {
 	kind             packet.Kind // Ports, EchoRequest, Fragment or Other
 }
 
+// begins reports whether a packet of p's kind can begin a flow.
+func begins(p *packet.Info) bool {
+	return p.Kind == packet.Ports || p.Kind == packet.EchoRequest || p.Kind == packet.Other
+}
+
 // keyOf is the flow that p, which is no error, is a packet of, by who began it.
 func keyOf(p *packet.Info) key {
 	k := key{src: p.Src.As16(), dst: p.Dst.As16(), srcPort: p.SrcPort, dstPort: p.DstPort, proto: p.Proto, kind: p.Kind}

@@ -67,13 +67,13 @@ func fragment(b []byte, id, offset uint16, more bool) []byte {
 	return b
 }
 
-func newNode(t testing.TB, rules string) *Node {
+func newNode(t testing.TB, rules string, outward ...netip.Prefix) *Node {
 	t.Helper()
 	p, err := policy.Parse(rules, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return NewNode([]netip.Addr{own}, func() *policy.Policy { return p })
+	return NewNode([]netip.Addr{own}, outward, func() *policy.Policy { return p })
 }
 
 // A step is a packet, and what becomes of it.
@@ -137,6 +137,23 @@ func TestNode(t *testing.T) {
 	})
 }
 
+// TestOutward: pods begin flows to what is named for it, and to nothing else.
+func TestOutward(t *testing.T) {
+	far := netip.MustParseAddr("10.8.0.1")
+	walk(t, newNode(t, rules, netip.MustParsePrefix("10.8.0.0/24")), []step{
+		{"answer before the question", false, send(far, netip.MustParseAddr("10.1.1.1"), tcp, 80, 1000), l3.Denied},
+		{"pod begins", true, send(pod, far, tcp, 1000, 80), l3.Relay},
+		{"again", true, send(pod, far, tcp, 1000, 80), l3.Relay},
+		{"answer", false, send(far, pod, tcp, 80, 1000), l3.Deliver},
+		{"echo", true, echo(pod, far, 4), l3.Relay},
+		{"its reply", false, reply(far, pod, 4), l3.Deliver},
+		{"another reply", false, reply(far, pod, 5), l3.Unsolicited},
+		{"error about it", false, about(send(pod, far, tcp, 1000, 80), far), l3.Deliver},
+		{"a reply begins nothing", true, reply(pod, far, 9), l3.Unsolicited},
+		{"pod begins elsewhere", true, send(pod, op, tcp, 1000, 80), l3.Unsolicited},
+	})
+}
+
 // TestFragments pass when the first one has.
 func TestFragments(t *testing.T) {
 	walk(t, newNode(t, rules), []step{
@@ -159,7 +176,7 @@ func TestPolicyChanges(t *testing.T) {
 	open, _ := policy.Parse(rules, false)
 	shut, _ := policy.Parse("pods=10.9.0.1@443", false)
 	now := open
-	n := NewNode([]netip.Addr{own}, func() *policy.Policy { return now })
+	n := NewNode([]netip.Addr{own}, nil, func() *policy.Policy { return now })
 	syn, back := send(op, pod, tcp, 1000, 80), send(pod, op, tcp, 80, 1000)
 	walk(t, n, []step{{"open", false, syn, l3.Deliver}, {"reply", true, back, l3.Relay}})
 	now = shut

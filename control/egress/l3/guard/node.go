@@ -13,8 +13,9 @@ import (
 
 // A Node guards the node's end of a tunnel.
 type Node struct {
-	own    []netip.Addr
-	policy func() *policy.Policy
+	own     []netip.Addr
+	outward []netip.Prefix
+	policy  func() *policy.Policy
 
 	mu    sync.Mutex
 	flows flows          // by mu
@@ -22,10 +23,10 @@ type Node struct {
 }
 
 // NewNode returns the guard of a node whose end of the tunnel has the addresses
-// own. policy is asked for each batch: what a policy of before let through is
-// judged anew.
-func NewNode(own []netip.Addr, policy func() *policy.Policy) *Node {
-	return &Node{own: own, policy: policy, flows: newFlows()}
+// own. Pods may begin flows to the prefixes outward. policy is asked for each batch:
+// what a policy of before let through is judged anew.
+func NewNode(own []netip.Addr, outward []netip.Prefix, policy func() *policy.Policy) *Node {
+	return &Node{own: own, outward: outward, policy: policy, flows: newFlows()}
 }
 
 // begin locks the guard for a batch.
@@ -54,9 +55,9 @@ func (n *Node) inward(b []byte) l3.Verdict {
 		return l3.Malformed
 	case slices.Contains(n.own, p.Dst):
 		return l3.Own
-	case n.flows.forth(&p, b):
+	case n.flows.forth(&p, b), n.flows.back(&p, b):
 		return l3.Deliver
-	case p.Kind == packet.Error, p.Kind == packet.EchoReply, p.Kind == packet.Control, p.Kind == packet.Fragment:
+	case !begins(&p):
 		return l3.Unsolicited
 	case !n.allows(&p):
 		return l3.Denied
@@ -81,14 +82,20 @@ func (n *Node) allows(p *packet.Info) bool {
 func (n *Node) Outward(packets [][]byte, verdicts []l3.Verdict) {
 	defer n.begin()()
 	for i, b := range packets {
-		p, ok := packet.Parse(b)
-		switch {
-		case !ok:
-			verdicts[i] = l3.Malformed
-		case n.flows.back(&p, b):
-			verdicts[i] = l3.Relay
-		default:
-			verdicts[i] = l3.Unsolicited
-		}
+		verdicts[i] = n.leaving(b)
 	}
+}
+
+func (n *Node) leaving(b []byte) l3.Verdict {
+	p, ok := packet.Parse(b)
+	switch {
+	case !ok:
+		return l3.Malformed
+	case n.flows.back(&p, b), n.flows.forth(&p, b):
+		return l3.Relay
+	case begins(&p) && slices.ContainsFunc(n.outward, func(o netip.Prefix) bool { return o.Contains(p.Dst) }):
+		n.flows.pass(&p)
+		return l3.Relay
+	}
+	return l3.Unsolicited
 }

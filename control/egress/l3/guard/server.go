@@ -120,7 +120,7 @@ func (s *Server) inward(b []byte) l3.Verdict {
 func (s *Server) onward(p *packet.Info, b []byte) l3.Verdict {
 	switch {
 	case s.flows.forth(p, b):
-	case p.Kind == packet.Error, p.Kind == packet.EchoReply, p.Kind == packet.Control, p.Kind == packet.Fragment:
+	case !begins(p):
 		return l3.Unsolicited
 	default:
 		s.flows.pass(p)
