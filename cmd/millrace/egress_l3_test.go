@@ -347,6 +347,21 @@ func TestTunnel(t *testing.T) {
 	b.throughput()
 	b.denied()
 	b.shown()
+	b.masqueraded()
+}
+
+// masqueraded has a pod without a way back answer the port's address instead.
+func (b *tunnelLab) masqueraded() {
+	b.t.Helper()
+	b.pod.Run("ip route del 10.99.0.0/24")
+	b.silent(b.op, b.pod.v4)
+	rules := filepath.Join(b.state, "nft-port")
+	b.write(rules, fmt.Sprintf(`table ip operators { chain out { type nat hook postrouting priority 100; oifname %q masquerade; }; }`, b.doors[0].dev))
+	b.doors[0].Run("nft -f %s", rules)
+	b.answers(b.pod.v4, 10*time.Second)
+	if err := b.get(b.op, b.pod.v4+":80"); err != nil {
+		b.t.Errorf("a page of a pod by the port's address: %v", err)
+	}
 }
 
 // throughput runs iperf3 both ways, TCP and UDP.
