@@ -46,6 +46,7 @@ type hub struct {
 	current   *batch // Read's
 	scratches sync.Pool
 	counts    [verdicts]atomic.Uint64
+	absent    absent
 	in, out   atomic.Uint64 // packets from peers, and of the inner end, that went through
 	inBytes   atomic.Uint64
 	outBytes  atomic.Uint64
@@ -97,6 +98,7 @@ func (h *hub) write(bufs [][]byte, offset int) {
 	}
 	h.opened.Add(uint64(len(bufs)))
 	h.cfg.Filter.Inward(views, verdicts)
+	h.absent.judge(views, verdicts)
 	kept, passed, bytes := bufs[:0], 0, 0
 	var relayed *batch
 	for i, v := range verdicts {
@@ -252,6 +254,7 @@ func (h *hub) outward(b *batch, n int, s *scratch) {
 		views[i] = b.bufs[i][:b.sizes[i]]
 	}
 	h.cfg.Filter.Outward(views, verdicts)
+	h.absent.judge(views, verdicts)
 	bytes := 0
 	for i, v := range verdicts {
 		if v != Relay {

@@ -192,6 +192,7 @@ func (t *Tunnel) look(now time.Time) {
 			t.probe(p, now)
 		}
 	}
+	t.hub.absent.set(t.peers)
 }
 
 // move gives a peer's addresses to the key that it uses now.

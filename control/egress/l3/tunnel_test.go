@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -338,6 +339,64 @@ func TestKeysChange(t *testing.T) {
 	})
 	op = p.operator(t, p.op)
 	check()
+}
+
+// TestAbsent: what is for a peer that has not been heard of is dropped but for a
+// few packets, others are not concerned.
+func TestAbsent(t *testing.T) {
+	p := newPair(t)
+	op := p.operator(t, p.op)
+	good := packet.Echo(opOwn, podAddr, 5, 6)
+	exchange(t, op.Outbound, good, p.pod.Inbound)
+	p.serverSet.set(func(s *Setup) {
+		s.Peers = append(s.Peers, Peer{Name: "gone", Keys: []Key{NewKey().Public()}, Prefixes: prefix("10.9.0.128/25"), Patience: time.Second})
+	})
+	b := packet.Echo(opOwn, netip.MustParseAddr("10.9.0.200"), 5, 6)
+	eventually(t, "packets to a peer that is not there are dropped", func() bool {
+		op.Outbound <- b
+		return p.server.Status().Dropped["absent"] > 100
+	})
+	exchange(t, op.Outbound, good, p.pod.Inbound)
+	a := absent{}
+	a.set(map[string]*peer{"here": {Peer: Peer{Prefixes: prefix("10.9.0.0/24")}, up: true}, "gone": {Peer: Peer{Prefixes: prefix("10.9.0.0/16", "fd00::/8")}}})
+	for addr, want := range map[string]Verdict{"10.9.0.1": Relay, "10.9.1.1": Absent, "10.10.0.1": Relay} {
+		a.left.Store(0)
+		v := []Verdict{Relay}
+		if a.judge([][]byte{packet.Echo(opOwn, netip.MustParseAddr(addr), 1, 1)}, v); v[0] != want {
+			t.Errorf("%s: %v, want %v", addr, v[0], want)
+		}
+	}
+}
+
+// TestStockServer: the other end of a node may be stock WireGuard.
+func TestStockServer(t *testing.T) {
+	key, nodeKey := NewKey(), NewKey()
+	c := tuntest.NewChannelTUN()
+	d := device.NewDevice(c.TUN(), conn.NewStdNetBind(), device.NewLogger(device.LogLevelSilent, ""))
+	t.Cleanup(d.Close)
+	var r request
+	r.key("private_key", key)
+	r.key("public_key", nodeKey.Public())
+	r.set("allowed_ip", "10.99.0.2/32")
+	if err := errors.Join(d.IpcSet(r.String()), d.Up()); err != nil {
+		t.Fatal(err)
+	}
+	text, err := d.IpcGet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := strings.Cut(text, "listen_port=")
+	port, _, _ = strings.Cut(port, "\n")
+	set := &setting{s: Setup{PrivateKey: nodeKey, Peers: []Peer{{Name: "server", Keys: []Key{key.Public()}, Endpoint: "localhost:" + port, Prefixes: prefix("10.99.0.0/24"), Probe: serverOwn, Patience: 10 * time.Second}}}}
+	node := run(t, Config{Load: set.load, Own: []netip.Addr{nodeOwn}, Filter: open{nodeOwn, false}})
+	b := <-c.Inbound // an echo, which a kernel would answer
+	p, ok := packet.Parse(b)
+	if !ok || p.Kind != packet.EchoRequest || p.Dst != serverOwn || node.Status().Ready {
+		t.Fatalf("%+v comes first", p)
+	}
+	p.Answer(b)
+	c.Outbound <- b
+	eventually(t, "the node is ready", func() bool { return node.Status().Ready })
 }
 
 // TestBadSetup changes nothing, and is told of.

@@ -13,10 +13,11 @@ const (
 	Unsolicited                // it belongs to no flow that the other side began
 	NoRoute                    // nobody here has its destination
 	TooBig                     // for the tunnel; its sender is told
+	Absent                     // its peer has not been heard of lately
 	verdicts
 )
 
-var verdictNames = [verdicts]string{"deliver", "relay", "own", "malformed", "denied", "unsolicited", "no_route", "too_big"}
+var verdictNames = [verdicts]string{"deliver", "relay", "own", "malformed", "denied", "unsolicited", "no_route", "too_big", "absent"}
 
 // String is a word, a label of metrics.
 func (v Verdict) String() string { return verdictNames[v] }

@@ -77,6 +77,14 @@ func Size(b []byte) int {
 	return 0
 }
 
+// Destination is the address that a packet, which is whole, goes to.
+func Destination(b []byte) netip.Addr {
+	if b[0]>>4 == 4 {
+		return netip.AddrFrom4([4]byte(b[16:20]))
+	}
+	return netip.AddrFrom16([16]byte(b[24:40]))
+}
+
 // host reports whether an address is one host's, on some network.
 func host(a netip.Addr) bool {
 	return !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !a.IsLinkLocalUnicast() && !a.Is4In6() &&
