@@ -22,6 +22,7 @@ import (
 	"millrace/control/egress/kernel"
 	"millrace/control/egress/konntest"
 	"millrace/dataplane/tap/taptest"
+	"millrace/waittest"
 )
 
 // What the environment says of TestEgressFaults: how long it shall be, and a
@@ -87,7 +88,7 @@ type child struct {
 	begin func() *exec.Cmd
 	cmd   *exec.Cmd
 	done  chan struct{}
-	out   lockedBuffer
+	out   waittest.Buffer
 }
 
 func (c *child) start() {
