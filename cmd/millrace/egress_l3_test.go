@@ -213,6 +213,7 @@ func (b *tunnelLab) operator() {
 		if out, err := exec.Command("go", "build", "-o", exe, "golang.zx2c4.com/wireguard").CombinedOutput(); err != nil {
 			b.t.Fatalf("build wireguard-go: %v\n%s", err, out)
 		}
+		b.t.Cleanup(func() { _ = os.Remove("/var/run/wireguard/" + dev + ".sock") }) // it is killed, and leaves it
 		b.op.Start("%s -f %s", exe, dev)
 	}
 	b.opDevice = dev
