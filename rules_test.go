@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"control/egress/admin":    {"control/egress/agent"},
 	"control/egress/agent":    {"control/egress/policy"},
 	"control/egress/kernel":   {"dataplane/sys"},
+	"control/egress/netstack": {"dataplane/packet", "dataplane/sys", "vhost/frontend", "vhost/message", "vhost/virtq"},
 	"control/egress/policy":   nil,
 	"control/egress/konntest": nil,
 	"control/flows":           {"control/logical", "control/ovsdb/flowmodel", "flowtable"},
