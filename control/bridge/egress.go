@@ -71,6 +71,9 @@ func (r *reader) egress(f *found) {
 	r.refuse(f, "options", err)
 	e.Gateways, err = gatewaysOf(f.row.Options[KeyGateway], e.Addresses)
 	r.refuse(f, "options", err)
+	if strings.HasPrefix(f.row.Name, "-") {
+		r.refuse(f, "name", bad("%q begins with a dash, as the flags of its process do", short(f.row.Name)))
+	}
 	_, err = r.policy.resolve(filepath.Join("egress", f.row.Name+".sock")) // where its agent is asked
 	r.refuse(f, "name", err)
 	switch e.Stack {
