@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -41,8 +42,11 @@ func newEgressRig(t *testing.T) *egressRig {
 	host.Run(t, "ip", "link", "set", "dev", "lo", "up")
 	host.Do(t, func() error { r.server.Start(t, "127.0.0.1:8132"); return nil })
 	r.cli("port", "add", "br0", "pod", "--type", "tap", "--netns", r.pod.Path, "--ip", "10.7.0.1/24", "--wait=10s")
-	serveBytes(t, r.pod, "10.7.0.1:80", podSize)
-	serveBytes(t, host, "127.0.0.1:10250", 1000)
+	for at, where := range map[string]*taptest.Namespace{"10.7.0.1:80": r.pod, "127.0.0.1:10250": host} {
+		var l net.Listener
+		where.Do(t, func() (err error) { l, err = net.Listen("tcp", at); return err })
+		answer(t, l, map[string]int64{"10.7.0.1:80": podSize, "127.0.0.1:10250": 1000}[at])
+	}
 	return r
 }
 
@@ -81,14 +85,19 @@ func (r *egressRig) fetch(target string) (int64, error) {
 	defer c.Close() //nolint:errcheck // nothing is lost
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
-	return io.Copy(io.Discard, c)
+	return ask(c)
 }
 
 // answers waits until the pod answers through the tunnel, and returns how long that
-// took.
+// took. It is to be 3 seconds at most; a busy machine has some more.
 func (r *egressRig) answers() time.Duration {
 	r.t.Helper()
 	start := time.Now()
+	defer func() {
+		if d := time.Since(start); d > 10*time.Second {
+			r.t.Errorf("the pod answers after %v", d)
+		}
+	}()
 	eventually(r.t, func() bool { n, err := r.fetch("10.7.0.1:80"); return err == nil && n == podSize }, "an answer of the pod")
 	return time.Since(start)
 }
@@ -170,7 +179,10 @@ func (r *egressRig) follows() {
 	t.Helper()
 	was := r.running("egress eg0", 0)
 	r.vsctl("set", "Interface", "eg0", `options:allow="pods=10.7.0.0/24@80"`)
-	eventually(t, func() bool { _, err := r.fetch("127.0.0.1:10250"); return err != nil && strings.Contains(err.Error(), "no rule") }, "another policy")
+	eventually(t, func() bool {
+		_, err := r.fetch("127.0.0.1:10250")
+		return err != nil && strings.Contains(err.Error(), "no rule")
+	}, "another policy")
 	r.answers()
 	if now := r.child("egress eg0"); now.PID != was.PID {
 		t.Errorf("process %d has become %d for another policy", was.PID, now.PID)
@@ -262,7 +274,9 @@ func TestEgressGuest(t *testing.T) {
 	r.cli("port", "add", "br0", "vm", "--type", "dpdkvhostuser")
 	guest := guestStack(t, r.path("vm"), "10.7.0.20/24", 20)
 	const size = 1 << 30
-	serveStack(t, guest, "10.7.0.20:80", size)
+	l, err := guest.Listen(netip.MustParseAddrPort("10.7.0.20:80"))
+	check(t, err)
+	answer(t, l, size)
 	start := time.Now()
 	n, err := r.fetchAll("10.7.0.20:80")
 	if check(t, err); n != size {
@@ -276,7 +290,7 @@ func TestEgressGuest(t *testing.T) {
 		start = time.Now()
 		c, err := probe.DialContext(t.Context(), "tcp", "10.7.0.20:80")
 		check(t, err)
-		n, err = io.Copy(io.Discard, c)
+		n, err = ask(c)
 		if check(t, err); n != size {
 			t.Fatalf("%d bytes of %d came", n, int64(size))
 		}
@@ -291,7 +305,7 @@ func (r *egressRig) fetchAll(target string) (int64, error) {
 		return 0, err
 	}
 	defer c.Close() //nolint:errcheck // nothing is lost
-	return io.Copy(io.Discard, c)
+	return ask(c)
 }
 
 // guestStack is a pod on vhost-user.
@@ -304,11 +318,10 @@ func guestStack(t *testing.T, socket, address string, last byte) *netstack.Stack
 	return s
 }
 
-// serveStack has a pod send each client so many bytes.
-func serveStack(t *testing.T, s *netstack.Stack, at string, size int64) {
+// answer has a listener send so many bytes to each client that has sent one: servers
+// and clients of the tunnel may lose what comes before.
+func answer(t *testing.T, l net.Listener, size int64) {
 	t.Helper()
-	l, err := s.Listen(netip.MustParseAddrPort(at))
-	check(t, err)
 	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
@@ -318,8 +331,18 @@ func serveStack(t *testing.T, s *netstack.Stack, at string, size int64) {
 			}
 			go func() {
 				defer c.Close() //nolint:errcheck // nothing is lost
-				_, _ = io.CopyN(c, endless{}, size)
+				if _, err := c.Read(make([]byte, 1)); err == nil {
+					_, _ = io.CopyN(c, endless{}, size)
+				}
 			}()
 		}
 	}()
+}
+
+// ask sends a byte and counts what comes back.
+func ask(c net.Conn) (int64, error) {
+	if _, err := c.Write([]byte{'?'}); err != nil {
+		return 0, err
+	}
+	return io.Copy(io.Discard, c)
 }

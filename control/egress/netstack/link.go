@@ -14,6 +14,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"millrace/dataplane/packet"
+	"millrace/dataplane/sys"
 	"millrace/vhost/frontend"
 	"millrace/vhost/message"
 )
@@ -72,6 +73,7 @@ func newLink(path string, address [6]byte, mtu int, changed func(error)) (*link,
 		Changed: func(err error) {
 			if err == nil {
 				once.Do(l.attached)
+				l.wake()
 			}
 			changed(err)
 		},
@@ -108,6 +110,15 @@ func (l *link) attached() {
 	f := l.front.Features()
 	l.features.Store(&f)
 	close(l.up)
+}
+
+// wake has both ends look at the rings. A switch that was killed may have used
+// buffers without telling us, or have been told of frames that it did not take; the
+// next one signals only what comes after.
+func (l *link) wake() {
+	for _, e := range []sys.FD{l.pair.RxRing.Call, l.pair.RxRing.Kick, l.pair.TxRing.Kick} {
+		_ = sys.Signal(e) // the eventfd is ours and open
+	}
 }
 
 func (l *link) has(f message.Features) bool {

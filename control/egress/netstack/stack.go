@@ -56,11 +56,17 @@ func New(cfg Config) (*Stack, error) {
 	if cfg.Changed == nil {
 		cfg.Changed = func(error) {}
 	}
-	l, err := newLink(cfg.Socket, cfg.MAC, cfg.MTU, cfg.Changed)
+	s := &Stack{inner: newInner()}
+	l, err := newLink(cfg.Socket, cfg.MAC, cfg.MTU, func(err error) {
+		if err == nil {
+			s.forgetNeighbours()
+		}
+		cfg.Changed(err)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open the stack's device: %w", err)
 	}
-	s := &Stack{inner: newInner(), link: l}
+	s.link = l
 	s.budget.left = int64(cfg.Memory)
 	if err := s.configure(cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -118,6 +124,14 @@ func (s *Stack) configure(cfg Config) error {
 		s.inner.AddRoute(r)
 	}
 	return nil
+}
+
+// forgetNeighbours has the stack ask anew who has which address. With a switch that
+// was away devices of others may have gone and come, with other Ethernet addresses.
+func (s *Stack) forgetNeighbours() {
+	for _, p := range []tcpip.NetworkProtocolNumber{header.IPv4ProtocolNumber, header.IPv6ProtocolNumber} {
+		_ = s.inner.ClearNeighbors(PortNIC, p) // fails before there is the device
+	}
 }
 
 func address(a netip.Addr) tcpip.Address { return tcpip.AddrFromSlice(a.AsSlice()) }
