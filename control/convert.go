@@ -25,7 +25,34 @@ func toSpec(p bridge.Port) *api.PortSpec {
 		Bridge: p.Bridge, Name: p.Name, Type: p.Type, Path: p.Path, Peer: p.Peer,
 		Tag: uint32(p.Tag), Trunks: widen(p.Trunks), VlanMode: modes()[p.Mode],
 		Mtu: uint32(p.MTU), Queues: uint32(p.Queues), MacLimit: uint32(p.MACLimit), Options: p.Options, Host: toHost(p),
+		Ingress: toLimit(p.Ingress), Egress: toLimit(p.Egress), Sources: toSources(p.Sources),
 	}
+}
+
+// toLimit is nothing where there is no limit.
+func toLimit(l bridge.Limit) *api.Limit {
+	if l == (bridge.Limit{}) {
+		return nil
+	}
+	return &api.Limit{Bytes: l.Bytes, Burst: l.Burst, Frames: l.Frames, FrameBurst: l.FrameBurst}
+}
+
+func fromLimit(l *api.Limit) bridge.Limit {
+	return bridge.Limit{Bytes: l.GetBytes(), Burst: l.GetBurst(), Frames: l.GetFrames(), FrameBurst: l.GetFrameBurst()}
+}
+
+func toSources(list []bridge.Source) (out []*api.Source) {
+	for _, s := range list {
+		out = append(out, &api.Source{Mac: s.MAC, Addresses: s.Addresses})
+	}
+	return out
+}
+
+func fromSources(list []*api.Source) (out []bridge.Source) {
+	for _, s := range list {
+		out = append(out, bridge.Source{MAC: s.GetMac(), Addresses: s.GetAddresses()})
+	}
+	return out
 }
 
 // toHost is nothing for ports that are no devices.
@@ -49,6 +76,7 @@ func fromSpec(s *api.PortSpec) bridge.Port {
 		Bridge: s.GetBridge(), Name: s.GetName(), Type: s.GetType(), Path: s.GetPath(), Peer: s.GetPeer(),
 		Tag: uint16(s.GetTag()), Trunks: narrow(s.GetTrunks()), MTU: int(s.GetMtu()), Queues: int(s.GetQueues()), MACLimit: int(s.GetMacLimit()),
 		Options: s.GetOptions(), Host: fromHost(s.GetHost()),
+		Ingress: fromLimit(s.GetIngress()), Egress: fromLimit(s.GetEgress()), Sources: fromSources(s.GetSources()),
 	}
 	for ours, theirs := range modes() {
 		if theirs == s.GetVlanMode() {

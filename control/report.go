@@ -151,8 +151,9 @@ func afxdpStatus(s map[string]string, d *device) map[string]string {
 	return s
 }
 
-// statistics are Interface.statistics, with the keys of ovs-vswitchd, and what was
-// finished in software on the way out, if anything was.
+// statistics are Interface.statistics, with the keys of ovs-vswitchd and, where there were
+// any, drops by its rates and by port security and what was finished in software on the
+// way out.
 func statistics(p *api.PortStats) map[string]int {
 	s := map[string]int{
 		"rx_packets": int(p.GetRxFrames()), "rx_bytes": int(p.GetRxBytes()), "rx_dropped": drops(p.GetRxDrops()), "rx_errors": 0,
@@ -160,14 +161,27 @@ func statistics(p *api.PortStats) map[string]int {
 	}
 	f := p.GetFinished()
 	for key, n := range map[string]uint64{
-		"tx_finished_checksums": f.GetChecksums(), "tx_finished_tcp": f.GetTcp(),
+		"ovs_rx_qos_drops": dropped(p.GetRxDrops(), "ingress_rate"), "ovs_tx_qos_drops": dropped(p.GetTxDrops(), "egress_rate"),
+		"rx_port_security_drops": dropped(p.GetRxDrops(), "port_security"),
+		"tx_finished_checksums":  f.GetChecksums(), "tx_finished_tcp": f.GetTcp(),
 		"tx_finished_udp": f.GetUdp(), "tx_finished_segments": f.GetSegments(),
+		"tx_merged_tcp": f.GetMerged(), "tx_merged_segments": f.GetJoined(),
 	} {
 		if n != 0 {
 			s[key] = int(n)
 		}
 	}
 	return s
+}
+
+// dropped is how many frames were dropped for a reason.
+func dropped(list []*api.Drop, why string) uint64 {
+	for _, d := range list {
+		if d.GetReason() == why {
+			return d.GetFrames()
+		}
+	}
+	return 0
 }
 
 func drops(list []*api.Drop) int {

@@ -33,8 +33,11 @@ func tables() []ovsdb.Table {
 			Once:  []string{"status"},
 		}, {
 			Name: model.InterfaceTable, Row: &model.Interface{},
-			Watch: []string{"bfd", "cfm_mpid", "ingress_policing_kpkts_rate", "ingress_policing_rate", "mac", "mtu_request", "name", "ofport_request", "options", "type"},
+			Watch: []string{"bfd", "cfm_mpid", "ingress_policing_burst", "ingress_policing_kpkts_burst", "ingress_policing_kpkts_rate", "ingress_policing_rate", "mac", "mtu_request", "name", "ofport_request", "options", "other_config", "type"},
 			Once:  []string{"admin_state", "error", "ifindex", "link_resets", "link_state", "mac_in_use", "mtu", "ofport", "statistics", "status"},
+		}, {
+			Name: model.QoSTable, Row: &model.QoS{},
+			Watch: []string{"other_config", "type"},
 		},
 	}
 }
@@ -68,7 +71,7 @@ type news struct {
 func newCopybook() *copybook {
 	return &copybook{
 		rows: bridge.Rows{
-			Bridges: map[string]*model.Bridge{}, Ports: map[string]*model.Port{}, Interfaces: map[string]*model.Interface{},
+			Bridges: map[string]*model.Bridge{}, Ports: map[string]*model.Port{}, Interfaces: map[string]*model.Interface{}, QoS: map[string]*model.QoS{},
 		},
 		bridges: map[string]*model.Bridge{}, ports: map[string]*model.Port{}, interfaces: map[string]*model.Interface{},
 		told: map[string]news{},
@@ -95,6 +98,8 @@ func (b *copybook) take(changes []ovsdb.Change) {
 		case *model.Interface:
 			note(b.interfaces, c.UUID, row)
 			b.number(c.UUID, row)
+		case *model.QoS:
+			b.rows.QoS[c.UUID] = row
 		}
 	}
 }
@@ -134,6 +139,8 @@ func (b *copybook) drop(c ovsdb.Change) {
 		delete(b.rows.Interfaces, c.UUID)
 		delete(b.interfaces, c.UUID)
 		delete(b.told, c.UUID)
+	case model.QoSTable:
+		delete(b.rows.QoS, c.UUID)
 	}
 }
 

@@ -38,6 +38,7 @@ type connector struct {
 	nat     conntrack.NAT
 	looked  conntrack.Verdict
 	asked   conntrack.Packet // that the reply in hand is about
+	given   answers
 
 	used   bool // programs count for connections
 	untold bool // some may have counted since they were last told of
@@ -105,6 +106,11 @@ func (c *connector) readFrame() {
 // before, and committed. It reports false if the packet ends here.
 func (c *connector) visit(ask *flowtable.Connect, got *flowtable.Connected, known bool) bool {
 	p, v := &c.packet, &c.verdict
+	if e := c.replay(ask); e != nil {
+		*v, got.Drop = e.verdict, e.drop
+		c.tracked, c.zone, c.tuple = true, ask.Zone, p.Tuple
+		return got.Drop == 0
+	}
 	commit := ask.Flags&flowtable.CTCommit != 0
 	if commit {
 		c.prepare(ask)
@@ -179,31 +185,6 @@ func (c *connector) tell(got *flowtable.Connected) {
 		got.Guard = flowtable.Guard{Cell: c.first + flowtable.Cell(v.Cell), Want: v.Want}
 	}
 	got.Ref, got.Reply = uint64(v.Ref), v.Reply
-}
-
-// ahead asks for what connection tracking will look at for frames with these keys, if they
-// come to the zone that the last frame came to first.
-func (c *connector) ahead(keys *[flowtable.AheadMax]flowtable.Key, n int) {
-	if c.zones == 0 {
-		return
-	}
-	for i := range keys[:min(n, len(keys))] {
-		key := &keys[i]
-		t := conntrack.Tuple{Proto: uint8(key[flowtable.WordSrc] >> 8), Six: key[flowtable.WordIn]&0xffff == 0x86dd}
-		if t.Proto != conntrack.ProtoTCP && t.Proto != conntrack.ProtoUDP {
-			continue
-		}
-		l4 := key[flowtable.WordL4]
-		t.SrcPort, t.DstPort = uint16(l4>>48), uint16(l4>>32)
-		if t.Six {
-			t.Src = conntrack.Addr{key[flowtable.WordIP6Src], key[flowtable.WordIP6SrcLow]}
-			t.Dst = conntrack.Addr{key[flowtable.WordIP6Dst], key[flowtable.WordIP6DstLow]}
-		} else {
-			t.Src, t.Dst = conntrack.Addr{1: key[flowtable.WordIP4] >> 32}, conntrack.Addr{1: key[flowtable.WordIP4] & 0xffffffff}
-		}
-		c.worker.Expect(&t)
-	}
-	c.worker.Ahead(c.zoneOf)
 }
 
 // portWords are the bits of flowtable.WordL4 that are ports or, of ICMP, type, code

@@ -240,7 +240,8 @@ func dealByLoad(crew []*worker, ports []*port, loads Loads) {
 }
 
 // moveQueues deals all receive queues to the workers on cpus, which are the
-// workers afterwards, in that order: by load, as far as that is known.
+// workers afterwards, in that order: by load, as far as that is known. It tells of ports whose
+// queues have moved.
 func (s *Switch) moveQueues(cpus []int, loads Loads) {
 	all := s.workers
 	crew := make([]*worker, len(cpus))
@@ -248,8 +249,9 @@ func (s *Switch) moveQueues(cpus []int, loads Loads) {
 		crew[i] = all[slices.IndexFunc(all, func(w *worker) bool { return w.cpu == cpu })]
 	}
 	ports := s.byNumber()
-	for _, p := range ports {
-		p.dealt = nil
+	was := make([][]int, len(ports))
+	for i, p := range ports {
+		p.dealt, was[i] = nil, p.cpus
 	}
 	deal(crew, ports, s.dealer(crew))
 	dealByLoad(crew, ports, loads)
@@ -266,6 +268,11 @@ func (s *Switch) moveQueues(cpus []int, loads Loads) {
 	}
 	s.exchange(crew)
 	s.restartLoads()
+	for i, p := range ports {
+		if !slices.Equal(p.cpus, was[i]) {
+			s.watch.send(Event{EventChanged, s.info(p)})
+		}
+	}
 }
 
 // retire ends workers that have no receive queue any more. What they have

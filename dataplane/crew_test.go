@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"millrace/dataplane/sys"
+	"millrace/waittest"
 )
 
 // numbered is a frame from station src to dst that carries n.
@@ -146,6 +147,25 @@ func TestSetWorkers(t *testing.T) {
 	}
 	if st := r.check(); st["(removed)"].RxFrames != uint64(sent) {
 		t.Errorf("the account of the removed port: %+v", st["(removed)"])
+	}
+}
+
+// TestSetWorkersIsTold: ports say that other CPUs poll their queues now.
+func TestSetWorkersIsTold(t *testing.T) {
+	r := newCrewRig(t, 1)
+	r.port("a", PortSpec{})
+	events := r.s.Watch(t.Context())
+	<-events // it is there
+	if err := r.s.SetWorkers(r.cpus[1:]); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case e := <-events:
+		if e.Kind != EventChanged || e.Port.Name != "a" || !slices.Equal(e.Port.Workers, r.cpus[1:]) {
+			t.Errorf("%+v", e)
+		}
+	default:
+		t.Error("nobody is told")
 	}
 }
 
@@ -310,11 +330,7 @@ func TestQuiesceMeetsMoves(t *testing.T) {
 }
 
 // eventually waits for ok.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(100 * time.Microsecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not in 10 s: %s", what)
-		}
-	}
+	waittest.Until(t, what, ok)
 }

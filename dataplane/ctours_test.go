@@ -134,15 +134,20 @@ func newOurs(t testing.TB, windows bool) *ours {
 		c.worker = x.table.Worker(c.number)
 		c.worker.Quiet()
 	}
+	o.r.stayLong()
+	o.pipeline()
+	return o
+}
+
+// stayLong lets connections stay for a day.
+func (r *rig) stayLong() {
 	var long conntrack.Policy
 	for i := range long {
 		long[i] = 24 * 3600
 	}
-	if err := x.table.SetPolicy(0, long); err != nil {
-		t.Fatal(err)
+	if err := r.s.engine.crossing.table.SetPolicy(0, long); err != nil {
+		r.t.Fatal(err)
 	}
-	o.pipeline()
-	return o
 }
 
 // add adds a rule.

@@ -2,9 +2,11 @@ package dataplane
 
 import (
 	"encoding/binary"
+	"math/bits"
 
 	"millrace/dataplane/fdb"
 	"millrace/dataplane/packet"
+	"millrace/dataplane/parse"
 	"millrace/flowtable/flowcache"
 )
 
@@ -65,6 +67,17 @@ func (w *worker) decideAll(p *workerPort) (rest uint64) {
 		}
 		o := d.out
 		n := o.n
+		if !o.plain {
+			size := uint64(b.Frames[i].Len)
+			if o.isTunnel && !w.wrapQuick(p, o, i) || !o.isTunnel && !w.departQuick(p, o, i) {
+				rest = ^uint64(0) << i
+				break
+			}
+			outputs++
+			d.packets++
+			d.bytes += size
+			continue
+		}
 		if n >= len(o.own) {
 			rest = ^uint64(0) << i
 			break
@@ -82,6 +95,24 @@ func (w *worker) decideAll(p *workerPort) (rest uint64) {
 	return rest & (^uint64(0) >> (packet.BatchMax - all))
 }
 
+// decidePopped is decideAll for frames that have come out of tunnel p.
+func (w *worker) decidePopped(p *workerPort, set uint64) (rest uint64) {
+	outputs := uint64(0)
+	for ; set != 0; set &= set - 1 {
+		i := bits.TrailingZeros64(set)
+		d := w.decisionOf(p, w.addresses(i))
+		if d == nil || !d.out.plain || d.out.n >= len(d.out.own) {
+			break
+		}
+		w.list(d.out, i)
+		outputs++
+		d.packets++
+		d.bytes += uint64(w.batch.Frames[i].Len)
+	}
+	p.outputs += outputs
+	return set
+}
+
 // confirm reports whether a decision still holds although guard cells have
 // moved.
 func (w *worker) confirm(d *decision, moves uint32) bool {
@@ -92,17 +123,27 @@ func (w *worker) confirm(d *decision, moves uint32) bool {
 	return true
 }
 
-// decide remembers what became of frame i.
-func (w *worker) decide(p *workerPort, i int, off uint32, t *transit) {
-	s := w.batch.Slot(i)
-	a0 := binary.LittleEndian.Uint64(s[packet.HeadRoom:])
-	a1 := binary.LittleEndian.Uint64(s[packet.HeadRoom+8:]) & macTypeMask
-	if uint16(a1>>32) == etherVLAN>>8|etherVLAN&0xff<<8 {
+// addresses are the first 16 bytes of a frame, as decisions have them; zero if they are not there.
+func (w *worker) addresses(slot int) (a [2]uint64) {
+	s, off := w.batch.Slot(slot), int(w.batch.Frames[slot].Off)
+	if off <= packet.SlotSize-16 {
+		a[0] = binary.LittleEndian.Uint64(s[off:])
+		a[1] = binary.LittleEndian.Uint64(s[off+8:]) & macTypeMask
+	}
+	return a
+}
+
+// decide remembers what became of a frame with addresses a, if it is what a decision can say.
+func (w *worker) decide(p *workerPort, a [2]uint64, off uint32, t *transit) {
+	if t.fdbSlot < 0 || t.only == nil || p.dev == nil && !p.isTunnel || p.level != parse.L2 || uint16(a[1]>>32) == etherVLAN>>8|etherVLAN&0xff<<8 {
 		return
 	}
-	d := w.decided.at(a0, a1)
+	d := w.decided.at(a[0], a[1])
+	if d.in == p && d.addresses == a[0] && d.rest == a[1] && d.out == t.only && d.second == w.now && uint32(d.program) == off {
+		return // it holds, and could not be made use of
+	}
 	w.end(d)
-	*d = decision{in: p, addresses: a0, rest: a1, out: t.only, program: w.flow.cache.Retain(off), vlan: t.vlan, second: w.now, moves: ^uint32(w.engine.cells.Changes())}
+	*d = decision{in: p, addresses: a[0], rest: a[1], out: t.only, program: w.flow.cache.Retain(off), vlan: t.vlan, second: w.now, moves: ^uint32(w.engine.cells.Changes())}
 }
 
 // tell tells the program and the destination's entry what went by a decision.

@@ -37,7 +37,7 @@ func dropReason(code uint32) packet.Reason {
 		return packet.ReasonReplyRate
 	}
 	switch why := packet.Reason(code); why {
-	case packet.ReasonVLANIngress, packet.ReasonVLANEgress, packet.ReasonSourceMAC, packet.ReasonReservedMAC, packet.ReasonSamePort,
+	case packet.ReasonVLANIngress, packet.ReasonVLANEgress, packet.ReasonSourceMAC, packet.ReasonReservedMAC, packet.ReasonSamePort, packet.ReasonPortSecurity,
 		packet.ReasonCTFull, packet.ReasonCTLimit, packet.ReasonCTClash, packet.ReasonCTFragment:
 		if code == ownDrop|uint32(why) {
 			return why

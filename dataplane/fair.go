@@ -105,7 +105,8 @@ func (w *worker) forgive(ticks, top uint64) {
 	}
 }
 
-// charge adds to q's debt what its batch has cost in the slow path.
+// charge adds to q's debt what its batch has cost in the slow path: also behind patch ports and in
+// tunnels, where frames go that the cache knew at their port. What the next batch begins with is reset.
 func (w *worker) charge(q *rxQueue) {
 	top, now := w.clock.ticks(debtMax), w.clock.last
 	was := q.debt
@@ -117,6 +118,7 @@ func (w *worker) charge(q *rxQueue) {
 	spent := min(w.spent, missed*w.clock.ticks(slowCost)) + missed*w.clock.ticks(missCost)
 	q.debt = min(was+spent, w.clock.ticks(debtMost))
 	w.spent, w.missed, w.visited = 0, 0, 0
+	w.slowTo, w.sighted = -1, [8]uint64{}
 	if was <= top && q.debt > top {
 		if w.fair.debtors++; w.fair.debtors == 1 {
 			w.fair.last = now

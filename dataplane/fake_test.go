@@ -21,6 +21,7 @@ type fakeDevice struct {
 	fault   fakeFault
 	lent    int // frames lent and not released
 	owned   uintptr
+	span    uintptr // bytes of it beyond the first
 	broken  string
 	closed  bool
 	signals int
@@ -53,7 +54,7 @@ func (d *fakeDevice) State() DeviceState {
 	}
 	return DeviceState{Link: LinkUp}
 }
-func (d *fakeDevice) Owns(a uintptr) bool { return a == d.owned }
+func (d *fakeDevice) Owns(a uintptr) bool { return a-d.owned <= d.span }
 func (d *fakeDevice) Break(reason string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -220,7 +221,7 @@ func (r *rig) stats() map[string]PortStats {
 			r.t.Errorf("port %s does not balance: %+v", p.Name, p)
 		}
 		in += p.RxFrames + p.Copies + p.Finished.Segments
-		out += p.TxFrames + p.RxDrops.Total() + p.TxDrops.Total()
+		out += p.TxFrames + p.RxDrops.Total() + p.TxDrops.Total() + p.Finished.Joined
 		by[p.Name] = p
 	}
 	if in != out {

@@ -12,11 +12,16 @@ type OffloadTaker interface {
 
 // Finished counts what was done to frames at output because the port's peer does not
 // take them as they came.
+//
+// Merged and Joined are the other way round: what was put together, because its peer takes
+// that and the port's options ask for it.
 type Finished struct {
 	Sums     uint64 // checksums finished, of segments too
 	TCP      uint64 // super-frames of TCP cut into segments
 	UDP      uint64 // super-frames of UDP cut into datagrams
 	Segments uint64 // frames that came of both, beyond the first of each
+	Merged   uint64 // super-frames that were made of segments of TCP
+	Joined   uint64 // segments that went into them, beyond the first of each
 }
 
 // add adds o to f.
@@ -25,6 +30,8 @@ func (f *Finished) add(o *Finished) {
 	f.TCP += o.TCP
 	f.UDP += o.UDP
 	f.Segments += o.Segments
+	f.Merged += o.Merged
+	f.Joined += o.Joined
 }
 
 // finish makes p's list one that p's peer takes. It may touch what the source has
@@ -40,6 +47,9 @@ func (w *worker) finish(p *workerPort) {
 	b := w.batch
 	if w.hasSuper(p, takes) {
 		w.cut(p, takes)
+	}
+	if p.merges && p.n > 1 && takes&(packet.TakesTCP4|packet.TakesTCP6) != 0 && b.Mergeable() {
+		w.merge(p, takes)
 	}
 	for _, r := range p.refs() {
 		if b.Settle(int(r.Frame), takes) {
@@ -92,6 +102,18 @@ func (w *worker) cut(p *workerPort, takes packet.Takes) {
 	for len(p.own) < len(list) && p.grow() {
 	}
 	p.extra = uint64(len(list)+int(lost)) - uint64(p.n)
+	p.list, p.n = p.own, copy(p.own, list)
+}
+
+// merge puts super-frames on p's list in place of segments of TCP that follow each other.
+func (w *worker) merge(p *workerPort, takes packet.Takes) {
+	list := w.merger.Merge(w.batch, p.refs(), w.cuts[:0], takes)
+	if w.merger.Joined == 0 {
+		return
+	}
+	p.finished.Merged += w.merger.Merged
+	p.finished.Joined += w.merger.Joined
+	p.extra -= w.merger.Joined // it may be less than none, and is added up as such
 	p.list, p.n = p.own, copy(p.own, list)
 }
 

@@ -26,7 +26,7 @@ type flight struct {
 // begin notes a batch from q.
 func (w *worker) begin(q *rxQueue) {
 	w.fl = flight{busy: true, src: q, out: w.fl.out[:0]}
-	w.popped, w.pops = w.popped[:0], 0
+	w.popped, w.pops, w.short = w.popped[:0], 0, 0
 	w.forgetPairs()
 }
 
@@ -37,10 +37,13 @@ func (w *worker) carry() {
 		sortByNumber(f.out) // all workers lock in one order
 	}
 	for ; f.sent < len(f.out); f.sent++ {
-		if w.batch.Asking {
+		if p := f.out[f.sent]; w.batch.Asking || p.merges {
 			f.finishing = true
-			w.finish(f.out[f.sent])
+			w.finish(p)
 			f.finishing = false
+		}
+		if f.out[f.sent].egress != nil {
+			w.ration(f.out[f.sent])
 		}
 		w.send(f.out[f.sent])
 	}

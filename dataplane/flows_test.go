@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -435,6 +436,29 @@ func TestSlowPathBound(t *testing.T) {
 	st := r.stats()["a"]
 	if n := st.RxDrops[packet.ReasonSlowPath]; n == 0 || n > 60 || st.RxDrops.Total() != 64 {
 		t.Errorf("drops %v", st.RxDrops)
+	}
+}
+
+// TestLengthsThatDoNotFit: a program that would divide a port's frames into too many classes of lengths
+// leaves those that there are as they are, and what is kept by them.
+func TestLengthsThatDoNotFit(t *testing.T) {
+	r := flowRig(t, "a", "b")
+	w := r.s.workers[0]
+	p := w.ports[1]
+	for n := range uint32(stepsMax - 1) {
+		if !w.divide(p, &flowtable.Composed{LenMin: 100 * (n + 1), LenMax: math.MaxUint32}) {
+			t.Fatalf("no room for step %d", n)
+		}
+	}
+	steps, plan := slices.Clone(p.steps), p.plan
+	if w.divide(p, &flowtable.Composed{LenMin: 110, LenMax: 120}) || !slices.Equal(p.steps, steps) || p.plan != plan {
+		t.Errorf("steps %v were %v", p.steps, steps)
+	}
+	if !w.divide(p, &flowtable.Composed{LenMin: 100, LenMax: 199}) || p.plan != plan {
+		t.Error("steps that are there are not enough")
+	}
+	if !w.divide(p, &flowtable.Composed{LenMin: 100, LenMax: 149}) || len(p.steps) != stepsMax || !slices.IsSorted(p.steps) || p.plan == plan {
+		t.Errorf("steps %v", p.steps)
 	}
 }
 

@@ -28,24 +28,32 @@ type direct struct {
 
 // classify decides where each frame of the batch goes.
 func (w *worker) classify(p *workerPort) {
-	if p.direct.program != 0 {
-		moves := w.engine.cells.Changes()
-		if p.direct.moves == moves || w.flow.cache.Holds(p.direct.program) {
-			p.direct.moves = moves
-			w.directAll(p, w.flow.cache.Program(uint32(p.direct.program)))
-			return
-		}
-		w.undirect(p)
-		p.direct.lost = true
-	}
-	if p.ends != nil && p.ends.arriving {
+	switch h := w.directOf(p); {
+	case h != nil:
+		w.directAll(p, h)
+	case p.ends != nil && p.ends.arriving:
 		w.arrive(p)
-	} else {
+	default:
 		w.forward(p)
 	}
 	if len(w.popped) != 0 {
 		w.forwardPopped()
 	}
+}
+
+// directOf is the program of all frames of p, or nil.
+func (w *worker) directOf(p *workerPort) *flowcache.Program {
+	if p.direct.program == 0 {
+		return nil
+	}
+	moves := w.engine.cells.Changes()
+	if p.direct.moves != moves && !w.flow.cache.Holds(p.direct.program) {
+		w.undirect(p)
+		p.direct.lost = true
+		return nil
+	}
+	p.direct.moves = moves
+	return w.flow.cache.Program(uint32(p.direct.program))
 }
 
 // undirect forgets what becomes of all frames of a port.
@@ -72,6 +80,10 @@ func (w *worker) directAll(p *workerPort, h *flowcache.Program) {
 	o := w.port(h.Arg)
 	if o == nil {
 		p.rxDrops[packet.ReasonNoPort] += n
+		return
+	}
+	if o.isTunnel {
+		w.directTunnel(p, o)
 		return
 	}
 	p.outputs += n
@@ -107,8 +119,11 @@ func (w *worker) forward(p *workerPort) {
 func (w *worker) decideSome(p *workerPort, set uint64) {
 	missed := w.flow.cache.Missed()
 	w.lookup(p, set)
-	w.unasked = 0
-	if w.flow.cache.Missed()-missed >= aheadFrom {
+	w.unasked, w.retraced, w.kept = 0, 0, false
+	if missed = w.flow.cache.Missed() - missed; p.plan == nil {
+		missed = uint64(bits.OnesCount64(set))
+	}
+	if w.retraces = missed > 0 && w.mayRetrace(p); w.retraces || missed >= aheadFrom {
 		w.unasked = w.notFound(set)
 	}
 	w.wide.Bad &= set
@@ -131,25 +146,6 @@ func (w *worker) notFound(set uint64) (none uint64) {
 		}
 	}
 	return none
-}
-
-// lookAhead asks for what the walks of the next frames that have missed will read.
-func (w *worker) lookAhead() {
-	n := 0
-	for ; w.unasked != 0 && n < aheadGroup; w.unasked &= w.unasked - 1 {
-		i := bits.TrailingZeros64(w.unasked)
-		key := &w.ahead[n&(packet.BatchMax-1)]
-		n++
-		if w.wide.Frames>>i&1 != 0 {
-			*key = w.wide.Keys[i]
-		} else {
-			*key = flowtable.Key{}
-			copy(key[:], w.keys[i][:])
-		}
-		key[flowtable.WordL4] &^= ownBits
-	}
-	w.flow.walker.Ahead(&w.ahead, n, w.flow.counters)
-	w.flow.ct.ahead(&w.ahead, n)
 }
 
 // lookup finds the programs of the frames in set, which is not empty.
@@ -223,7 +219,9 @@ func (w *worker) markLengths(p *workerPort) {
 	for i := range w.batch.N {
 		c := p.lengthClass(w.batch.WireLen(i))
 		w.keys[i][flowtable.WordL4] |= c
-		w.wide.Keys[i][flowtable.WordL4] |= c
+		if w.wide.Frames>>i&1 != 0 {
+			w.wide.Keys[i][flowtable.WordL4] |= c
+		}
 	}
 }
 
@@ -261,6 +259,9 @@ func (w *worker) carryOut(p *workerPort, set uint64) {
 			if w.unasked>>i&1 != 0 {
 				w.lookAhead()
 			}
+			if w.retrace(p, i) {
+				continue
+			}
 			w.slow(p, i, off, set&(set-1))
 			continue
 		}
@@ -277,6 +278,9 @@ func (w *worker) carryOut(p *workerPort, set uint64) {
 				}
 				o.own[o.n] = packet.Ref{Frame: uint16(i)}
 				o.n++
+				outputs++
+				continue
+			} else if o != nil && o.isTunnel && h.Code == flowcache.ProgramOutput && w.wrapQuick(p, o, i) {
 				outputs++
 				continue
 			}
@@ -308,10 +312,9 @@ func (w *worker) execute(p *workerPort, i int, off uint32) {
 		return
 	}
 	t := transit{in: p, slot: i, rx: i, fdbSlot: -1, tun: w.tunnelWord(p, i), came: w.cameBy(p, i)}
+	a := w.addresses(i) // before a tunnel's headers go
 	w.perform(&t, w.flow.cache.Ops(off), dropArg(h))
-	if t.fdbSlot >= 0 && t.only != nil && p.level == parse.L2 && p.dev != nil {
-		w.decide(p, i, off, &t)
-	}
+	w.decide(p, a, off, &t)
 }
 
 // dropArg is the reason of a program that outputs nothing.

@@ -37,12 +37,14 @@ func (w *worker) hold(t *transit, comp *flowtable.Composed, n uint32) bool {
 			return false
 		}
 	}
-	if isSuper(w.batch.Needs(t.slot), 0) || !w.finishSum(t.slot, t.in) {
+	if isSuper(w.batch.Needs(t.slot), 0) {
 		return false // what waits cannot ask for anything
 	}
-	c := w.flow.ct
-	c.frame = w.appendOrigin(w.batch.AppendTo(c.frame[:0], t.slot), t)
-	meta := uint64(t.in.number)
+	if !w.finishSum(t.slot, t.in) || !w.copyWhole(t) {
+		t.why = packet.ReasonRxFault
+		return false
+	}
+	c, meta := w.flow.ct, uint64(t.in.number)
 	switch c.worker.Hold(c.waitZone, &c.waitFor, c.frame, meta, c.now) {
 	case conntrack.Known: // another worker has just seen the first
 		if !c.worker.Ready(c.frame, meta) {
@@ -52,8 +54,18 @@ func (w *worker) hold(t *transit, comp *flowtable.Composed, n uint32) bool {
 	case conntrack.Refused:
 		return false
 	}
+	w.stats.Frames--
 	t.in.rxFrames--
 	t.in.rxBytes -= uint64(n)
+	return true
+}
+
+// copyWhole copies a frame that is to wait to one piece of memory. It reports false if the
+// payload was taken away.
+func (w *worker) copyWhole(t *transit) (ok bool) {
+	defer w.caught(&ok)
+	c := w.flow.ct
+	c.frame = w.appendOrigin(w.batch.AppendTo(c.frame[:0], t.slot), t)
 	return true
 }
 

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"bytes"
 	"encoding/binary"
+	"runtime/debug"
 	"testing"
 	"time"
 
@@ -223,5 +224,32 @@ func TestFragmentsAsking(t *testing.T) {
 	if len(b.out) != 2 || !bytes.Equal(b.out[1][34:], want) || b.headers[1][0] != 0 {
 		t.Errorf("%d leave: %x\nheaders %x\nwant the end of the last one to be %x", len(b.out), b.out, b.headers, want)
 	}
+	r.stats()
+}
+
+// TestFragmentsFault: a guest that takes its memory away before a fragment of its can wait is
+// cut off, and the fragment is dropped; nothing else happens.
+func TestFragmentsFault(t *testing.T) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	addr := noMemory(t)
+	r := twoZones(t)
+	x := ipv4{ap("10.0.0.1:1000"), ap("198.51.100.1:80"), conntrack.ProtoUDP}
+	later := fragmented(x.frame(0, 1992), 1, 1000)[1]
+	a, w := r.devs["a"], r.s.workers[0]
+	a.owned, a.span = addr, 4095
+	a.in = [][]byte{x.frame(0, 8)}
+	r.turn()
+	w.batch.Reset()
+	w.batch.Add(later[:packet.HeadMax], packet.Seg{Addr: addr, Len: uintptr(len(later) - packet.HeadMax)})
+	w.begin(w.rx[0])
+	p := w.ports[1]
+	p.rxFrames++
+	p.rxBytes += uint64(len(later))
+	w.classify(p)
+	w.carry()
+	if a.broken == "" || w.stats.Faults != 1 || p.rxDrops[packet.ReasonRxFault] != 1 {
+		t.Errorf("broken %q, %d faults, drops %v", a.broken, w.stats.Faults, p.rxDrops)
+	}
+	r.turn()
 	r.stats()
 }

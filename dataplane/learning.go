@@ -8,20 +8,24 @@ import (
 // A learning bridge is rules in a datapath of its own:
 //
 //	0 admit    by in port: the frame's VLAN, or drop
-//	1 check    bad sources and reserved destinations: drop
-//	2 learn    the source is put into the FDB, but in VLANs that only flood
-//	3 find     groups are flooded, other destinations are looked up in the FDB
-//	4 known    unknown ones are flooded, those behind the in port dropped
-//	5 egress   by out port: does it carry the VLAN, and with a tag?
-//	6 plain    output without a tag
-//	7 tagged   output with one
+//	1 secure   of ports with sources: is it from one of them? (security.go)
+//	2 sender   and what does ARP or neighbour discovery say there?
+//	3 check    bad sources and reserved destinations: drop
+//	4 learn    the source is put into the FDB, but in VLANs that only flood
+//	5 find     groups are flooded, other destinations are looked up in the FDB
+//	6 known    unknown ones are flooded, those behind the in port dropped
+//	7 egress   by out port: does it carry the VLAN, and with a tag?
+//	8 plain    output without a tag
+//	9 tagged   output with one
 //
 // What is flooded goes to a flood list with all ports of the bridge, which is
-// told the VLAN: each port then does by its vlanPolicy what tables 5 to 7 do for
+// told the VLAN: each port then does by its vlanPolicy what tables 7 to 9 do for
 // one. A frame keeps its tag as long as it can, and with it priority and
 // drop eligibility.
 const (
 	tableAdmit = iota
+	tableSecure
+	tableSender
 	tableCheck
 	tableLearn
 	tableFind
@@ -132,21 +136,26 @@ func learningRules(br *bridge) []flowtable.Rule {
 
 // portRules are the rules of a port of a learning bridge. trunk is the set of
 // its VLANs; 0 if it carries all.
-func portRules(br *bridge, number uint32, v *vlanPolicy, trunk flowtable.SetID) []flowtable.Rule {
+func portRules(br *bridge, number uint32, v *vlanPolicy, trunk flowtable.SetID, sources []Source) []flowtable.Rule {
 	r := rulebook{datapath: br.datapath()}
-	r.admit(number, v, trunk)
+	if len(sources) == 0 {
+		r.admit(number, v, trunk, tableCheck)
+	} else {
+		r.admit(number, v, trunk, tableSecure)
+		r.secure(number, sources)
+	}
 	both := []flowtable.Masked{{Word: flowtable.WordPorts, Value: uint64(number)<<32 | uint64(number), Mask: ^uint64(0)}}
 	r.add(tableKnown, 5, both, nil, dropFor(packet.ReasonSamePort))
 	r.egress(number, v, trunk)
 	return r.rules
 }
 
-// admit is vlanPolicy.accept as rules.
-func (r *rulebook) admit(number uint32, v *vlanPolicy, trunk flowtable.SetID) {
+// admit is vlanPolicy.accept as rules; what is accepted goes on in table then.
+func (r *rulebook) admit(number uint32, v *vlanPolicy, trunk flowtable.SetID, then uint8) {
 	in := []flowtable.Masked{{Word: flowtable.WordIn, Value: uint64(number) << 32, Mask: 0xffffffff << 32}}
 	if v.mode != VLANTrunk {
 		bare := []flowtable.Masked{{Word: flowtable.WordIn, Value: uint64(number) << 32, Mask: 0xffffffff<<32 | vidMask<<16}}
-		r.add(tableAdmit, 30, bare, nil, flowtable.Action{Code: flowtable.ActSet, Dst: fieldVLAN, Value: uint64(v.tag)}, next(tableCheck))
+		r.add(tableAdmit, 30, bare, nil, flowtable.Action{Code: flowtable.ActSet, Dst: fieldVLAN, Value: uint64(v.tag)}, next(then))
 	}
 	switch {
 	case v.mode == VLANAccess:
@@ -155,7 +164,7 @@ func (r *rulebook) admit(number uint32, v *vlanPolicy, trunk flowtable.SetID) {
 	case trunk != 0:
 		r.add(tableAdmit, 20, in, []flowtable.Pred{outside(fieldVID, trunk)}, dropFor(packet.ReasonVLANIngress))
 	}
-	r.add(tableAdmit, 10, in, nil, move(fieldVLAN, fieldVID), next(tableCheck))
+	r.add(tableAdmit, 10, in, nil, move(fieldVLAN, fieldVID), next(then))
 }
 
 // egress is vlanPolicy.emit as rules.

@@ -107,7 +107,7 @@ func (a *author) enter(p *port) {
 			a.setVLANs(trunk, v.vlans())
 			a.done = append(a.done, func() { p.trunk = true })
 		}
-		rules = portRules(br, p.number, &v, trunk)
+		rules = portRules(br, p.number, &v, trunk, p.spec.Sources)
 	}
 	a.write(&p.rules, rules)
 	a.begin(p)

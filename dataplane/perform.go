@@ -192,7 +192,7 @@ func (w *worker) output(t *transit, number uint32, run uint64) {
 		w.lose(t, packet.ReasonNoPort)
 		return
 	}
-	if t.outs == 0 && !t.edit.Begun() && o.plain {
+	if t.outs == 0 && !t.edit.Begun() && (o.dev != nil || o.quick()) {
 		t.only = o
 	} else {
 		t.only = nil
@@ -240,12 +240,13 @@ func (w *worker) give(t *transit, o *workerPort, run uint64) {
 		if o.isTunnel {
 			w.encapsulate(t, o)
 		} else {
+			t.only = nil
 			w.cross(t, o)
 		}
-		t.shared, t.only = true, nil
+		t.shared = true
 	case o.ends != nil && !o.ends.arriving && w.depart(t, o):
 		t.outs++
-		t.shared, t.only = true, nil
+		t.shared = true
 	case !w.put(o, t.slot, t.rx, run):
 		w.lose(t, packet.ReasonCopies)
 	default:

@@ -181,6 +181,11 @@ func IsHost(portType string) bool { return portType == TypeTAP || portType == Ty
 // to itself. It is "true", the default, or "false".
 const OptionOffload = "offload"
 
+// OptionGRO is a key of PortSpec.Options for vhost-user and kernel ports: whether segments of
+// TCP that come in one batch are merged into super-frames, if the peer takes those. It is
+// "true", or "false", the default.
+const OptionGRO = "gro"
+
 // OptionDevice is a key of PortSpec.Options for kernel ports: what the device is
 // called, if not as the port.
 const OptionDevice = "device"
@@ -208,6 +213,10 @@ type PortSpec struct {
 	MTU      int // largest payload of an outgoing frame in bytes; 0: up to FrameMax, or as the kernel likes
 	Queues   int // queue pairs that are offered to the peer; 0: DefaultQueues, or one of a kernel's device
 	MACLimit int // most addresses learned on the port; 0: no limit of its own
+
+	Ingress Limit    // of what comes in by the port
+	Egress  Limit    // of what leaves by it
+	Sources []Source // whom frames that come in must be from; none: anybody
 
 	// Options are what only ports of this type know, by the keys of
 	// Interface.options.
@@ -279,9 +288,9 @@ func (d *Drops) Total() uint64 {
 
 // Balanced reports whether every frame of the port is accounted for: what it
 // received was output or dropped, what was output to it was sent, cut into segments
-// that were sent, or dropped.
+// that were sent, merged into a super-frame that was, or dropped.
 func (s *PortStats) Balanced() bool {
-	return s.RxFrames+s.Copies == s.Outputs+s.RxDrops.Total() && s.Offered+s.Finished.Segments == s.TxFrames+s.TxDrops.Total()
+	return s.RxFrames+s.Copies == s.Outputs+s.RxDrops.Total() && s.Offered+s.Finished.Segments == s.TxFrames+s.TxDrops.Total()+s.Finished.Joined
 }
 
 // WorkerStats counts what a worker did. Times are in ticks of the time stamp

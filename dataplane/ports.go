@@ -120,6 +120,7 @@ func (s *Switch) expel(gone []*port) error {
 			if names[p.wire] {
 				p.wire = ""
 				a.begin(p)
+				s.watch.touch(p.spec.Name)
 			}
 		}
 	})
@@ -152,7 +153,7 @@ func (s *Switch) add(spec PortSpec) (*port, error) {
 
 // open makes the port's device and its place in a bridge.
 func (s *Switch) open(spec PortSpec) (*port, error) {
-	p := &port{spec: spec, created: time.Now()}
+	p := &port{spec: spec, created: time.Now(), ingress: newLimiter(spec.Ingress), egress: newLimiter(spec.Egress)}
 	switch {
 	case IsTunnel(spec.Type):
 		t, err := s.newTunnel(spec)

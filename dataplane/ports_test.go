@@ -84,6 +84,30 @@ func TestPatchPeerIsTold(t *testing.T) {
 	told(LinkWaiting)
 }
 
+// TestWireEndIsTold: a port whose wire ends with the other port says so.
+func TestWireEndIsTold(t *testing.T) {
+	r := newRig(t)
+	r.port("a", PortSpec{})
+	r.port("b", PortSpec{})
+	if err := r.s.Wire("a", "b"); err != nil {
+		t.Fatal(err)
+	}
+	events := r.s.Watch(t.Context())
+	r.s.DelPorts([]string{"b"})
+	for end := time.After(10 * time.Second); ; {
+		r.s.tellTouched()
+		select {
+		case e := <-events:
+			if e.Kind == EventChanged && e.Port.Name == "a" && e.Port.Wire == "" {
+				return
+			}
+		case <-end:
+			t.Fatal("nobody is told that a is wired no more")
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
 // TestAddPorts: each is for itself, in order, and all that workers have is as if
 // they had come one by one.
 func TestAddPorts(t *testing.T) {

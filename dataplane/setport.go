@@ -7,8 +7,8 @@ import (
 )
 
 // SetPort changes what can be changed of a port without its peer's notice: its
-// VLANs, its MAC limit, its MTU if its device is an MTUSetter, and what a
-// HostSetter changes. The rest of spec must be as it is. What was learned on the port is forgotten if its VLANs
+// VLANs, its rates and sources, its MAC limit, its MTU if its device is an MTUSetter, and
+// what a HostSetter changes. The rest of spec must be as it is. What was learned on the port is forgotten if its VLANs
 // change.
 //
 // The number of queue pairs is not among these: a front-end asks for it once,
@@ -24,19 +24,20 @@ func (s *Switch) SetPort(_ context.Context, spec PortSpec) (PortInfo, error) {
 		return PortInfo{}, fmt.Errorf("set port %s: %w", spec.Name, err)
 	}
 	if !p.canBecome(spec) {
-		return PortInfo{}, fmt.Errorf("set port %s: %w: only VLANs, the MAC limit, the MTU, and MAC, addresses and link of a tap or internal port change in flight: delete it first", spec.Name, ErrExists)
+		return PortInfo{}, fmt.Errorf("set port %s: %w: only VLANs, rates, sources, the MAC limit, the MTU, and MAC, addresses and link of a tap or internal port change in flight: delete it first", spec.Name, ErrExists)
 	}
 	old := p.spec
 	if old.equal(spec) {
 		return s.info(p), nil
 	}
 	p.spec = spec
-	if !old.sameVLANs(spec) {
-		if err := s.setVLANs(p); err != nil {
+	if !old.sameVLANs(spec) || !old.sameSources(spec) {
+		if err := s.setRules(p); err != nil {
 			p.spec = old
 			return PortInfo{}, fmt.Errorf("set port %s: %w", spec.Name, err)
 		}
 	}
+	s.setLimits(p, old)
 	if old.MTU != spec.MTU {
 		p.dev.(MTUSetter).SetMTU(spec.MTU) // canBecome has looked
 	}
@@ -57,6 +58,7 @@ func (s *Switch) SetPort(_ context.Context, spec PortSpec) (PortInfo, error) {
 func (p *port) canBecome(spec PortSpec) bool {
 	same := p.spec
 	same.Tag, same.Trunks, same.Mode, same.MACLimit = spec.Tag, spec.Trunks, spec.Mode, spec.MACLimit
+	same.Ingress, same.Egress, same.Sources = spec.Ingress, spec.Egress, spec.Sources
 	if _, can := p.dev.(MTUSetter); can {
 		same.MTU = spec.MTU
 	}
@@ -73,14 +75,44 @@ func (s *PortSpec) sameVLANs(o PortSpec) bool {
 		slices.Equal(slices.Sorted(slices.Values(s.Trunks)), slices.Sorted(slices.Values(o.Trunks)))
 }
 
-// setVLANs gives the tables and workers the VLANs of p's spec, and forgets what
-// was learned in others.
-func (s *Switch) setVLANs(p *port) error {
-	if err := s.transact(func(a *author) { a.enter(p) }); err != nil {
-		return err
+// setRules gives the tables and workers the VLANs and sources of p's spec, and forgets
+// what was learned from others. Workers read whole headers as long as rules want them.
+func (s *Switch) setRules(p *port) error {
+	if p.readFully() {
+		s.each(func(w *worker) { w.setLevel(w.ports[p.number], true) })
 	}
-	vlan := newVLANPolicy(p.spec)
-	s.each(func(w *worker) { w.ports[p.number].vlan = vlan })
-	p.bridge.table.FlushPort(p.number)
-	return nil
+	err := s.transact(func(a *author) { a.enter(p) })
+	vlan, fully := newVLANPolicy(p.spec), p.readFully()
+	s.each(func(w *worker) {
+		if err == nil {
+			w.ports[p.number].vlan = vlan
+			w.setLevel(w.ports[p.number], fully)
+		}
+	})
+	if err == nil {
+		p.bridge.table.FlushPort(p.number)
+	}
+	return err
+}
+
+// setLimits gives workers the rates of p's spec, where they are not as of old.
+func (s *Switch) setLimits(p *port, old PortSpec) {
+	if old.Ingress == p.spec.Ingress && old.Egress == p.spec.Egress {
+		return
+	}
+	if old.Ingress != p.spec.Ingress {
+		p.ingress = newLimiter(p.spec.Ingress)
+	}
+	if old.Egress != p.spec.Egress {
+		p.egress = newLimiter(p.spec.Egress)
+	}
+	s.each(func(w *worker) {
+		w.ports[p.number].ingress, w.ports[p.number].egress = p.ingress, p.egress
+	})
+}
+
+// readFully reports whether rules about what comes in by p look beyond its Ethernet
+// header.
+func (p *port) readFully() bool {
+	return p.bridge.settings.Pipeline == PipelineFlows || len(p.spec.Sources) > 0
 }

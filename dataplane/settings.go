@@ -56,7 +56,7 @@ func (s *Switch) settle(br *bridge, b BridgeSettings) error {
 	old := br.settings
 	br.settings = b
 	if b.Pipeline == PipelineFlows {
-		s.each(func(w *worker) { w.readFully(br, true) })
+		s.each(func(w *worker) { w.readPorts(br) })
 	}
 	err := s.transact(func(a *author) {
 		a.settle(br)
@@ -71,18 +71,16 @@ func (s *Switch) settle(br *bridge, b BridgeSettings) error {
 		br.settings = old
 	}
 	if br.settings.Pipeline != PipelineFlows {
-		s.each(func(w *worker) { w.readFully(br, false) })
+		s.each(func(w *worker) { w.readPorts(br) })
 	}
 	return err
 }
 
-// readFully has the worker read all headers of what comes in by ports of br, or
-// only those of Ethernet.
-func (w *worker) readFully(br *bridge, fully bool) {
-	for _, p := range w.order {
-		if p.bridge.number == br.number {
-			w.setLevel(p, fully)
-		}
+// readPorts has the worker read as much of what comes in by ports of br as their
+// rules need.
+func (w *worker) readPorts(br *bridge) {
+	for _, p := range br.ports {
+		w.setLevel(w.ports[p.number], p.readFully())
 	}
 }
 

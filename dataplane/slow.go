@@ -26,10 +26,6 @@ func (w *worker) slow(p *workerPort, i int, found uint32, rest uint64) {
 		}
 		return
 	}
-	if w.missed == 0 {
-		w.sighted = [8]uint64{}
-		w.slowTo = -1
-	}
 	spent := w.spent
 	if w.slowTo != i {
 		w.slowEnd = sys.TSC()
@@ -47,6 +43,7 @@ func (w *worker) slow(p *workerPort, i int, found uint32, rest uint64) {
 	key[flowtable.WordL4] = key[flowtable.WordL4]&^lengthBits | p.lengthClass(w.batch.WireLen(i))
 	t := transit{in: p, slot: i, rx: i, fdbSlot: -1, tun: w.tunnelWord(p, i), came: w.cameBy(p, i)}
 	w.decideSlowly(&t, key, wide, found)
+	w.flow.ct.given.n = 0
 	w.slowTo, w.spent = i+1, spent
 	if next := (i + 1) & (packet.BatchMax - 1); rest>>next&1 == 0 || w.found[next]-1 < flowcache.Stale-1 {
 		end := sys.TSC() // the clock costs as much as a tenth of a walk: only behind the last in a row
@@ -85,6 +82,7 @@ func (w *worker) again(p *workerPort, t transit) {
 	w.flow.ct.clock(began)
 	w.decideSlowly(&t, key, wide, found)
 	w.spent = spent + sys.TSC() - began
+	w.missed++
 }
 
 // lookupOne looks one key up.
@@ -146,14 +144,22 @@ func (w *worker) seen(key *flowtable.Key, wide bool) bool {
 	if wide {
 		words = key[:]
 	}
+	at, bit := sightOf(words)
+	seen := w.sighted[at]&bit != 0
+	w.sighted[at] |= bit
+	return seen
+}
+
+// sightOf is where it is noted that a key has missed, whatever is known of its frame's length.
+func sightOf(words []uint64) (at uint8, bit uint64) {
 	h := uint64(0)
-	for _, v := range words {
+	for i, v := range words {
+		if i == flowtable.WordL4 {
+			v &^= ownBits
+		}
 		h = (h ^ v) * 0x9e3779b97f4a7c15
 	}
-	at, bit := &w.sighted[h>>61], uint64(1)<<(h>>55&63)
-	seen := *at&bit != 0
-	*at |= bit
-	return seen
+	return uint8(h >> 61), 1 << (h >> 55 & 63)
 }
 
 // renew has a stale program go on if it is still right for the frame: if all
@@ -207,6 +213,7 @@ func (w *worker) walk(t *transit, key *flowtable.Key, wide bool, n uint32, stale
 	wire := w.batch.WireLen(t.slot)
 	w.stats.Walks++
 	comp := w.flow.walker.Follow(clean, wire, uint64(w.now))
+	w.flow.ct.given.n = 0
 	w.visited += len(comp.Rules)
 	if w.flow.ct.waits && w.hold(t, comp, n) {
 		return 0
@@ -239,13 +246,18 @@ func (w *worker) sendOnce(t *transit, comp *flowtable.Composed) bool {
 	if o == nil || !o.plain || o.n >= len(o.own) {
 		return false
 	}
+	w.sendAs(t.in, o, t.slot)
+	return true
+}
+
+// sendAs sends slot out by port o, which is plain and has room, as it came in by p.
+func (w *worker) sendAs(p, o *workerPort, slot int) {
 	if o.n == 0 {
 		w.fl.out = append(w.fl.out, o)
 	}
-	o.own[o.n] = packet.Ref{Frame: uint16(t.slot)}
+	o.own[o.n] = packet.Ref{Frame: uint16(slot)}
 	o.n++
-	t.in.outputs++
-	return true
+	p.outputs++
 }
 
 // performOnce carries out what a walk has composed and the cache has not kept. A
@@ -288,6 +300,7 @@ func (w *worker) keep(p *workerPort, key *flowtable.Key, wide bool, n, wire uint
 		program, _ = w.flow.cache.InstallSighted(p.plan, key, wide, comp, since)
 	}
 	if program != 0 {
+		w.kept = true
 		w.flow.ct.kept(comp, n)
 		w.noteDirect(p, comp, program)
 	}
@@ -339,31 +352,33 @@ func (w *worker) widen(p *workerPort, mask *flowtable.Key) bool {
 // and shorter ones, and reports whether it could. If classes of lengths change,
 // what was kept by them is forgotten.
 func (w *worker) divide(p *workerPort, comp *flowtable.Composed) bool {
-	had := len(p.steps)
+	var fresh [2]uint32
+	n := 0
 	for _, step := range [2]uint32{comp.LenMin, comp.LenMax + 1} { // the last but one wraps to 0
-		if step == 0 {
-			continue
+		if _, found := slices.BinarySearch(p.steps, step); step != 0 && !found {
+			fresh[n] = step
+			n++
 		}
-		at, found := slices.BinarySearch(p.steps, step)
-		if found {
-			continue
-		}
-		if len(p.steps) == stepsMax {
-			return false
-		}
-		p.steps = slices.Insert(p.steps, at, step)
 	}
-	if len(p.steps) == had {
+	switch {
+	case n == 0:
 		return true
+	case len(p.steps)+n > stepsMax:
+		return false
 	}
-	steps := p.steps
+	steps := append(p.steps, fresh[:n]...)
+	slices.Sort(steps)
 	w.unplan(p)
 	p.steps = steps
 	return w.plan(p)
 }
 
-// noteDirect notes that all frames of p have one program, if that is so.
+// noteDirect notes that all frames of p have one program, if that is so. It is not where those
+// for the ends of tunnels are looked for.
 func (w *worker) noteDirect(p *workerPort, comp *flowtable.Composed, program uint32) {
+	if p.ends != nil && p.ends.arriving {
+		return
+	}
 	for i, m := range &comp.Mask {
 		if i == flowtable.WordIn {
 			m &^= 0xffffffff << 32
@@ -374,7 +389,7 @@ func (w *worker) noteDirect(p *workerPort, comp *flowtable.Composed, program uin
 	}
 	h := w.flow.cache.Program(program)
 	o := w.port(h.Arg)
-	if h.Code == flowcache.ProgramDrop || h.Code == flowcache.ProgramOutput && o != nil && o.plain {
+	if h.Code == flowcache.ProgramDrop || h.Code == flowcache.ProgramOutput && o != nil && (o.plain || o.isTunnel) {
 		w.undirect(p)
 		p.direct.program = w.flow.cache.Retain(program)
 	}

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"millrace/dataplane/packet"
@@ -31,13 +32,38 @@ func (s *PortSpec) check() error {
 		return fmt.Errorf("%w: only tap and internal ports are devices of the host", ErrBadSpec)
 	case s.Queues < 0 || s.Queues > queuesMax:
 		return fmt.Errorf("%w: %d queue pairs are not in 0..%d", ErrBadSpec, s.Queues, queuesMax)
+	case !slices.Contains([]string{"", "true", "false"}, s.Options[OptionGRO]):
+		return fmt.Errorf("%w: %s=%q is neither true nor false", ErrBadSpec, OptionGRO, s.Options[OptionGRO])
 	case s.MACLimit < 0:
 		return fmt.Errorf("%w: MAC limit %d is negative", ErrBadSpec, s.MACLimit)
+	}
+	if err := s.checkLimits(); err != nil {
+		return err
 	}
 	if err := s.checkTunnel(); err != nil {
 		return err
 	}
 	return s.checkVLANs()
+}
+
+// sourcesMax is the most stations of a port, and addresses of one.
+const sourcesMax = 64
+
+func (s *PortSpec) checkLimits() error {
+	switch device := s.Type != TypePatch && !IsTunnel(s.Type); {
+	case !device && (s.Ingress != Limit{} || s.Egress != Limit{} || len(s.Sources) > 0):
+		return fmt.Errorf("%w: rates and sources are for ports with a peer of their own, not for type %s", ErrBadSpec, s.Type)
+	case s.Ingress.bad() || s.Egress.bad():
+		return fmt.Errorf("%w: a rate needs a burst", ErrBadSpec)
+	case len(s.Sources) > sourcesMax:
+		return fmt.Errorf("%w: %d sources are more than %d", ErrBadSpec, len(s.Sources), sourcesMax)
+	}
+	for _, o := range s.Sources {
+		if len(o.Addresses) > sourcesMax || slices.ContainsFunc(o.Addresses, func(a netip.Prefix) bool { return !a.IsValid() || a.Addr().Is4In6() }) {
+			return fmt.Errorf("%w: source %x has more than %d addresses, or one that is none", ErrBadSpec, o.MAC, sourcesMax)
+		}
+	}
+	return nil
 }
 
 func (s *PortSpec) checkVLANs() error {
@@ -62,5 +88,11 @@ func (s *PortSpec) checkVLANs() error {
 // equal reports whether two ports have the same settings.
 func (s *PortSpec) equal(o PortSpec) bool {
 	return s.sameVLANs(o) && s.Bridge == o.Bridge && s.Name == o.Name && s.Type == o.Type && s.Path == o.Path && s.Peer == o.Peer &&
-		s.MTU == o.MTU && s.Queues == o.Queues && s.MACLimit == o.MACLimit && maps.Equal(s.Options, o.Options) && s.Host.equal(o.Host)
+		s.MTU == o.MTU && s.Queues == o.Queues && s.MACLimit == o.MACLimit && maps.Equal(s.Options, o.Options) && s.Host.equal(o.Host) &&
+		s.Ingress == o.Ingress && s.Egress == o.Egress && s.sameSources(o)
+}
+
+// sameSources reports whether two ports take frames of the same stations.
+func (s *PortSpec) sameSources(o PortSpec) bool {
+	return slices.EqualFunc(s.Sources, o.Sources, Source.equal)
 }

@@ -92,6 +92,8 @@ type port struct {
 	wire    string
 	retired PortStats // counted by workers that have ended
 
+	ingress, egress *limiter // nil: no limit
+
 	rules, wireRules []flowtable.RuleID // what it has in the tables
 	trunk            bool               // it has a set of VLANs there
 }

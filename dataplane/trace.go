@@ -93,7 +93,9 @@ func (t *tracer) follow(p *port, frame []byte) *Trace {
 		b.Add(head)
 	}
 	t.flow.walker.Quiet()
-	t.again(t.portOf(p.number), transit{fdbSlot: -1})
+	if in := t.portOf(p.number); in.ends == nil || !in.ends.arriving || !t.arrived(in, 0) {
+		t.again(in, transit{fdbSlot: -1})
+	}
 	t.flow.walker.Offline()
 	t.out, t.ports, t.known = nil, nil, nil
 	runtime.KeepAlive(frame) // the batch has its end by address only

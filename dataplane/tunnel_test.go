@@ -447,6 +447,51 @@ func TestTunnelTrace(t *testing.T) {
 	}
 }
 
+// TestTunnelTraceDirect: a trace finds the end of a tunnel also where frames arrive by the port
+// of the device that has the host's address, and says why one does not come out.
+func TestTunnelTraceDirect(t *testing.T) {
+	a, b := newNode(t, 1, true), newNode(t, 2, true)
+	a.mustTunnel("tun", TypeGeneve, "remote_ip=10.0.0.2")
+	b.mustTunnel("tun", TypeGeneve, "remote_ip=10.0.0.1")
+	f := inner(400, 1)
+	tr, err := a.s.Trace("pod", f)
+	if err != nil || len(tr.Outputs) != 1 || tr.Outputs[0].Port != "wire" {
+		t.Fatalf("%v %+v", err, tr.Outputs)
+	}
+	outer := tr.Outputs[0].Frame
+	tr, err = b.s.Trace("wire", outer)
+	if err != nil || len(tr.Outputs) != 1 || tr.Outputs[0].Port != "pod" || !bytes.Equal(tr.Outputs[0].Frame, f) {
+		t.Errorf("%v %+v", err, tr.Outputs)
+	}
+	outer[29]++ // from a host that has no tunnel
+	binary.BigEndian.PutUint16(outer[24:], 0)
+	binary.BigEndian.PutUint16(outer[24:], folded(sum(0, outer[14:34])))
+	if tr, err = b.s.Trace("wire", outer); err != nil || len(tr.Outputs) != 0 || tr.Drop != packet.ReasonTunnelUnknown {
+		t.Errorf("%v %+v, drop %v", err, tr.Outputs, tr.Drop)
+	}
+}
+
+// TestTunnelBesideWire: what is wired past a bridge does not take along what is for the end of a
+// tunnel, however much has come before.
+func TestTunnelBesideWire(t *testing.T) {
+	a, b := newNode(t, 1, true), newNode(t, 2, true)
+	a.mustTunnel("tun", TypeGeneve, "remote_ip=10.0.0.2")
+	b.mustTunnel("tun", TypeGeneve, "remote_ip=10.0.0.1")
+	b.port("other", PortSpec{Bridge: "phy"})
+	if err := b.s.Wire("wire", "other"); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		b.devs["wire"].in = [][]byte{eth(7, 8, 0, 60)}
+		b.turn()
+	}
+	f := inner(400, 1)
+	if got := pass(a, b, f); len(got) != 1 || !bytes.Equal(got[0], f) || len(b.devs["other"].out) != 3 {
+		t.Errorf("%d frames came out of the tunnel, %d by the wire", len(got), len(b.devs["other"].out))
+	}
+	b.accounts()
+}
+
 // TestTunnelAllocs: tunnels allocate nothing per frame, checksums among them.
 func TestTunnelAllocs(t *testing.T) {
 	a, b := newNode(t, 1, false), newNode(t, 2, true)
@@ -521,19 +566,22 @@ func TestTunnelTooBig(t *testing.T) {
 	}
 }
 
+// noMemory is the address of a page that nobody may touch.
+func noMemory(t *testing.T) uintptr {
+	t.Helper()
+	page, err := unix.Mmap(-1, 0, 4096, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Munmap(page) })
+	return packet.Addr(page)
+}
+
 // TestTunnelFault: a guest that takes its memory away while its frame is summed is cut
 // off; nothing else happens.
 func TestTunnelFault(t *testing.T) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	page, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANON)
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := packet.Addr(page)
-	if err := unix.Mprotect(page, unix.PROT_NONE); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Munmap(page) }()
+	addr := noMemory(t)
 	for _, way := range []string{"out", "in"} {
 		a := newNode(t, 1, false)
 		a.mustTunnel("tun", TypeGeneve, "remote_ip=10.0.0.2 csum=true")

@@ -134,6 +134,28 @@ func TestTunnelNamed(t *testing.T) {
 	}
 }
 
+// TestTunnelNamedInParts: rules set the address of a host in parts, from a register or to a number.
+func TestTunnelNamedInParts(t *testing.T) {
+	a := newFlowNode(t, 1, false)
+	a.mustTunnel("tun", TypeGeneve, "remote_ip=flow")
+	part := func(shift, width uint8) flowtable.Field {
+		return flowtable.Field{Word: flowtable.WordTunDst + 1, Shift: shift, Width: width}
+	}
+	reg0 := flowtable.Field{Word: flowtable.WordReg0, Shift: 32, Width: 32}
+	a.rule(1, "pod", nil, setTo(reg0, 10<<24|2), flowtable.Action{Code: flowtable.ActMove, Dst: part(0, 32), Src: reg0}, a.out("tun"),
+		setTo(part(0, 8), 3), a.out("tun"))
+	for range 3 {
+		a.devs["wire"].out = nil
+		a.devs["pod"].in = [][]byte{inner(100, 1)}
+		a.turn()
+		a.s.tunnelsMoved()
+	}
+	if out := a.devs["wire"].out; len(out) != 2 || out[0][33] != 2 || out[1][33] != 3 {
+		t.Errorf("%d frames: %x", len(out), out)
+	}
+	a.accounts()
+}
+
 // TestTunnelNamedLocal: rules choose the source address; without one it is that of the way.
 func TestTunnelNamedLocal(t *testing.T) {
 	a := newFlowNode(t, 1, false)

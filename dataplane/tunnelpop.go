@@ -26,6 +26,8 @@ type tunnelDesk struct {
 	tuns   [packet.BatchMax]uint64 // tunnel words of received frames
 	cames  [packet.BatchMax]uint16 // numbers of the pairs by which they came, at named ports
 	told   tooBigs
+	alike  likenesses // of frames that have come out of tunnels
+	short  uint64     // frames in popped whose private head may be short, and not where a received one's is
 }
 
 // popped are received frames that have come out of one tunnel and are not
@@ -40,11 +42,13 @@ type popped struct {
 func (w *worker) markTunnel(p *workerPort, set uint64) {
 	for ; set != 0; set &= set - 1 {
 		i := bits.TrailingZeros64(set)
-		w.keys[i][flowtable.WordTunnel] = w.tuns[i]
-		w.wide.Keys[i][flowtable.WordTunnel] = w.tuns[i]
 		came := uint64(w.cameBy(p, i)) << pairShift
+		w.keys[i][flowtable.WordTunnel] = w.tuns[i]
 		w.keys[i][flowtable.WordL4] |= came
-		w.wide.Keys[i][flowtable.WordL4] |= came
+		if w.wide.Frames>>i&1 != 0 {
+			w.wide.Keys[i][flowtable.WordTunnel] = w.tuns[i]
+			w.wide.Keys[i][flowtable.WordL4] |= came
+		}
 	}
 }
 
@@ -60,16 +64,12 @@ func (w *worker) tunnelWord(p *workerPort, i int) uint64 {
 // tunnel, and reports whether it is.
 func (w *worker) depart(t *transit, o *workerPort) bool {
 	var out tunnel.Outer
-	f := &w.batch.Frames[t.slot]
-	if t.lost {
-		return false
-	}
 	kind, fragment, ok := o.ends.takes(&out, w.batch.Head(t.slot))
 	if !ok {
 		return false
 	}
 	o.offered++
-	n := uint64(f.Len)
+	n := uint64(w.batch.Frames[t.slot].Len)
 	if q, slot, why := w.pop(t, o.ends, &out, kind, fragment); why != packet.ReasonNone {
 		o.txDrops[why]++
 		if w.trace != nil {
@@ -93,23 +93,43 @@ func (w *worker) arrive(p *workerPort) {
 	}
 	w.learned = 0
 	for i := range b.N {
-		var out tunnel.Outer
-		kind, fragment, ok := p.ends.takes(&out, b.Head(i))
-		if !ok {
+		if w.popQuick(p.ends, i) {
+			all &^= 1 << i
+			p.outputs++
 			continue
 		}
-		all &^= 1 << i
-		t := transit{in: p, slot: i, rx: i, last: true, fdbSlot: -1}
-		if q, slot, why := w.pop(&t, p.ends, &out, kind, fragment); why != packet.ReasonNone {
-			p.rxDrops[why]++
-		} else {
-			p.outputs++
-			w.emerge(&t, q, slot, &out)
+		if w.arrived(p, i) {
+			all &^= 1 << i
 		}
 	}
-	if all != 0 {
+	switch {
+	case all == ^uint64(0)>>(packet.BatchMax-b.N):
+		w.forward(p)
+	case all != 0:
 		w.decideSome(p, all)
 	}
+}
+
+// arrived takes frame i that has come in by such a port, if it is for the end of a tunnel, and
+// reports whether it is.
+func (w *worker) arrived(p *workerPort, i int) bool {
+	var out tunnel.Outer
+	kind, fragment, ok := p.ends.takes(&out, w.batch.Head(i))
+	if !ok {
+		return false
+	}
+	t := transit{in: p, slot: i, rx: i, last: true, fdbSlot: -1}
+	q, slot, why := w.pop(&t, p.ends, &out, kind, fragment)
+	if why == packet.ReasonNone {
+		p.outputs++
+		w.emerge(&t, q, slot, &out)
+		return true
+	}
+	p.rxDrops[why]++
+	if t.why = why; w.trace != nil {
+		w.trace.drop(&t)
+	}
+	return true
 }
 
 // pop takes the outer headers off a frame. It returns the tunnel's port, and
@@ -149,6 +169,7 @@ func (w *worker) pop(t *transit, e *ending, o *tunnel.Outer, kind tunnel.Kind, f
 	if slot, why = w.mine(t); why != packet.ReasonNone {
 		return nil, 0, why
 	}
+	w.remember(e, b.Head(slot), o, q)
 	if !b.Trim(slot, o.End) {
 		return nil, 0, packet.ReasonCopies
 	}
@@ -185,7 +206,12 @@ func (w *worker) emerge(t *transit, q *workerPort, slot int, out *tunnel.Outer) 
 		w.again(q, transit{slot: slot, rx: t.rx, hops: t.hops + 1, tun: out.Word, came: came, fdbSlot: -1})
 		return
 	}
-	w.tuns[slot], w.cames[slot] = out.Word, came
+	w.await(q, slot, out.Word, came)
+}
+
+// await has a received frame wait for those that come out of tunnel port q with it.
+func (w *worker) await(q *workerPort, slot int, word uint64, came uint16) {
+	w.tuns[slot], w.cames[slot] = word, came
 	for i := range w.popped {
 		if c := &w.popped[i]; c.port == q && c.pops == w.pops+1 {
 			c.set |= 1 << slot
@@ -203,7 +229,19 @@ func (w *worker) forwardPopped() {
 		c := w.popped[last]
 		w.popped = w.popped[:last]
 		w.pops, w.slowTo = c.pops, -1
-		if p := c.port; p.level == parse.L2 || bits.OnesCount64(c.set) > fewPops {
+		p := c.port
+		if o := w.outOf(p); o != nil {
+			c.set = w.directPopped(p, o, c.set)
+		}
+		if c.set = w.complete(p, c.set); c.set == 0 {
+			continue
+		}
+		if p.level == parse.L2 {
+			if c.set = w.decidePopped(p, c.set); c.set == 0 {
+				continue
+			}
+		}
+		if p.level == parse.L2 || bits.OnesCount64(c.set) > fewPops {
 			w.decideSome(p, c.set)
 			continue
 		}
@@ -221,11 +259,7 @@ func (w *worker) decideSingly(p *workerPort, set uint64) {
 			p.rxDrops[packet.ReasonSlowPath]++
 			continue
 		}
-		spent := w.spent
 		w.firstRun, w.passed = w.runs, 0
 		w.again(p, transit{slot: i, rx: i, tun: w.tuns[i], came: w.cameBy(p, i), fdbSlot: -1})
-		if w.spent != spent {
-			w.missed++
-		}
 	}
 }

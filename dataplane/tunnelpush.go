@@ -189,18 +189,24 @@ func (w *worker) caught(ok *bool) {
 // enter has a frame with outer headers come in by port u of the underlay.
 func (w *worker) enter(o, u *workerPort, t transit) {
 	n := w.batch.Frames[t.slot].Len
-	u.rxFrames++
-	u.rxBytes += uint64(n)
 	if u.level != parse.L2 || len(u.steps) > 0 || w.trace != nil || o.named {
+		u.rxFrames++
+		u.rxBytes += uint64(n)
 		w.again(u, t)
 		return
 	}
+	if w.passed == 0 && w.enterQuick(u, t.slot) {
+		return
+	}
+	u.rxFrames++
+	u.rxBytes += uint64(n)
 	t.in = u
 	if m := &o.outer; m.program != 0 {
 		if moves := w.engine.cells.Changes(); m.moves == moves || w.flow.cache.Holds(m.program) {
 			m.moves = moves
 			w.count(uint32(m.program), n)
 			w.performCached(&t, uint32(m.program))
+			w.decideOuter(u, &t, m.program)
 			return
 		}
 		w.forgetOuter(o)

@@ -65,7 +65,8 @@ type worker struct {
 	doing   sync.Mutex // held by the one that waits for inbox
 	stopped chan struct{}
 
-	cuts [packet.SlotsMax]packet.Ref // a port's list in the making; see cut
+	cuts   [packet.SlotsMax]packet.Ref // a port's list in the making; see cut
+	merger packet.Merger
 }
 
 // An rxQueue is one receive queue of a port, as its worker sees it.
@@ -107,18 +108,23 @@ type desk struct {
 	guards []flowtable.Guard
 	wants  []uint32
 
-	runs     uint64                            // programs carried out
-	firstRun uint64                            // the last before the frame in hand
-	passed   int                               // patch ports that the frame in hand has passed
-	learned  int                               // addresses learned from the batch in hand
-	ahead    [flowtable.AheadMax]flowtable.Key // that will be walked with
-	unasked  uint64                            // frames that will be walked, of which nothing was asked for ahead yet
-	sighted  [8]uint64                         // a bit, by its hash, of each key that has missed in the batch in hand
-	spent    uint64                            // ticks in the slow path
-	slowEnd  uint64                            // when it was last left, or entered if the next frame goes there too
-	slowTo   int                               // frame behind the last that went there
-	missed   int                               // frames that went there
-	visited  int                               // rules that matched there
+	runs       uint64                            // programs carried out
+	firstRun   uint64                            // the last before the frame in hand
+	passed     int                               // patch ports that the frame in hand has passed
+	learned    int                               // addresses learned from the batch in hand
+	ahead      [flowtable.AheadMax]flowtable.Key // that will be walked with
+	unasked    uint64                            // frames that will be walked, of which nothing was asked for ahead yet
+	retraces   bool                              // frames of the batch in hand that have missed are to be retraced
+	retraced   uint64                            // frames that were looked ahead for, to be retraced
+	numbers    [packet.BatchMax]uint8            // under which they were expected
+	retracings uint64                            // walks that were retraces
+	kept       bool                              // a frame of the batch in hand has left a program
+	sighted    [8]uint64                         // a bit, by its hash, of each key that has missed in the batch in hand
+	spent      uint64                            // ticks in the slow path
+	slowEnd    uint64                            // when it was last left, or entered if the next frame goes there too
+	slowTo     int                               // frame behind the last that went there
+	missed     int                               // walks that were made there, or frames that were let in late
+	visited    int                               // rules that matched there
 }
 
 // A request is a function for the worker to run.
@@ -143,6 +149,7 @@ func newWorker(id, cpu int, mode PollMode, e *engine, n int) (*worker, error) {
 	}
 	w.stats.CPU = cpu
 	w.clock.epoch = e.epoch
+	w.slowTo = -1
 	return w, nil
 }
 
@@ -260,9 +267,13 @@ func (w *worker) poll(q *rxQueue, limit int) int {
 	if b.NEarly != 0 {
 		w.countEarly(p)
 	}
+	frames := uint64(b.N)
+	if p.ingress != nil {
+		w.police(p)
+	}
 	w.classify(p)
 	w.carry()
-	q.measure(w, uint64(b.N))
+	q.measure(w, frames)
 	if w.missed != 0 {
 		if w.flow.ct.released {
 			w.back.by = q

@@ -16,6 +16,9 @@ type workerPort struct {
 	dev    Device  // nil for a patch port or a tunnel
 	tx     TxQueue // nil for a patch port or a tunnel
 	vlan   vlanPolicy
+
+	ingress, egress *limiter // nil: any number of frames
+
 	bridge *workerBridge
 	peer   *workerPort // the other end of a patch port; nil while it is missing
 
@@ -23,6 +26,7 @@ type workerPort struct {
 	direct direct          // what becomes of all its frames, if that is one thing
 	plan   *flowcache.Plan // of its keys in the cache; nil: none yet
 	exact  flowtable.Key   // bits of the key on which any program of the plan depends
+	doubt  uint32          // that retraces are of use
 	steps  []uint32        // lengths of frames at which programs differ, in order
 
 	list   []packet.Ref // what goes out next: own, or identity
@@ -45,8 +49,9 @@ type workerPort struct {
 
 	counters
 
-	taker OffloadTaker // tx, if it is one
-	extra uint64       // of n: segments beyond the first of their frame
+	taker  OffloadTaker // tx, if it is one
+	merges bool         // segments of TCP are merged for the peer, if it takes super-frames
+	extra  uint64       // of n: segments beyond the first of their frame, less those that were merged
 }
 
 // Sizes of lists of what goes to a port. They grow as they need.
@@ -57,10 +62,11 @@ const (
 
 // newWorkerPort is p for a worker that does not know it yet.
 func newWorkerPort(p *port) *workerPort {
-	wp := &workerPort{name: p.spec.Name, number: p.number, dev: p.dev, vlan: newVLANPolicy(p.spec), own: make([]packet.Ref, listMin)}
+	wp := &workerPort{name: p.spec.Name, number: p.number, dev: p.dev, vlan: newVLANPolicy(p.spec), ingress: p.ingress, egress: p.egress, own: make([]packet.Ref, listMin),
+		merges: p.spec.Options[OptionGRO] == "true"}
 	wp.list = wp.own
 	wp.retunnel(p)
-	if p.bridge.settings.Pipeline == PipelineFlows {
+	if p.readFully() {
 		wp.level = parse.Full
 	}
 	return wp

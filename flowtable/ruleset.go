@@ -104,7 +104,7 @@ func shapeOf(v uint64) shape {
 		actions: uint32(v >> 32 & 0xffff), size: uint32(v >> 48), before: ruleValues + uint32(v>>16&0xff)}
 }
 
-// whoHash is the hash of a datapath or group.
+// whoTag is what a datapath or group is found by.
 func (t *Tables) whoTag(who uint64) uint32 { return tagOf(t.seed.mix(t.seed.start, who)) }
 
 // newRuleset makes an empty rule set.

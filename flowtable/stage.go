@@ -47,6 +47,8 @@ type stage struct {
 	branches     uint8
 	kind         uint8
 	resume       bool // behind the question the packet goes on in table, else by the actions in rest
+	plain        bool // retraces can go through it
+	hidden       bool // they cannot tell whether it comes next
 	table        uint8
 	looks, sets  [2]uint16 // what it looked at, and what it wrote: places in masked, from and to
 	rules, edges [2]uint16
@@ -242,6 +244,7 @@ func (w *Walker) note(s stage) uint16 {
 	m.rules, m.edges = append(m.rules, rules...), append(m.edges, edges...)
 	s.rules[1], s.edges[1] = uint16(len(m.rules)), uint16(len(m.edges))
 	s.visited = uint16(w.visited - m.visited0)
+	m.classify(&s)
 	before := &m.list[m.at]
 	s.next = before.child
 	m.list = append(m.list, s)

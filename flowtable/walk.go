@@ -124,7 +124,7 @@ func (w *Walker) set(words []uint64) int {
 		return 0
 	}
 	f := unpack(words[1])
-	if words[1]>>48 != hasValue>>48 || f.Width > 64 {
+	if words[1]>>48 != hasValue>>48 || f.Width > 64 || f.Word >= WordTunSrc {
 		return 0
 	}
 	mask, _ := f.Bits()
@@ -247,15 +247,21 @@ func (w *Walker) write(f Field, high, low uint64) {
 	if f.Width == 128 {
 		w.writeWord(f.Word, ^uint64(0), high)
 		w.writeWord(f.Word+1, ^uint64(0), low)
-		if f.Word == WordTunSrc || f.Word == WordTunDst {
-			w.stages.at = 0 // stages write words, and no ops
-			w.emit(Op{Code: OpSet, Word: f.Word, Value: high, Mask: ^uint64(0)})
-			w.emit(Op{Code: OpSet, Word: f.Word + 1, Value: low, Mask: ^uint64(0)})
-		}
-		return
+	} else {
+		mask, _ := f.Bits()
+		w.writeWord(f.Word, mask, (high|low)<<f.Shift)
 	}
-	mask, _ := f.Bits()
-	w.writeWord(f.Word, mask, (high|low)<<f.Shift)
+	if f.Word >= WordTunSrc {
+		w.tellEnd(f.Word)
+	}
+}
+
+// tellEnd tells outputs behind it of the address of a tunnel of which a word was written: all of it.
+func (w *Walker) tellEnd(word uint8) {
+	w.stages.at = 0 // stages write words, and no ops
+	word = WordTunSrc + (word-WordTunSrc)&^1
+	w.emit(Op{Code: OpSet, Word: word, Value: w.ctx[word], Mask: ^uint64(0)})
+	w.emit(Op{Code: OpSet, Word: word + 1, Value: w.ctx[word+1], Mask: ^uint64(0)})
 }
 
 // writeWord sets bits of a word. That there is a tag is for push and pop.

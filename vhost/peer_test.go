@@ -18,20 +18,16 @@ import (
 	"millrace/dataplane/sys"
 	"millrace/vhost/message"
 	"millrace/vhost/virtq"
+	"millrace/waittest"
 )
 
 // deadline bounds every wait of the tests.
 const deadline = time.Minute
 
 // eventually waits until cond holds.
-func eventually(t testing.TB, what string, cond func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(deadline); !cond(); {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-		time.Sleep(200 * time.Microsecond)
-	}
+	waittest.Until(t, what, ok)
 }
 
 // Places in the peer's memory: each ring has a slot with its three parts and

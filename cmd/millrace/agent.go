@@ -123,7 +123,10 @@ func (a *app) startAgent(ctx context.Context, db []string, secure *tls.Config, l
 	ctx, cancel := context.WithCancel(ctx)
 	run := func() {
 		for ctx.Err() == nil {
-			err := agent.Run(ctx, agent.Config{RunDir: a.runDir, Endpoints: db, TLS: secure, Health: a.controlHealth, Log: log})
+			kube, err := agent.InCluster()
+			if err == nil {
+				err = agent.Run(ctx, agent.Config{RunDir: a.runDir, Endpoints: db, TLS: secure, Health: a.controlHealth, Log: log, Kube: kube})
+			}
 			if err == nil {
 				return
 			}

@@ -20,9 +20,11 @@ account is exact. It is kept in two sums, and both hold for every port:
   rx + copies = outputs + drops   of the frames that came from the port: each is
                                   output or dropped, and a frame that is output
                                   n times counts n-1 copies
-  offered + segments = tx + drops of the outputs to the port: each is sent to its
+  offered + segments = tx + joined + drops
+                                  of the outputs to the port: each is sent to its
                                   peer or dropped; a super-frame that is cut in n
-                                  for it counts n-1 segments
+                                  for it counts n-1 segments, and one that is made
+                                  of n counts n-1 joined
 
 DIRECTION tells in which of the two a line counts: in, under the port that the
 frame came from, or out, under the port that it should have left by.`,
@@ -58,12 +60,12 @@ func (a *app) printReasons(reasons []*api.Reason) error {
 }
 
 // A balance is both sums of one port, or of all.
-type balance struct{ rx, copies, outputs, rxDrops, offered, segments, tx, txDrops uint64 }
+type balance struct{ rx, copies, outputs, rxDrops, offered, segments, tx, joined, txDrops uint64 }
 
 func balanceOf(p *api.PortStats) balance {
 	return balance{
 		rx: p.GetRxFrames(), copies: p.GetCopies(), outputs: p.GetOutputs(), rxDrops: total(p.GetRxDrops()),
-		offered: p.GetOffered(), segments: p.GetFinished().GetSegments(), tx: p.GetTxFrames(), txDrops: total(p.GetTxDrops()),
+		offered: p.GetOffered(), segments: p.GetFinished().GetSegments(), tx: p.GetTxFrames(), joined: p.GetFinished().GetJoined(), txDrops: total(p.GetTxDrops()),
 	}
 }
 
@@ -75,12 +77,13 @@ func (b *balance) add(o balance) {
 	b.offered += o.offered
 	b.segments += o.segments
 	b.tx += o.tx
+	b.joined += o.joined
 	b.txDrops += o.txDrops
 }
 
 // missing is how many frames more went in than are accounted for, in each sum.
 func (b *balance) missing() (in, out int64) {
-	return int64(b.rx + b.copies - b.outputs - b.rxDrops), int64(b.offered + b.segments - b.tx - b.txDrops)
+	return int64(b.rx + b.copies - b.outputs - b.rxDrops), int64(b.offered + b.segments - b.tx - b.joined - b.txDrops)
 }
 
 func (b *balance) exact() bool {
@@ -92,7 +95,7 @@ func (b *balance) json() object {
 	in, out := b.missing()
 	return object{
 		{"rx_frames", b.rx}, {"copies", b.copies}, {"outputs", b.outputs}, {"rx_drops", b.rxDrops}, {"rx_missing", in},
-		{"offered", b.offered}, {"segments", b.segments}, {"tx_frames", b.tx}, {"tx_drops", b.txDrops}, {"tx_missing", out},
+		{"offered", b.offered}, {"segments", b.segments}, {"tx_frames", b.tx}, {"joined", b.joined}, {"tx_drops", b.txDrops}, {"tx_missing", out},
 		{"exact", b.exact()},
 	}
 }
@@ -127,8 +130,8 @@ func (a *app) printBalance(s *api.GetStatsResponse) {
 	in, out := sum.missing()
 	fmt.Fprintf(a.out, "\nbalance: rx + copies = outputs + drops: %s (%s + %s = %s + %s)\n", verdict(in, exact),
 		count(sum.rx), count(sum.copies), count(sum.outputs), count(sum.rxDrops))
-	fmt.Fprintf(a.out, "balance: offered + segments = tx + drops: %s (%s + %s = %s + %s)\n", verdict(out, exact),
-		count(sum.offered), count(sum.segments), count(sum.tx), count(sum.txDrops))
+	fmt.Fprintf(a.out, "balance: offered + segments = tx + joined + drops: %s (%s + %s = %s + %s + %s)\n", verdict(out, exact),
+		count(sum.offered), count(sum.segments), count(sum.tx), count(sum.joined), count(sum.txDrops))
 	for _, p := range s.GetPorts() {
 		if b := balanceOf(p); !b.exact() {
 			in, out := b.missing()

@@ -30,7 +30,7 @@ itself; --port of the other commands says which is asked.`,
   millrace egress status`,
 		Args: noSubcommand, RunE: helpOnly,
 	}
-	cmd.AddCommand(a.egressAgentCmd(), a.egressPortCmd(), a.choosePort(a.egressStatusCmd()), a.choosePort(a.egressRequestsCmd()), a.choosePort(a.egressExplainCmd()))
+	cmd.AddCommand(a.egressAgentCmd(), a.egressPortCmd(), a.choosePort(a.egressStatusCmd()), a.choosePort(a.egressRequestsCmd()), a.choosePort(a.egressTopCmd()), a.choosePort(a.egressExplainCmd()))
 	return cmd
 }
 
@@ -89,8 +89,8 @@ func (a *app) egressStatusCmd() *cobra.Command {
 		Use:   "status",
 		Short: "Show an agent's connections to servers",
 		Long: `Shows whether a server has answered in the last 10 seconds, and each connection:
-the server, how long ago its machine gave a sign of life, and the streams, idle
-ones among them. Exit code 1 says that the agent runs and no server answers.`,
+the server, how long ago its machine gave a sign of life, the shortest round trip,
+the streams, idle ones among them, and segments that were sent again. Exit code 1 says that the agent runs and no server answers.`,
 		Example: `  millrace egress status
   millrace egress status --port egress0
   millrace egress status --json | jq .servers_up`,
@@ -116,9 +116,10 @@ func (a *app) showEgressStatus(s agent.Status) error {
 		return a.printJSON(s)
 	}
 	fmt.Fprintf(a.out, "%s, %d of %d servers connected, %d requests\n", yesNo(s.Ready, "ready", "not ready"), s.ServersUp, s.ServersKnown, s.Requests)
-	t := newTable("ADDRESS", "SERVER", ">UP", ">LAST SEEN", ">STREAMS", ">IDLE")
+	t := newTable("ADDRESS", "SERVER", ">UP", ">LAST SEEN", ">RTT", ">STREAMS", ">IDLE", ">RETRANSMITS")
 	for _, l := range s.Links {
-		t.add(l.Address, l.Server, time.Since(l.Since).Round(time.Second).String(), l.LastSeen.Round(time.Millisecond).String(), fmt.Sprint(l.Streams), fmt.Sprint(l.Idle))
+		t.add(l.Address, l.Server, time.Since(l.Since).Round(time.Second).String(), l.LastSeen.Round(time.Millisecond).String(), span(l.RTT),
+			fmt.Sprint(l.Streams), fmt.Sprint(l.Idle), count(l.Resent))
 	}
 	t.print(a.out, "no connection")
 	return nil

@@ -11,16 +11,19 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"millrace/control/egress/admin"
 	"millrace/control/egress/agent"
 	"millrace/control/egress/kernel"
+	"millrace/control/egress/leases"
 	"millrace/control/egress/policy"
 )
 
@@ -34,6 +37,10 @@ type egressFlags struct {
 	identifiers string
 	listen      string
 	readyFD     int
+
+	leases       leases.Config
+	countSource  string
+	requestLevel string
 }
 
 func (a *app) egressAgentCmd() *cobra.Command {
@@ -66,7 +73,7 @@ egress needs no such command: it has an agent of its own (` + "`millrace port ad
 Certificates and tokens are read anew for each connection. SIGTERM drains: servers
 send new requests elsewhere, and open ones have --drain-timeout to end.
 
-  RUN-DIR/egress.sock    what millrace egress status, requests and explain ask`,
+  RUN-DIR/egress.sock    what millrace egress status, requests, top and explain ask`,
 		Example: `  millrace egress agent --server konnectivity.example:8132 --ca ca.crt --token /var/run/secrets/tokens/konnectivity \
       --allow node=192.0.2.10@10250
   millrace port add br0 egress0 --type tap --netns egress --ip 10.16.0.2/16
@@ -93,16 +100,23 @@ func (f *egressFlags) add(cmd *cobra.Command) {
 	fs.StringArrayVar(&f.allow, "allow", nil, "a rule of what may be reached; again for more")
 	fs.BoolVar(&f.udp, "udp", false, "allow the protocol udp, too")
 	fs.StringVar(&f.netns, "netns", "", "network namespace of the switch's port: a name below /run/netns, or a path")
+	fs.StringVar(&f.cfg.PortName, "port-name", "port", "what metrics and logs call that port")
 	fs.StringVar(&f.dns, "dns", "", "ADDRESS:PORT of the DNS server behind the port, for port-names")
 	fs.StringArrayVar(&f.hosts, "host", nil, "NAME=ADDRESS[,ADDRESS...]: a name that nobody is asked for; again for more")
 	fs.StringVar(&f.identifiers, "identifiers", "", "what servers are told of this agent, such as ipv4=192.0.2.10&default-route=true")
-	fs.IntVar(&f.cfg.Links, "connections", 2, "connections to each address of a server")
+	fs.IntVar(&f.cfg.Links, "connections", 0, "connections to each address of a server (default: 2, and 8 to one that is 5 ms away or more)")
 	fs.IntVar(&f.cfg.Idle, "idle-streams", 8, "streams at each address that wait for requests")
 	fs.IntVar(&f.cfg.MaxStreams, "max-streams", 1024, "streams of a connection; beyond, requests share them")
 	fs.BoolVar(&f.cfg.Shared, "shared", false, "have requests share streams, as stock agents do")
 	fs.DurationVar(&f.cfg.DialTimeout, "dial-timeout", 5*time.Second, "how long a target may take to be looked up and to answer")
 	fs.DurationVar(&f.cfg.StallTimeout, "stall-timeout", 5*time.Minute, "how long a target may take nothing of what it is sent")
+	fs.DurationVar(&f.cfg.UnusedTimeout, "unused-timeout", 2*time.Minute, "how long a client may say nothing after its dial, and hear nothing")
 	fs.DurationVar(&f.cfg.DrainTimeout, "drain-timeout", 30*time.Second, "how long open requests have to end after SIGTERM")
+	fs.StringVar(&f.leases.Kubeconfig, "kubeconfig", "", "count servers by their Lease objects, asking the API by this kubeconfig")
+	fs.StringVar(&f.leases.Namespace, "lease-namespace", "kube-system", "where the Lease objects are")
+	fs.StringVar(&f.leases.Selector, "lease-label-selector", "k8s-app=konnectivity-server", "the labels that they have")
+	fs.StringVar(&f.countSource, "server-count-source", "default", "with --kubeconfig: default (leases count), or max (leases or what servers say, whichever is more)")
+	fs.StringVar(&f.requestLevel, "log-requests", "debug", "the level of log lines of requests that end well; those that do not are at info at least")
 	fs.StringVar(&f.listen, "listen", "127.0.0.1:8093", "where /metrics, /healthz and /readyz are served; empty: nowhere")
 	fs.IntVar(&f.readyFD, "ready-fd", 0, "descriptor to write the line ready to, instead of standard output")
 }
@@ -148,8 +162,21 @@ func (a *app) serveAgent(ctx context.Context, f *egressFlags, socket string, log
 	if err := a.ready(f.readyFD); err != nil {
 		log.Warn("nobody was told that the agent is ready", zap.Error(err))
 	}
-	ag.Run(ctx)
+	f.runAgent(ctx, ag)
 	return nil
+}
+
+// runAgent runs an agent, and counts servers for it if it is to.
+func (f *egressFlags) runAgent(ctx context.Context, ag *agent.Agent) {
+	if f.leases.Kubeconfig == "" {
+		ag.Run(ctx)
+		return
+	}
+	f.leases.Count, f.leases.Registry, f.leases.Log = ag.CountServers, f.cfg.Registry, f.cfg.Log
+	var counting sync.WaitGroup
+	counting.Go(func() { leases.Follow(ctx, f.leases) })
+	ag.Run(ctx)
+	counting.Wait()
 }
 
 // check makes a configuration of the flags.
@@ -164,7 +191,15 @@ func (f *egressFlags) check(cmd *cobra.Command) error {
 		return usage(cmd, "--ca and --insecure: give one of them")
 	case (f.cfg.Files.Cert == "") != (f.cfg.Files.Key == ""):
 		return usage(cmd, "--cert and --key: give both or none")
+	case f.countSource != "default" && f.countSource != "max":
+		return usage(cmd, "--server-count-source: %q is neither default nor max", f.countSource)
 	}
+	f.cfg.MostServers = f.countSource == "max"
+	level, err := zapcore.ParseLevel(f.requestLevel)
+	if err != nil {
+		return usage(cmd, "--log-requests: %w", err)
+	}
+	f.cfg.LogRequests = level
 	for _, s := range f.cfg.Servers {
 		if _, _, err := net.SplitHostPort(s); err != nil {
 			return usage(cmd, "--server: %w", err)

@@ -32,7 +32,7 @@ func agentOptions(options map[string]string) (f *egressFlags, level zapcore.Leve
 			level, err = zapcore.ParseLevel(options[key])
 		case flag == nil || key == "netns" || key == "ready-fd":
 			problems = append(problems, fmt.Errorf("unknown option %q", key[:min(len(key), 60)]))
-		case slices.Contains([]string{"ca", "cert", "key", "token"}, key) && !filepath.IsAbs(options[key]):
+		case slices.Contains([]string{"ca", "cert", "key", "token", "kubeconfig"}, key) && !filepath.IsAbs(options[key]):
 			err = fmt.Errorf("%q is not an absolute path", options[key][:min(len(options[key]), 60)])
 		default:
 			err = setFlag(flag, options[key])

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,6 +111,7 @@ func (p *egressPort) read(e bridge.Egress) error {
 	p.identifiers.Store(&f.identifiers)
 	if p.flags == nil {
 		p.want, p.flags = e, f
+		f.cfg.PortName = cmp.Or(e.Options["port-name"], e.Name)
 		f.cfg.Policy = p.policy.Load
 		f.cfg.Identifiers = func() string { return *p.identifiers.Load() }
 	}
@@ -247,20 +249,14 @@ func stackConfig(e bridge.Egress) (netstack.Config, error) {
 
 // stackMetrics are what a stack counts.
 func stackMetrics(s *netstack.Stack) []prometheus.Collector {
-	counter := func(name, help, reason string, f func() uint64) prometheus.Collector {
-		o := prometheus.CounterOpts{Name: name, Help: help}
-		if reason != "" {
-			o.ConstLabels = prometheus.Labels{"reason": reason}
-		}
-		return prometheus.NewCounterFunc(o, func() float64 { return float64(f()) })
+	dropped := func(reason string, f func() uint64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "egress_frames_dropped_total", Help: "Frames that the port's stack did not take or could not send.",
+			ConstLabels: prometheus.Labels{"reason": reason},
+		}, func() float64 { return float64(f()) })
 	}
-	const dropped, help = "egress_frames_dropped_total", "Frames that the port's stack did not take or could not send."
 	c := s.Counters()
 	return []prometheus.Collector{
-		counter("egress_retransmits_total", "TCP segments that the port's stack sent again.", "", s.Retransmits),
-		counter(dropped, help, "rx_checksum", c.BadSum.Load),
-		counter(dropped, help, "rx_short", c.Short.Load),
-		counter(dropped, help, "tx_full", c.Full.Load),
-		counter(dropped, help, "tx_down", c.Down.Load),
+		dropped("rx_checksum", c.BadSum.Load), dropped("rx_short", c.Short.Load), dropped("tx_full", c.Full.Load), dropped("tx_down", c.Down.Load),
 	}
 }

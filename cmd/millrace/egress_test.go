@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -93,6 +94,11 @@ func lookAtAgent(t *testing.T, dir, port string) {
 	if out := run(t, "egress", "requests", "--run-dir", dir).out; !strings.Contains(out, "web.test:"+port) || !strings.Contains(out, "127.0.0.1:"+port) {
 		t.Errorf("requests:\n%s", out)
 	}
+	top := run(t, "egress", "top", "--interval", "20ms", "--count", "2", "--run-dir", dir)
+	if top.code != exitOK || strings.Count(top.out, "ready, 1 of 1 servers connected") != 2 || !strings.Contains(top.out, "bit/s") {
+		t.Errorf("top: %d\n%s%s", top.code, top.out, top.err)
+	}
+	checkJSON(t, run(t, "egress", "top", "--interval", "20ms", "--count", "1", "--json", "--run-dir", dir).out)
 	for _, tt := range []struct {
 		target string
 		code   int
@@ -121,6 +127,8 @@ func TestEgressUsage(t *testing.T) {
 		`rule "pod=10.0.0.1"`: {"--server", "a:1", "--ca", "x", "--allow", "pod=10.0.0.1"},
 		"is not ADDRESS:PORT": {"--server", "a:1", "--ca", "x", "--dns", "dns"},
 		"want NAME=ADDRESS":   {"--server", "a:1", "--ca", "x", "--host", "a"},
+		"neither default":     {"--server", "a:1", "--ca", "x", "--server-count-source", "some"},
+		"--log-requests":      {"--server", "a:1", "--ca", "x", "--log-requests", "loud"},
 		"unable to parse IP":  {"--server", "a:1", "--ca", "x", "--host", "a=b"},
 	} {
 		if r := run(t, append([]string{"egress", "agent", "--run-dir", dir}, args...)...); r.code != exitUsage || !strings.Contains(r.err, part) {
@@ -130,5 +138,44 @@ func TestEgressUsage(t *testing.T) {
 	r := run(t, "egress", "agent", "--run-dir", dir, "--server", "a:1", "--insecure", "--netns", filepath.Join(dir, "none"))
 	if r.code != exitError || !strings.Contains(r.err, "ip netns list") {
 		t.Errorf("a namespace that is not there: exit code %d, %s", r.code, r.err)
+	}
+}
+
+// TestEgressPeriod: what moved most, or has been open for longest, comes first; what
+// had ended before counts no more.
+func TestEgressPeriod(t *testing.T) {
+	start := time.Unix(1000, 0)
+	request := func(dial, toTarget, toClient int64, age time.Duration) agent.Request {
+		return agent.Request{Agent: "a", Dial: dial, Started: start.Add(-age), Duration: age, ToTarget: toTarget, ToClient: toClient, State: "open"}
+	}
+	at := func(seconds int, ended uint64, list ...agent.Request) *egressSample {
+		s := &egressSample{at: start.Add(time.Duration(seconds) * time.Second), requests: map[requestKey]agent.Request{}}
+		s.status.Totals.Requests = ended
+		for _, r := range list {
+			s.requests[requestKey{r.Agent, r.Dial}] = r
+		}
+		return s
+	}
+	old, gone := request(1, 100, 0, time.Hour), request(2, 1_000_000, 0, time.Minute)
+	gone.ClosedBy = "client"
+	busy, quick := request(3, 0, 4000, time.Second), request(4, 500, 0, 0)
+	quick.ClosedBy, quick.Started = "target", start.Add(time.Second)
+	before := at(0, 10, old, gone, request(3, 0, 2000, time.Second))
+	now := at(2, 14, old, gone, busy, quick)
+	order := func(by string) (dials []int64) {
+		for _, r := range (&egressTopQuery{by: by, rows: 10}).period(before, now).Top {
+			dials = append(dials, r.Dial)
+		}
+		return dials
+	}
+	if got := order("bytes"); !slices.Equal(got, []int64{3, 4, 1}) {
+		t.Errorf("by bytes: %v", got)
+	}
+	if got := order("age"); !slices.Equal(got, []int64{1, 3, 4}) {
+		t.Errorf("by age: %v", got)
+	}
+	p := (&egressTopQuery{by: "bytes", rows: 1}).period(before, now)
+	if p.Requests != 2 || p.ToClient != 1000 || p.ToTarget != 250 || len(p.Top) != 1 {
+		t.Errorf("%+v", p)
 	}
 }

@@ -126,8 +126,9 @@ func checkPairs(t *testing.T, pairs [][2]*labPod) {
 	}
 	for i, p := range pairs {
 		port := 5201 + 2*i
-		p[0].iperf(p[1], port, p[1].v4, "-n 1M")
-		p[0].iperf(p[1], port+1, p[1].v6, "-u -b 50M -n 300K -l 1400")
+		to := [2]string{p[1].v4, p[1].v6}
+		p[0].iperf(p[1], port, to[i%2], "-n 1M")
+		p[0].iperf(p[1], port+1, to[1-i%2], "-u -b 50M -n 300K -l 1400")
 	}
 	for _, end := range ends {
 		end()

@@ -86,6 +86,9 @@ func (a *app) describePort(p *api.Port) {
 		{"mtu", unlessZero(s.GetMtu(), " bytes")},
 		{"queues offered", unlessZero(s.GetQueues(), "")},
 		{"mac limit", unlessZero(s.GetMacLimit(), " addresses")},
+		{"may send", limitLine(s.GetIngress())},
+		{"is sent", limitLine(s.GetEgress())},
+		{"sends as", sourceLine(s.GetSources())},
 		{"polled by CPU", strings.Trim(fmt.Sprint(p.GetWorkers()), "[]")},
 		{"how", st.GetHow()},
 		{"features", strings.Join(st.GetFeatures(), " ")},
@@ -110,6 +113,43 @@ func deviceLine(h *api.HostState) string {
 		up = "up"
 	}
 	return fmt.Sprintf("%s, %s, index %d, address %s, MTU %d, network namespace net:[%d]", h.GetName(), up, h.GetIfindex(), h.GetMac(), h.GetMtu(), h.GetNetns())
+}
+
+// limitLine says how much may go through a port.
+func limitLine(l *api.Limit) string {
+	var parts []string
+	if l.GetBytes() != 0 {
+		parts = append(parts, fmt.Sprintf("%s, %s bytes at once", bitRate(l.GetBytes()), count(l.GetBurst())))
+	}
+	if l.GetFrames() != 0 {
+		parts = append(parts, fmt.Sprintf("%s frames/s, %s at once", count(l.GetFrames()), count(l.GetFrameBurst())))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// bitRate is so many bytes a second in bits.
+func bitRate(bytes uint64) string {
+	v := 8 * float64(bytes)
+	for _, unit := range []string{"bit/s", "kbit/s", "Mbit/s"} {
+		if v < 1000 {
+			return fmt.Sprintf("%.1f %s", v, unit)
+		}
+		v /= 1000
+	}
+	return fmt.Sprintf("%.1f Gbit/s", v)
+}
+
+// sourceLine says from whom frames may come in.
+func sourceLine(list []*api.Source) string {
+	var parts []string
+	for _, s := range list {
+		words := []string{s.GetMac()}
+		for _, a := range s.GetAddresses() {
+			words = append(words, strings.TrimSuffix(strings.TrimSuffix(a, "/128"), "/32"))
+		}
+		parts = append(parts, strings.Join(words, " "))
+	}
+	return strings.Join(parts, ", ")
 }
 
 func unlessZero(n uint32, unit string) string {

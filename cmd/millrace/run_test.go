@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,7 +13,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,6 +22,7 @@ import (
 	"millrace/dataplane/service"
 	"millrace/dataplane/service/switchtest"
 	"millrace/supervise"
+	"millrace/waittest"
 )
 
 // endWithin is how long `millrace run` may take to end, where nobody else has
@@ -34,26 +33,8 @@ const endWithin = 2 * time.Second
 type process struct {
 	*exec.Cmd
 	out   *bufio.Reader
-	log   lockedBuffer
+	log   waittest.Buffer
 	ended chan struct{} // closed when it has ended
-}
-
-// A lockedBuffer may be read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // spawn starts a process, which dies with the test.
@@ -135,13 +116,9 @@ func (p *process) end(t *testing.T, sig syscall.Signal) {
 }
 
 // await waits until ok holds.
-func await(t *testing.T, what string, ok func() bool) {
+func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(testTimeout); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not in time: %s", what)
-		}
-	}
+	waittest.Until(t, what, ok)
 }
 
 // pidOf is the process id of the dataplane of dir, or 0.

@@ -184,6 +184,7 @@ func (a *app) printCounters(s *api.GetStatsResponse) {
 	}
 	t.print(a.out, "no ports")
 	a.printFinished(s)
+	a.printMerged(s)
 }
 
 // printFinished prints what the switch did because peers do not, if there is any.
@@ -198,6 +199,22 @@ func (a *app) printFinished(s *api.GetStatsResponse) {
 	}
 	if some {
 		fmt.Fprintln(a.out, "\nfinished in software on the way out:")
+		t.print(a.out, "")
+	}
+}
+
+// printMerged prints what was put together for peers that take it, if there is any.
+func (a *app) printMerged(s *api.GetStatsResponse) {
+	t := newTable("PORT", ">SUPER-FRAMES", ">SEGMENTS JOINED")
+	some := false
+	for _, p := range s.GetPorts() {
+		if f := p.GetFinished(); f.GetMerged() != 0 {
+			t.add(p.GetName(), count(f.GetMerged()), count(f.GetJoined()))
+			some = true
+		}
+	}
+	if some {
+		fmt.Fprintln(a.out, "\nmerged on the way out (gro):")
 		t.print(a.out, "")
 	}
 }

@@ -264,7 +264,7 @@ func (h *health) control(runDir string, told map[string]bool) {
 		}
 	}
 	for _, row := range s.BadRows {
-		h.problem("correct the row with `millrace port set` or ovs-vsctl, or delete it", "bad row: %s", row)
+		h.problem("correct the row with `millrace port set`, `bridge set` or ovs-vsctl, or delete it", "bad row: %s", row)
 	}
 }
 

@@ -3,12 +3,13 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"millrace/control/ovsdb/server"
 )
 
 // tlsFlags are the files for ssl endpoints, with the names that the programs
@@ -77,7 +78,7 @@ func (f *tlsFlags) client() (*tls.Config, error) {
 	return &tls.Config{
 		Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12,
 		InsecureSkipVerify: true, // of the name only: VerifyConnection checks the chain
-		VerifyConnection:   signedBy(pool),
+		VerifyConnection:   server.SignedBy(pool),
 	}, nil
 }
 
@@ -89,22 +90,6 @@ func (f *tlsFlags) server() (*tls.Config, error) {
 	}
 	return &tls.Config{
 		Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12,
-		ClientAuth: tls.RequireAnyClientCert, VerifyConnection: signedBy(pool),
+		ClientAuth: tls.RequireAnyClientCert, VerifyConnection: server.SignedBy(pool),
 	}, nil
-}
-
-// signedBy checks that the other side's certificate comes from an authority of
-// pool.
-func signedBy(pool *x509.CertPool) func(tls.ConnectionState) error {
-	return func(s tls.ConnectionState) error {
-		if len(s.PeerCertificates) == 0 {
-			return errors.New("the other side shows no certificate")
-		}
-		between := x509.NewCertPool()
-		for _, c := range s.PeerCertificates[1:] {
-			between.AddCert(c)
-		}
-		_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: pool, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
-		return err
-	}
 }

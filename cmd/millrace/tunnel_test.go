@@ -58,6 +58,7 @@ func TestKernelTunnel(t *testing.T) {
 			t.Errorf("%d wrong checksums in the pod", n)
 		}
 	}
+	checkSuperFrames(t, dir, far)
 	if n := far.Counter("Tcp", "InCsumErrors") + far.Counter("Udp", "InCsumErrors"); n != 0 {
 		t.Errorf("%d wrong checksums at the far end", n)
 	}
@@ -78,6 +79,39 @@ func TestKernelTunnel(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// checkSuperFrames has a pod on a TAP port send super-frames of TCP into the tunnel, where they go in segments, and
+// receive what comes out of it merged, both by IPv4 and IPv6 outside.
+func checkSuperFrames(t *testing.T, dir string, far *netnstest.Pod) {
+	t.Helper()
+	pod := netnstest.NewPod(t, "super", 1)
+	for i, tunnel := range []string{"tun4", "tun6"} {
+		name := "tap" + tunnel
+		vsctl(t, dir, fmt.Sprintf("add-port br%d %s -- set Interface %s type=tap mtu_request=1430 options:netns=/proc/%d/ns/net options:ip=10.9.%d.3/24 options:gro=true", i, name, name, pod.PID(), i))
+		pod.Reach(fmt.Sprintf("10.9.%d.2", i), 1000)
+		for k, way := range []string{"", "-R"} {
+			port := 5210 + 2*i + k
+			far.Start("iperf3 -s -1 -p %d", port)
+			netnstest.Wait(t, func() string {
+				if out, err := pod.Try("iperf3 -c 10.9.%d.2 -p %d -n 10M %s", i, port, way); err != nil {
+					return out
+				}
+				return ""
+			})
+		}
+		for name, counter := range map[string]string{tunnel: "tx_finished_tcp", "tap" + tunnel: "tx_merged_tcp"} {
+			netnstest.Wait(t, func() string {
+				if s := statisticsOf(t, dir, name); s[counter] == 0 || s["tx_dropped"] > s["tx_packets"]/100 {
+					return fmt.Sprintf("statistics of %s: %v", name, s)
+				}
+				return ""
+			})
+		}
+	}
+	if n := pod.Counter("Tcp", "InCsumErrors"); n != 0 {
+		t.Errorf("%d wrong checksums in the pod on TAP ports", n)
+	}
 }
 
 // farHost makes a bridge phy with an internal port, host, which has 172.16.0.1 and

@@ -21,8 +21,11 @@ type typeCase struct {
 	name, bridge, set string
 	columns           map[string]string // that the row must have
 	status            []string          // words in the column status
-	counts            func() (rx, tx int)
+	counts            func(read reading) (rx, tx int)
 }
+
+// A reading is where a port's counters are read: rows, which are written now and then, or the dataplane.
+type reading func(name string) (rx, tx int)
 
 // TestEveryType has ovs-vsctl make a port of each type that there is, with traffic
 // through each. Rows have the status of what stands behind them, and statistics are what
@@ -55,17 +58,20 @@ func TestEveryType(t *testing.T) {
 	tunnels := makeTunnelEnds(t, far)
 	vsctl(t, dir, "add-br br2")
 	up := map[string]string{"link_state": "up", "admin_state": "up", "error": "[]"}
-	down := map[string]string{"link_state": "down", "error": "[]"}       // guests have gone
-	podsEnd := func(p *netnstest.Pod, name string) func() (rx, tx int) { // it sends what the port receives
-		return func() (int, int) { rx, tx := linkCounts(t, p, name); return tx, rx }
+	down := map[string]string{"link_state": "down", "error": "[]"}              // guests have gone
+	podsEnd := func(p *netnstest.Pod, name string) func(reading) (rx, tx int) { // it sends what the port receives
+		return func(reading) (int, int) { rx, tx := linkCounts(t, p, name); return tx, rx }
+	}
+	otherEnd := func(name string) func(reading) (rx, tx int) {
+		return func(read reading) (int, int) { rx, tx := read(name); return tx, rx }
 	}
 	cases := []typeCase{
 		{"pa", "br0", "type=afxdp", up, []string{"driver_name=veth", "n_rxq"}, podsEnd(pods["pa"], "eth0")},
 		{"pb", "br0", "type=system", up, []string{"driver_name=veth", "n_rxq"}, podsEnd(pods["pb"], "eth0")},
 		{"tp", "br0", fmt.Sprintf("type=tap options:netns=/proc/%d/ns/net options:ip=10.9.0.11/24", pods["spare"].PID()), up, nil, podsEnd(pods["spare"], "tp")},
-		{"ip0", "br0", "type=internal options:ip=10.9.0.12/24", up, nil, func() (int, int) { rx, tx := linkCounts(t, nil, "ip0"); return tx, rx }},
-		{"x", "br0", "type=patch options:peer=y", up, nil, func() (int, int) { s := statisticsOf(t, dir, "y"); return s["tx_packets"], s["rx_packets"] }},
-		{"y", "br1", "type=patch options:peer=x", up, nil, func() (int, int) { s := statisticsOf(t, dir, "x"); return s["tx_packets"], s["rx_packets"] }},
+		{"ip0", "br0", "type=internal options:ip=10.9.0.12/24", up, nil, podsEnd(nil, "ip0")},
+		{"x", "br0", "type=patch options:peer=y", up, nil, otherEnd("y")},
+		{"y", "br1", "type=patch options:peer=x", up, nil, otherEnd("x")},
 		{"pc", "br1", "type=afxdp", up, []string{"driver_name=veth"}, podsEnd(pods["pc"], "eth0")},
 	}
 	for _, v := range []string{"v", "w"} {
@@ -76,7 +82,7 @@ func TestEveryType(t *testing.T) {
 	for kind, name := range map[string]string{"vxlan": "vx", "geneve": "gn"} {
 		counts := podsEnd(far, name)
 		if tunnels[kind] == "" { // the kernel has none, so only floods leave
-			counts = func() (int, int) { return 0, max(statisticsOf(t, dir, name)["tx_packets"], 1) }
+			counts = func(read reading) (int, int) { _, tx := read(name); return 0, max(tx, 1) }
 		}
 		set := fmt.Sprintf("type=%s options:remote_ip=172.16.0.2 options:key=77", kind)
 		cases = append(cases, typeCase{name, "br1", set, up, []string{"tunnel_egress_iface=host"}, counts})
@@ -127,30 +133,27 @@ func TestEveryType(t *testing.T) {
 // counted is what a row's statistics say, and what somebody else has counted.
 type counted struct{ rx, tx, theirRx, theirTx int }
 
-func countBoth(t *testing.T, dir string, c typeCase) (n counted) {
-	t.Helper()
-	s := statisticsOf(t, dir, c.name)
-	n.rx, n.tx = s["rx_packets"], s["tx_packets"]
-	n.theirRx, n.theirTx = c.counts()
+func countBoth(c typeCase, read reading) (n counted) {
+	n.rx, n.tx = read(c.name)
+	n.theirRx, n.theirTx = c.counts(read)
 	return n
 }
 
-// settled waits until no count moves for longer than statistics take to be written, and
-// returns them.
+// settled waits until no count of the dataplane's, or of others, moves any more, and returns them.
 func settled(t *testing.T, dir string, cases []typeCase) (all map[string]counted) {
 	t.Helper()
 	look := func() map[string]counted {
-		now := map[string]counted{}
+		read, now := liveCounts(t, dir), map[string]counted{}
 		for _, c := range cases {
 			if c.counts != nil {
-				now[c.name] = countBoth(t, dir, c)
+				now[c.name] = countBoth(c, read)
 			}
 		}
 		return now
 	}
 	netnstest.Wait(t, func() string {
 		all = look()
-		time.Sleep(statisticsEvery + time.Second)
+		time.Sleep(quiet)
 		if again := look(); !maps.Equal(all, again) {
 			return fmt.Sprintf("counts still move: %+v, then %+v", all, again)
 		}
@@ -159,8 +162,32 @@ func settled(t *testing.T, dir string, cases []typeCase) (all map[string]counted
 	return all
 }
 
-// statisticsEvery is how often control writes statistics.
-const statisticsEvery = 5 * time.Second
+// quiet is how long nothing must move.
+const quiet = time.Second
+
+// liveCounts are what the dataplane has counted just now.
+func liveCounts(t *testing.T, dir string) reading {
+	t.Helper()
+	var stats struct {
+		Ports []struct {
+			Name     string
+			RxFrames int `json:"rx_frames"`
+			TxFrames int `json:"tx_frames"`
+		}
+	}
+	if out := must(t, dir, "stats", "--json"); json.Unmarshal([]byte(out), &stats) != nil || len(stats.Ports) == 0 {
+		t.Fatalf("stats: %s", out)
+	}
+	return func(name string) (rx, tx int) {
+		for _, p := range stats.Ports {
+			if p.Name == name {
+				return p.RxFrames, p.TxFrames
+			}
+		}
+		t.Fatalf("no port %s in %+v", name, stats)
+		return 0, 0
+	}
+}
 
 // checkCounts waits until the statistics of a row have grown by what somebody else has
 // counted since before.
@@ -174,7 +201,10 @@ func checkCounts(t *testing.T, dir string, c typeCase, before counted) {
 			}
 			return ""
 		}
-		n := countBoth(t, dir, c)
+		n := countBoth(c, func(name string) (rx, tx int) {
+			s := statisticsOf(t, dir, name)
+			return s["rx_packets"], s["tx_packets"]
+		})
 		if n.rx-before.rx != n.theirRx-before.theirRx || n.tx-before.tx != n.theirTx-before.theirTx || n.tx == 0 {
 			return fmt.Sprintf("statistics of %s have grown from %+v to %+v", c.name, before, n)
 		}

@@ -53,7 +53,7 @@ func (d *dice) ids(prefix string) []string {
 func (d *dice) roll() Rows {
 	r := Rows{
 		Root:    &model.OpenvSwitch{Bridges: d.ids("b"), OtherConfig: map[string]string{}},
-		Bridges: map[string]*model.Bridge{}, Ports: map[string]*model.Port{}, Interfaces: map[string]*model.Interface{},
+		Bridges: map[string]*model.Bridge{}, Ports: map[string]*model.Port{}, Interfaces: map[string]*model.Interface{}, QoS: map[string]*model.QoS{},
 	}
 	r.Root.OtherConfig[pick(d, "pmd-cpu-mask", "pmd-auto-lb", "pmd-auto-lb-rebal-interval", "pmd-auto-lb-load-threshold", "pmd-auto-lb-improvement-threshold", "vhost-sock-dir", "stats-update-interval")] = d.text()
 	for range d.n(4) {
@@ -66,7 +66,7 @@ func (d *dice) roll() Rows {
 	for range d.n(8) {
 		id := fmt.Sprint("p", d.n(5))
 		r.Ports[id] = &model.Port{
-			UUID: id, Name: d.name(), Interfaces: d.ids("i"), Tag: d.int(), FakeBridge: d.n(8) == 1,
+			UUID: id, Name: d.name(), Interfaces: d.ids("i"), Tag: d.int(), FakeBridge: d.n(8) == 1, QOS: pick(d, nil, ptr("q0"), ptr("q1")),
 			VLANMode: pick(d, nil, ptr("access"), ptr("trunk"), ptr("native-tagged"), ptr("native-untagged"), ptr("dot1q-tunnel"), ptr("?")),
 		}
 		if v := d.int(); v != nil {
@@ -85,6 +85,14 @@ func (d *dice) roll() Rows {
 		if d.n(4) == 1 {
 			r.Interfaces[id].MAC = ptr(d.text())
 		}
+		if d.n(4) == 1 {
+			r.Interfaces[id].IngressPolicingRate, r.Interfaces[id].IngressPolicingKpktsBurst = d.n(9)-1, d.n(1<<62)
+			r.Interfaces[id].OtherConfig = map[string]string{KeySecurity: pick(d, "02:00:00:00:00:01 10.0.0.1/8 fd00::1, 02:00:00:00:00:02", d.text())}
+		}
+	}
+	for range d.n(3) {
+		id := fmt.Sprint("q", d.n(2))
+		r.QoS[id] = &model.QoS{Type: pick(d, QoSPolicer, "linux-htb", ""), OtherConfig: map[string]string{"cir": pick(d, "1000", d.text()), "cbs": "5"}}
 	}
 	return r
 }

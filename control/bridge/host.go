@@ -72,8 +72,9 @@ const (
 // host reads a port that is a network device. Its MTU is the kernel's unless the
 // row asks for one.
 func (r *reader) host(f *found) {
-	r.options(f, KeyNetns, KeyIP, KeyUp, KeyPersist, KeyDevice, keyOffload, "n_rxq", "n_rxq_desc", "n_txq_desc")
+	r.options(f, KeyNetns, KeyIP, KeyUp, KeyPersist, KeyDevice, keyOffload, keyGRO, "n_rxq", "n_rxq_desc", "n_txq_desc")
 	r.choice(f, keyOffload, "true", "false")
+	r.choice(f, keyGRO, "false", "true")
 	if f.row.MTURequest == nil {
 		f.want.MTU = 0
 	}
@@ -179,7 +180,7 @@ func yes(row *model.Interface, key string, unset bool) (bool, error) {
 // none is nothing that is wrong with the bridge.
 func (r *reader) local(f *found) {
 	f.view.Local = true
-	if f.row.MAC == nil {
+	if f.view.MAC == noMAC {
 		f.view.MAC = bridgeMAC(f.bridge).String()
 	}
 	if f.view.Note = r.noLocal(f); f.view.Note != "" {

@@ -52,9 +52,12 @@ func (r *reader) otherType(row *model.Interface) error {
 	return unknown("type %q: choose one of %s", short(row.Type), strings.Join([]string{TypeVhostServer, TypeVhostClient, TypeAFXDP, TypeTAP, TypeInternal, TypePatch, TypeGeneve, TypeVXLAN, TypeEgress}, ", "))
 }
 
+// noMAC is told of an interface whose address is not known: a guest's is the guest's affair.
+const noMAC = "00:00:00:00:00:00"
+
 // mac reads the address that the row asks for.
 func (r *reader) mac(f *found) {
-	f.view.MAC = "00:00:00:00:00:00" // a guest's is the guest's affair
+	f.view.MAC = noMAC
 	if f.row.MAC != nil {
 		mac, err := station(*f.row.MAC)
 		r.warn(f, "mac", err)
@@ -80,6 +83,10 @@ func (r *reader) mtu(f *found) {
 // checksums and segmentation may be left to the next one who has a frame.
 const keyOffload = "offload"
 
+// keyGRO is the option of the same ports that says whether segments of TCP are put together
+// for a peer that takes super-frames.
+const keyGRO = "gro"
+
 // strangersMax is how many options that a type does not know are named: a row
 // may have any number.
 const strangersMax = 8
@@ -99,8 +106,9 @@ func (r *reader) options(f *found, known ...string) {
 // vhost reads a vhost-user port. Options that tune what this switch does not
 // have are let pass: they ask for nothing that a packet could show.
 func (r *reader) vhost(f *found) {
-	r.options(f, "vhost-server-path", "n_rxq", "n_rxq_desc", "n_txq_desc", "tx-retries-max", "tx-steering", keyOffload, KeyPeerUID, KeyOwner, KeyMode, KeyNoFollow)
+	r.options(f, "vhost-server-path", "n_rxq", "n_rxq_desc", "n_txq_desc", "tx-retries-max", "tx-steering", keyOffload, keyGRO, KeyPeerUID, KeyOwner, KeyMode, KeyNoFollow)
 	r.choice(f, keyOffload, "true", "false")
+	r.choice(f, keyGRO, "false", "true")
 	r.choice(f, KeyNoFollow, "false", "true")
 	r.choice(f, KeyMode, "0660", "0600", "0666")
 	r.owner(f)
@@ -221,24 +229,6 @@ func (p *Port) setMode(mode Mode, tag uint16) {
 		p.Mode = Trunk
 		if len(p.Trunks) > 0 && p.Trunks[0] != 0 {
 			p.Trunks = slices.Insert(p.Trunks, 0, 0)
-		}
-	}
-}
-
-// limits tells of limits and services that are asked for and not there yet.
-func (r *reader) limits(f *found) {
-	for _, c := range []struct {
-		name string
-		set  bool
-	}{
-		{"bfd", f.row.BFD["enable"] == "true"},
-		{"cfm_mpid", f.row.CFMMpid != nil},
-		{"ingress_policing_kpkts_rate", f.row.IngressPolicingKpktsRate != 0},
-		{"ingress_policing_rate", f.row.IngressPolicingRate != 0},
-		{"qos", f.port.QOS != nil},
-	} {
-		if c.set {
-			r.warn(f, c.name, notYet("%s", c.name))
 		}
 	}
 }

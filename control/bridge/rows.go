@@ -13,6 +13,7 @@ type Rows struct {
 	Bridges    map[string]*model.Bridge
 	Ports      map[string]*model.Port
 	Interfaces map[string]*model.Interface
+	QoS        map[string]*model.QoS
 }
 
 // Errors that a RowError wraps, for who counts them.

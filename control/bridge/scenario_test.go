@@ -25,6 +25,7 @@ var rewrite = flag.Bool("rewrite", false, "write testdata/*.txt anew")
 //	row Bridge br0 ports=p1,p2     a row; replaces one of the same table and name
 //	row Port p1 interfaces=p1      a Port without interfaces= has one of its name
 //	row Interface p1 type=patch options:peer=p2
+//	row Interface p1 security=02:00:00:00:00:01+10.0.0.1     + stands for a blank
 //	del Interface p1
 //	local no permission            bridges have devices of their own; not, for a reason
 //	apply                          shows changes, and makes them
@@ -90,7 +91,7 @@ type stage struct {
 
 func newStage(t *testing.T) *stage {
 	return &stage{t: t, rows: Rows{
-		Root: &model.OpenvSwitch{}, Bridges: map[string]*model.Bridge{}, Ports: map[string]*model.Port{}, Interfaces: map[string]*model.Interface{},
+		Root: &model.OpenvSwitch{}, Bridges: map[string]*model.Bridge{}, Ports: map[string]*model.Port{}, Interfaces: map[string]*model.Interface{}, QoS: map[string]*model.QoS{},
 	}, have: Have{Ports: map[string]Port{}, Bridges: map[string]Bridge{}}, policy: Policy{RunDir: "/run/m", Agent: agentOptions}}
 }
 
@@ -157,6 +158,14 @@ func (s *stage) row(table, name string, columns []string) {
 		s.port(name, columns)
 	case "Interface":
 		s.iface(name, columns)
+	case "QoS":
+		q := &model.QoS{UUID: name, OtherConfig: pairs(columns, "other_config:")}
+		each(columns, func(k, v string) {
+			if k == "type" {
+				q.Type = v
+			}
+		})
+		s.rows.QoS[name] = q
 	}
 }
 
@@ -203,6 +212,12 @@ func (s *stage) iface(name string, columns []string) {
 			i.Name = v
 		case "ingress_policing_rate":
 			i.IngressPolicingRate = numbers(v)[0]
+		case "ingress_policing_burst":
+			i.IngressPolicingBurst = numbers(v)[0]
+		case "ingress_policing_kpkts_rate":
+			i.IngressPolicingKpktsRate = numbers(v)[0]
+		case "security":
+			i.OtherConfig = map[string]string{KeySecurity: strings.ReplaceAll(v, "+", " ")}
 		}
 	})
 }

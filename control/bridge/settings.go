@@ -91,11 +91,11 @@ func (r *reader) bridge(row *model.Bridge) {
 	for _, column := range unsupported(row) {
 		note(column, notYet("%s", column))
 	}
-	why := badName(row.Name)
+	why, of := badName(row.Name), "name"
 	if why == nil && !b.RunsFlows() && row.FailMode != nil && *row.FailMode == model.BridgeFailModeSecure {
-		why = notYet("fail_mode secure: without flows, a secure bridge forwards nothing: other_config:%s=%s has it run those of the Millrace database", KeyPipeline, Flows)
+		of, why = "fail_mode", notYet("fail_mode secure: without flows, a secure bridge forwards nothing: other_config:%s=%s has it run those of the Millrace database", KeyPipeline, Flows)
 	}
-	note("name", why)
+	note(of, why)
 	if why == nil {
 		r.state.Bridges[row.Name] = b
 	}
@@ -141,8 +141,10 @@ func bridgeSettings(row *model.Bridge) (Bridge, []error) {
 			errs = append(errs, fmt.Errorf("hwaddr: %w", err))
 		}
 	}
-	if s, ok := row.OtherConfig["datapath-id"]; ok && !isDatapathID(s) {
-		errs = append(errs, bad("datapath-id=%q is not 16 hexadecimal digits", short(s)))
+	if s, given := row.OtherConfig["datapath-id"]; given {
+		if _, ok := parseDatapathID(s); !ok {
+			errs = append(errs, bad("datapath-id=%q is not 16 hexadecimal digits", short(s)))
+		}
 	}
 	return b, errs
 }
@@ -190,14 +192,15 @@ func bridgeMAC(row *model.Bridge) net.HardwareAddr {
 // datapathID is 16 hexadecimal digits: those that are asked for, or the
 // bridge's address.
 func datapathID(row *model.Bridge) string {
-	if s := row.OtherConfig["datapath-id"]; isDatapathID(s) {
-		return strings.ToLower(strings.TrimPrefix(s, "0x"))
+	if n, ok := parseDatapathID(row.OtherConfig["datapath-id"]); ok {
+		return fmt.Sprintf("%016x", n)
 	}
 	return fmt.Sprintf("0000%x", []byte(bridgeMAC(row)))
 }
 
-func isDatapathID(s string) bool {
+// parseDatapathID reads 16 hexadecimal digits, or up to so many behind 0x.
+func parseDatapathID(s string) (n uint64, ok bool) {
 	s, hex := strings.CutPrefix(s, "0x")
 	n, err := strconv.ParseUint(s, 16, 64)
-	return err == nil && n != 0 && (len(s) == 16 || hex && len(s) <= 16)
+	return n, err == nil && n != 0 && (len(s) == 16 || hex && len(s) <= 16)
 }

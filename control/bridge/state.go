@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -86,6 +87,9 @@ type Port struct {
 	Wire               string            // port that all its frames go to; empty: the bridge decides
 	Options            map[string]string // what only the type of port knows
 	Host               Host              // for tap and internal
+
+	Ingress, Egress Limit
+	Sources         []Source // whom frames that come in must be from; none: anybody
 }
 
 // Equal reports whether two ports are the same.
@@ -100,7 +104,8 @@ func (p Port) same(o Port) bool {
 
 // settings reports whether what Set changes in flight is equal.
 func (p Port) settings(o Port) bool {
-	return p.Mode == o.Mode && p.Tag == o.Tag && slices.Equal(p.Trunks, o.Trunks) && p.MTU == o.MTU && p.MACLimit == o.MACLimit && p.Host.settings(o.Host)
+	return p.Mode == o.Mode && p.Tag == o.Tag && slices.Equal(p.Trunks, o.Trunks) && p.MTU == o.MTU && p.MACLimit == o.MACLimit && p.Host.settings(o.Host) &&
+		p.Ingress == o.Ingress && p.Egress == o.Egress && slices.EqualFunc(p.Sources, o.Sources, Source.equal)
 }
 
 // String is the port on one line, for logs and tests.
@@ -138,6 +143,15 @@ func (p Port) inFlight() string {
 	}
 	if p.MACLimit != 0 {
 		s += fmt.Sprintf(" macs=%d", p.MACLimit)
+	}
+	if p.Ingress != (Limit{}) {
+		s += " ingress=" + p.Ingress.String()
+	}
+	if p.Egress != (Limit{}) {
+		s += " egress=" + p.Egress.String()
+	}
+	for _, o := range p.Sources {
+		s += " from=" + strconv.Quote(o.String())
 	}
 	s += p.Host.inFlight()
 	return s

@@ -52,20 +52,17 @@ type conf struct {
 	DeviceID string `json:"deviceID"` // Multus puts both here
 	PCIBusID string `json:"pciBusID"`
 
-	Kind         string          `json:"kind"`
-	Bridge       string          `json:"bridge"`
-	VLAN         int             `json:"vlan"`
-	Trunk        []vlanRange     `json:"trunk"`
-	MTU          int             `json:"mtu"`
-	MAC          string          `json:"mac"`
-	Queues       json.RawMessage `json:"queues"` // a number, or "auto"
-	Mode         string          `json:"mode"`
-	Socket       *socketConf     `json:"socket"`
-	IngressRate  json.RawMessage `json:"ingressRate"`
-	IngressBurst json.RawMessage `json:"ingressBurst"`
-	EgressRate   json.RawMessage `json:"egressRate"`
-	EgressBurst  json.RawMessage `json:"egressBurst"`
-	PortSecurity json.RawMessage `json:"portSecurity"`
+	Kind   string          `json:"kind"`
+	Bridge string          `json:"bridge"`
+	VLAN   int             `json:"vlan"`
+	Trunk  []vlanRange     `json:"trunk"`
+	MTU    int             `json:"mtu"`
+	MAC    string          `json:"mac"`
+	Queues json.RawMessage `json:"queues"` // a number, or "auto"
+	Mode   string          `json:"mode"`
+	Socket *socketConf     `json:"socket"`
+	rateConf
+	PortSecurity json.RawMessage `json:"portSecurity"` // true, false or "mac"
 	Userspace    bool            `json:"userspace"`
 	RunDir       string          `json:"runDir"`
 }
@@ -100,10 +97,10 @@ func (a *confArgs) UnmarshalJSON(text []byte) error {
 
 // runtimeConf is what the runtime gives for capabilities.
 type runtimeConf struct {
-	MAC       string          `json:"mac"`
-	DeviceID  string          `json:"deviceID"`
-	InfoFile  string          `json:"CNIDeviceInfoFile"`
-	Bandwidth json.RawMessage `json:"bandwidth"`
+	MAC       string    `json:"mac"`
+	DeviceID  string    `json:"deviceID"`
+	InfoFile  string    `json:"CNIDeviceInfoFile"`
+	Bandwidth *rateConf `json:"bandwidth"`
 }
 
 // UnmarshalJSON reads what is ours.
@@ -371,25 +368,6 @@ func (c *call) checkDevice(at *attach.Attachment) error {
 		return invalid("deviceID", "%.80q is none of the device plugin's", id)
 	}
 	at.DeviceID = id
-	return nil
-}
-
-// checkLimits refuses what the switch does not do: a pod that was to be limited is
-// not let run without.
-func (c *call) checkLimits(*attach.Attachment) error {
-	asked := map[string]json.RawMessage{
-		"ingressRate": c.IngressRate, "ingressBurst": c.IngressBurst, "egressRate": c.EgressRate, "egressBurst": c.EgressBurst, "portSecurity": c.PortSecurity,
-	}
-	if c.Runtime != nil {
-		asked["runtimeConfig.bandwidth"] = c.Runtime.Bandwidth
-	}
-	for _, key := range []string{"ingressRate", "ingressBurst", "egressRate", "egressBurst", "portSecurity", "runtimeConfig.bandwidth"} {
-		switch string(asked[key]) {
-		case "", "null", "0", "false":
-		default:
-			return types.NewError(types.ErrUnsupportedField, fmt.Sprintf("network configuration: %s: %.80s: this switch does not do that yet", key, asked[key]), "leave it out, and the interface is not limited")
-		}
-	}
 	return nil
 }
 

@@ -26,7 +26,7 @@ func argsOf(conf string) *skel.CmdArgs {
 func TestAttachment(t *testing.T) {
 	c, err := parsePod(argsOf(`{"cniVersion":"1.0.0","name":"n","type":"millrace-cni","kind":"vhost-user","bridge":"br0","mode":"server","mtu":9000,
 		"trunk":[{"id":9},{"minID":3,"maxID":5},{"id":4}],"queues":4,"mac":"02:00:00:00:00:01","socket":{"user":1000,"group":2000,"volume":"v","mount":"/m"},
-		"deviceID":"br0-1","args":{"cni":{"mac":"02:00:00:00:00:02","other":"x"}},"runtimeConfig":{"mac":"02-00-00-00-00-03","ips":["10.0.0.1"]}}`), true)
+		"deviceID":"br0-1","ingressRate":8000000,"egressRate":1000,"egressBurst":5000,"portSecurity":true,"args":{"cni":{"mac":"02:00:00:00:00:02","other":"x"}},"runtimeConfig":{"mac":"02-00-00-00-00-03","ips":["10.0.0.1"]}}`), true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func TestAttachment(t *testing.T) {
 	}
 	got, err := json.Marshal(at)
 	want := `{"network":"n","container_id":"0958c8871b32","ifname":"net1","pod":{"namespace":"ns","name":"pod","uid":"b5c0"},"kind":"vhost-user","netns":"/run/netns/x","bridge":"br0","trunk":[3,4,5,9],` +
-		`"mtu":9000,"mac":"02:00:00:00:00:03","queues":4,"server":true,"owner":{"uid":1000,"gid":2000},"device_id":"br0-1","volume":"v","mount":"/m"}`
+		`"mtu":9000,"mac":"02:00:00:00:00:03","queues":4,"send":{"bits":1000,"burst":5000},"receive":{"bits":8000000,"burst":2000000},"security":"addresses","server":true,"owner":{"uid":1000,"gid":2000},"device_id":"br0-1","volume":"v","mount":"/m"}`
 	if err != nil || string(got) != want {
 		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
@@ -72,11 +73,16 @@ func (c *call) lease(ctx context.Context) (*types100.Result, error) {
 	return result, nil
 }
 
+// releaseTimeout is for an IPAM plugin to take addresses back.
+const releaseTimeout = 20 * time.Second
+
 // release has the IPAM plugin take addresses back.
 func (c *call) release(ctx context.Context) error {
 	if c.ipam == "" {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout) // the switch may have used up the call's
+	defer cancel()
 	err := c.withOlder(func(text []byte) error { return invoke.DelegateDel(ctx, c.ipam, text, nil) })
 	if err != nil {
 		return wrapped("IPAM plugin "+c.ipam, err)

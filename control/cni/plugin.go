@@ -4,6 +4,7 @@
 // database, addresses are the IPAM plugin's.
 //
 //	conf.go     the network's configuration and the call, judged once
+//	limits.go   how much a pod may send and receive, and as whom
 //	add.go      ADD: addresses, port, device
 //	del.go      DEL, GC: the same backwards, whatever there is of it
 //	check.go    CHECK, STATUS

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"slices"
 )
@@ -57,19 +58,24 @@ type Caller struct {
 	endpoint string
 	db       string
 	tables   []Table
-	store    *store // for its model
+	shapes   map[string]*shape // of the tables
+	known    *strs
 }
 
 // Dial connects to the first endpoint that answers and has the database. Of
-// cfg it uses Endpoints, TLS, Schema and Tables, which are those that Rows
+// cfg it uses Endpoints, TLS, the name of Schema, and Tables, which are those that Rows
 // reads.
 func Dial(ctx context.Context, cfg Config) (*Caller, error) {
 	if len(cfg.Endpoints) == 0 {
 		return nil, fmt.Errorf("%w: none is given", ErrEndpoint)
 	}
-	s, err := newStore(cfg.Schema, cfg.Tables)
-	if err != nil {
-		return nil, err
+	shapes := make(map[string]*shape, len(cfg.Tables))
+	for _, t := range cfg.Tables {
+		sh, err := newShape(t.Row)
+		if err != nil {
+			return nil, fmt.Errorf("model of table %s: %w", t.Name, err)
+		}
+		shapes[t.Name] = sh
 	}
 	var errs []error
 	for _, text := range cfg.Endpoints {
@@ -79,7 +85,7 @@ func Dial(ctx context.Context, cfg Config) (*Caller, error) {
 		}
 		k, err := dialCaller(ctx, e, cfg.TLS, cfg.Schema.Name)
 		if err == nil {
-			return &Caller{k: k, endpoint: e.String(), db: cfg.Schema.Name, tables: cfg.Tables, store: s}, nil
+			return &Caller{k: k, endpoint: e.String(), db: cfg.Schema.Name, tables: cfg.Tables, shapes: shapes, known: &strs{seed: maphash.MakeSeed()}}, nil
 		}
 		errs = append(errs, err)
 	}
@@ -187,19 +193,44 @@ func (c *Caller) add(out []Change, table string, text json.RawMessage) ([]Change
 	return out, nil
 }
 
-// Select returns the rows of a table that meet conditions (RFC 7047 5.1,
-// <condition>), by UUID. The table is one of those that Rows reads.
+// A Query is the rows of a table that meet conditions (RFC 7047 5.1, <condition>).
+// The table is one of those that Rows reads.
+type Query struct {
+	Table string
+	Where []any
+}
+
+// Select returns the rows of a table that meet conditions, by UUID.
 func (c *Caller) Select(ctx context.Context, table string, where []any) ([]Change, error) {
-	i := slices.IndexFunc(c.tables, func(t Table) bool { return t.Name == table })
-	if i < 0 {
-		return nil, fmt.Errorf("table %s is not among those that are read", table)
-	}
-	t := c.tables[i]
-	results, err := c.Transact(ctx, Op{"op": "select", "table": table, "where": where, "columns": slices.Concat([]string{"_uuid"}, t.Watch, t.Once)})
+	rows, err := c.Read(ctx, nil, Query{table, where})
 	if err != nil {
 		return nil, err
 	}
-	return c.add(nil, table, results[0].Rows)
+	return rows[0], nil
+}
+
+// Read makes operations and then reads rows, in one transaction. It returns the rows of
+// each query, by UUID.
+func (c *Caller) Read(ctx context.Context, ops []Op, queries ...Query) ([][]Change, error) {
+	for _, q := range queries {
+		i := slices.IndexFunc(c.tables, func(t Table) bool { return t.Name == q.Table })
+		if i < 0 {
+			return nil, fmt.Errorf("table %s is not among those that are read", q.Table)
+		}
+		t := c.tables[i]
+		ops = append(ops, Op{"op": "select", "table": q.Table, "where": q.Where, "columns": slices.Concat([]string{"_uuid"}, t.Watch, t.Once)})
+	}
+	results, err := c.Transact(ctx, ops...)
+	if err != nil {
+		return nil, err
+	}
+	rows, first := make([][]Change, len(queries)), len(ops)-len(queries)
+	for i, q := range queries {
+		if rows[i], err = c.add(nil, q.Table, results[first+i].Rows); err != nil {
+			return nil, err
+		}
+	}
+	return rows, nil
 }
 
 // TransactText is Transact for operations that are JSON already, separated by
@@ -216,9 +247,9 @@ func (c *Caller) TransactText(ctx context.Context, ops []byte, n int) ([]Result,
 
 // decode reads rows of one table, by UUID.
 func (c *Caller) decode(table string, text json.RawMessage) (map[string]Change, error) {
-	in := &scanner{text: text, known: c.store.known}
+	in := &scanner{text: text, known: c.known}
 	rows := map[string]Change{}
-	sh := c.store.shapes[table]
+	sh := c.shapes[table]
 	in.array(func() {
 		start := *in
 		id := in.rowID()

@@ -2,6 +2,7 @@ package ovsdb
 
 import (
 	"encoding/json"
+	"hash/maphash"
 	"testing"
 
 	"millrace/control/ovsdb/model"
@@ -16,12 +17,12 @@ func FuzzCallerRows(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	s, err := newStore(model.Schema(), []Table{{Name: model.BridgeTable, Row: &model.Bridge{}}})
+	sh, err := newShape(&model.Bridge{})
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		rows, err := (&Caller{store: s}).decode(model.BridgeTable, json.RawMessage(data))
+		rows, err := (&Caller{shapes: map[string]*shape{model.BridgeTable: sh}, known: &strs{seed: maphash.MakeSeed()}}).decode(model.BridgeTable, json.RawMessage(data))
 		if err != nil {
 			return
 		}

@@ -332,7 +332,7 @@ func (c *Client) notified(method string, params json.RawMessage) error {
 		if err != nil {
 			return fmt.Errorf("update from the database: %w", err)
 		}
-		return c.took(rows, func() {})
+		return c.took(rows, nil)
 	case "locked", "stolen":
 		c.own(method == "locked")
 		c.signal()
@@ -356,15 +356,20 @@ func second(params json.RawMessage) (json.RawMessage, error) {
 	return parts[1], nil
 }
 
-// took stores one update, which is one transaction; before runs, under c.mu,
-// before its changes are there for Take.
+// took stores one update, which is one transaction; before, which may be nil, runs, under
+// c.mu, before its changes are there for Take.
 func (c *Client) took(update json.RawMessage, before func()) error {
 	changes, err := c.store.apply(update)
 	if err != nil {
 		return fmt.Errorf("update from the database: %w", err)
 	}
+	if before == nil && len(changes) == 0 {
+		return nil
+	}
 	c.mu.Lock()
-	before()
+	if before != nil {
+		before()
+	}
 	c.pend.add(changes)
 	c.mu.Unlock()
 	c.signal()

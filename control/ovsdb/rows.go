@@ -121,10 +121,14 @@ func (s *store) apply(updates []byte) ([]Change, error) {
 		rows := s.rows[table]
 		in.object(func(id []byte) {
 			uuid := string(id)
+			before := rows[uuid]
 			row := s.row(in, sh, rows, uuid)
 			if in.err != nil {
 				in.err = fmt.Errorf("row %.60s of %s: %w", id, table, in.err)
 				return
+			}
+			if row != nil && row == before {
+				return // servers tell so that something has changed of what is read once
 			}
 			changes = append(changes, Change{Table: table, UUID: uuid, Row: row})
 		})

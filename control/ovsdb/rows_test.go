@@ -63,11 +63,13 @@ func TestApply(t *testing.T) {
 		name, table, update string
 		want                string // of the row; empty: it is gone
 		err                 string
+		same                bool // nothing is told
 	}{
 		{name: "initial", table: "Interface", update: `{"initial":{"name":"p","ofport":5,"options":["map",[["a","1"],["b","2"]]]}}`, want: "p 5 map[a:1 b:2] 0"},
 		{name: "map and optional", table: "Interface", update: `{"modify":{"ofport":["set",[]],"options":["map",[["a","1"],["b","3"],["c","4"]]]}}`, want: "p nil map[b:3 c:4] 0"},
 		{name: "last of a map", table: "Interface", update: `{"modify":{"options":["map",[["b","3"],["c","4"]]]}}`, want: "p nil map[] 0"},
 		{name: "integer", table: "Interface", update: `{"modify":{"ingress_policing_rate":7,"ofport":["set",[9]]}}`, want: "p 9 map[] 7"},
+		{name: "nothing that is watched", table: "Interface", update: `{"modify": { }}`, want: "p 9 map[] 7", same: true},
 		{name: "unknown column", table: "Interface", update: `{"modify":{"surprise":7}}`, err: "surprise"},
 		{name: "wrong type", table: "Interface", update: `{"modify":{"name":7}}`, err: "name"},
 		{name: "deleted", table: "Interface", update: `{"delete":null}`},
@@ -76,15 +78,18 @@ func TestApply(t *testing.T) {
 		{name: "out and in", table: "Bridge", update: `{"modify":{"flood_vlans":["set",[1,3]]}}`, want: "b [2 3]"},
 		{name: "one element", table: "Bridge", update: `{"modify":{"flood_vlans":2}}`, want: "b [3]"},
 		{name: "last of a set", table: "Bridge", update: `{"modify":{"flood_vlans":3}}`, want: "b []"},
-		{name: "table that is not known", table: "Port", update: `{"insert":{"name":"b"}}`},
+		{name: "table that is not known", table: "Port", update: `{"insert":{"name":"b"}}`, same: true},
 	} {
 		before := fmt.Sprint(s.rows)
-		_, err := s.apply([]byte(`{"` + tt.table + `":{"` + u + `":` + tt.update + `}}`))
+		changes, err := s.apply([]byte(`{"` + tt.table + `":{"` + u + `":` + tt.update + `}}`))
 		if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.err)
 		}
 		if err != nil && fmt.Sprint(s.rows) != before {
 			t.Errorf("%s: row was changed", tt.name)
+		}
+		if err == nil && (len(changes) == 0) != tt.same {
+			t.Errorf("%s: %d changes are told", tt.name, len(changes))
 		}
 		if got := show(s.rows[tt.table][u]); err == nil && got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)

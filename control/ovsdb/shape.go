@@ -83,8 +83,14 @@ func (s *scanner) name(before error, column []byte) {
 	}
 }
 
-// modified reads the differences to a row, and returns a copy that has them.
+// modified reads the differences to a row, and returns a copy that has them, or, if there
+// are none, the row.
 func (s *shape) modified(in *scanner, old model.Model) model.Model {
+	start := in.pos
+	if in.take('{') && in.take('}') {
+		return old
+	}
+	in.pos = start
 	row := reflect.New(s.row)
 	v := row.Elem()
 	v.Set(reflect.ValueOf(old).Elem())

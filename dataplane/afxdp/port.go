@@ -26,6 +26,7 @@ type Port struct {
 	failed failure  // of the last attempt to take it
 	ticks  int      // of lookEvery
 	asked  int      // the MTU that the device was last told to have
+	blind  bool     // the device, which it has, could not be looked at
 
 	faults  chan error    // what sockets and workers have found broken; capacity 1
 	stop    chan struct{} // closed by Close

@@ -46,7 +46,7 @@ func (p *Port) due() bool {
 	p.collect()
 	p.ticks++
 	switch {
-	case p.run == nil || p.opts.Watcher == nil || p.ticks%lookAll == 0:
+	case p.run == nil || p.blind || p.opts.Watcher == nil || p.ticks%lookAll == 0:
 		return true
 	case p.ticks%lookQueues != 0:
 		return false
@@ -78,8 +78,13 @@ func (p *Port) collect() {
 func (p *Port) settle() error {
 	d, err := look(p.opts.Name)
 	if err != nil && !errors.Is(err, errNoDevice) {
-		return err
+		if p.run == nil {
+			return err
+		}
+		p.cannotSee(err)
+		return nil
 	}
+	p.blind = false
 	if p.run != nil {
 		if why := p.run.obsolete(d); why != "" {
 			p.opts.Log.Info("device is let go", zap.String("why", why))
@@ -99,6 +104,15 @@ func (p *Port) settle() error {
 		}
 	}
 	return p.adjust(d)
+}
+
+// cannotSee says that the device could not be looked at, which says nothing of it: the
+// port goes on, and looks again.
+func (p *Port) cannotSee(err error) {
+	if !p.blind {
+		p.opts.Log.Warn("the device cannot be looked at: the port goes on as it is", zap.Error(err))
+	}
+	p.blind = true
 }
 
 // A failure is an attempt to take a device that did not go well. Attempts are

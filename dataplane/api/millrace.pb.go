@@ -617,6 +617,9 @@ type PortSpec struct {
 	MacLimit      uint32            `protobuf:"varint,11,opt,name=mac_limit,json=macLimit,proto3" json:"mac_limit,omitempty"`                                                        // most addresses learned on the port; 0: no limit of its own
 	Options       map[string]string `protobuf:"bytes,12,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // what only ports of this type know, by the keys of Interface.options
 	Host          *HostSpec         `protobuf:"bytes,13,opt,name=host,proto3" json:"host,omitempty"`                                                                                 // of a tap or internal port; none: a device of the kernel's choice, down
+	Ingress       *Limit            `protobuf:"bytes,14,opt,name=ingress,proto3" json:"ingress,omitempty"`                                                                           // of what comes in; none: any number. For ports with a peer, as the next two
+	Egress        *Limit            `protobuf:"bytes,15,opt,name=egress,proto3" json:"egress,omitempty"`                                                                             // of what leaves
+	Sources       []*Source         `protobuf:"bytes,16,rep,name=sources,proto3" json:"sources,omitempty"`                                                                           // stations that frames which come in must be from, in a learning bridge, at most 64; none: anybody
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -742,6 +745,149 @@ func (x *PortSpec) GetHost() *HostSpec {
 	return nil
 }
 
+func (x *PortSpec) GetIngress() *Limit {
+	if x != nil {
+		return x.Ingress
+	}
+	return nil
+}
+
+func (x *PortSpec) GetEgress() *Limit {
+	if x != nil {
+		return x.Egress
+	}
+	return nil
+}
+
+func (x *PortSpec) GetSources() []*Source {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+// Limit is the most that goes through a port in one direction.
+type Limit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`                             // a second, of packets without the 14 bytes of their Ethernet header, at most 2^40; 0: any number
+	Burst         uint64                 `protobuf:"varint,2,opt,name=burst,proto3" json:"burst,omitempty"`                             // bytes at once
+	Frames        uint64                 `protobuf:"varint,3,opt,name=frames,proto3" json:"frames,omitempty"`                           // a second, at most 2^40; 0: any number
+	FrameBurst    uint64                 `protobuf:"varint,4,opt,name=frame_burst,json=frameBurst,proto3" json:"frame_burst,omitempty"` // frames at once
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limit) Reset() {
+	*x = Limit{}
+	mi := &file_dataplane_api_millrace_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limit) ProtoMessage() {}
+
+func (x *Limit) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_api_millrace_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limit.ProtoReflect.Descriptor instead.
+func (*Limit) Descriptor() ([]byte, []int) {
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Limit) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Limit) GetBurst() uint64 {
+	if x != nil {
+		return x.Burst
+	}
+	return 0
+}
+
+func (x *Limit) GetFrames() uint64 {
+	if x != nil {
+		return x.Frames
+	}
+	return 0
+}
+
+func (x *Limit) GetFrameBurst() uint64 {
+	if x != nil {
+		return x.FrameBurst
+	}
+	return 0
+}
+
+// Source is a station. With addresses it sends IP of these and ARP, nothing else.
+type Source struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mac           string                 `protobuf:"bytes,1,opt,name=mac,proto3" json:"mac,omitempty"`             // like 02:00:00:00:00:01
+	Addresses     []string               `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"` // like 10.0.0.1/32; bits behind the prefix: that address, none: all of it. At most 64; none: any packets
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Source) Reset() {
+	*x = Source{}
+	mi := &file_dataplane_api_millrace_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Source) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Source) ProtoMessage() {}
+
+func (x *Source) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_api_millrace_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Source.ProtoReflect.Descriptor instead.
+func (*Source) Descriptor() ([]byte, []int) {
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Source) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *Source) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 // HostSpec is the network device of a tap or internal port. It has the port's
 // name, at most 15 bytes, unless the option device says another.
 type HostSpec struct {
@@ -757,7 +903,7 @@ type HostSpec struct {
 
 func (x *HostSpec) Reset() {
 	*x = HostSpec{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[6]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +915,7 @@ func (x *HostSpec) String() string {
 func (*HostSpec) ProtoMessage() {}
 
 func (x *HostSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[6]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +928,7 @@ func (x *HostSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostSpec.ProtoReflect.Descriptor instead.
 func (*HostSpec) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{6}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HostSpec) GetNetns() string {
@@ -841,7 +987,7 @@ type PortState struct {
 
 func (x *PortState) Reset() {
 	*x = PortState{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[7]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +999,7 @@ func (x *PortState) String() string {
 func (*PortState) ProtoMessage() {}
 
 func (x *PortState) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[7]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +1012,7 @@ func (x *PortState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortState.ProtoReflect.Descriptor instead.
 func (*PortState) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{7}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PortState) GetLink() Link {
@@ -968,7 +1114,7 @@ type HostState struct {
 
 func (x *HostState) Reset() {
 	*x = HostState{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[8]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1126,7 @@ func (x *HostState) String() string {
 func (*HostState) ProtoMessage() {}
 
 func (x *HostState) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[8]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1139,7 @@ func (x *HostState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostState.ProtoReflect.Descriptor instead.
 func (*HostState) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{8}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HostState) GetName() string {
@@ -1053,7 +1199,7 @@ type NetDevice struct {
 
 func (x *NetDevice) Reset() {
 	*x = NetDevice{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[9]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1211,7 @@ func (x *NetDevice) String() string {
 func (*NetDevice) ProtoMessage() {}
 
 func (x *NetDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[9]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1224,7 @@ func (x *NetDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetDevice.ProtoReflect.Descriptor instead.
 func (*NetDevice) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{9}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NetDevice) GetIndex() uint32 {
@@ -1138,7 +1284,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[10]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1296,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[10]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1309,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{10}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Port) GetSpec() *PortSpec {
@@ -1218,7 +1364,7 @@ type AddPortRequest struct {
 
 func (x *AddPortRequest) Reset() {
 	*x = AddPortRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[11]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1376,7 @@ func (x *AddPortRequest) String() string {
 func (*AddPortRequest) ProtoMessage() {}
 
 func (x *AddPortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[11]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1389,7 @@ func (x *AddPortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPortRequest.ProtoReflect.Descriptor instead.
 func (*AddPortRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{11}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AddPortRequest) GetSpec() *PortSpec {
@@ -1263,7 +1409,7 @@ type AddPortResponse struct {
 
 func (x *AddPortResponse) Reset() {
 	*x = AddPortResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[12]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1421,7 @@ func (x *AddPortResponse) String() string {
 func (*AddPortResponse) ProtoMessage() {}
 
 func (x *AddPortResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[12]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1434,7 @@ func (x *AddPortResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPortResponse.ProtoReflect.Descriptor instead.
 func (*AddPortResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{12}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AddPortResponse) GetPort() *Port {
@@ -1308,7 +1454,7 @@ type AddPortsRequest struct {
 
 func (x *AddPortsRequest) Reset() {
 	*x = AddPortsRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[13]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1466,7 @@ func (x *AddPortsRequest) String() string {
 func (*AddPortsRequest) ProtoMessage() {}
 
 func (x *AddPortsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[13]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1479,7 @@ func (x *AddPortsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPortsRequest.ProtoReflect.Descriptor instead.
 func (*AddPortsRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{13}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AddPortsRequest) GetSpecs() []*PortSpec {
@@ -1353,7 +1499,7 @@ type AddPortsResponse struct {
 
 func (x *AddPortsResponse) Reset() {
 	*x = AddPortsResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[14]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1511,7 @@ func (x *AddPortsResponse) String() string {
 func (*AddPortsResponse) ProtoMessage() {}
 
 func (x *AddPortsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[14]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1524,7 @@ func (x *AddPortsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPortsResponse.ProtoReflect.Descriptor instead.
 func (*AddPortsResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{14}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AddPortsResponse) GetResults() []*AddPortsResult {
@@ -1399,7 +1545,7 @@ type AddPortsResult struct {
 
 func (x *AddPortsResult) Reset() {
 	*x = AddPortsResult{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[15]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1557,7 @@ func (x *AddPortsResult) String() string {
 func (*AddPortsResult) ProtoMessage() {}
 
 func (x *AddPortsResult) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[15]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1570,7 @@ func (x *AddPortsResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPortsResult.ProtoReflect.Descriptor instead.
 func (*AddPortsResult) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{15}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AddPortsResult) GetPort() *Port {
@@ -1451,7 +1597,7 @@ type SetPortRequest struct {
 
 func (x *SetPortRequest) Reset() {
 	*x = SetPortRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[16]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1463,7 +1609,7 @@ func (x *SetPortRequest) String() string {
 func (*SetPortRequest) ProtoMessage() {}
 
 func (x *SetPortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[16]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1476,7 +1622,7 @@ func (x *SetPortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPortRequest.ProtoReflect.Descriptor instead.
 func (*SetPortRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{16}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetPortRequest) GetSpec() *PortSpec {
@@ -1496,7 +1642,7 @@ type SetPortResponse struct {
 
 func (x *SetPortResponse) Reset() {
 	*x = SetPortResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[17]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1654,7 @@ func (x *SetPortResponse) String() string {
 func (*SetPortResponse) ProtoMessage() {}
 
 func (x *SetPortResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[17]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1667,7 @@ func (x *SetPortResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPortResponse.ProtoReflect.Descriptor instead.
 func (*SetPortResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{17}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetPortResponse) GetPort() *Port {
@@ -1541,7 +1687,7 @@ type DelPortRequest struct {
 
 func (x *DelPortRequest) Reset() {
 	*x = DelPortRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[18]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1553,7 +1699,7 @@ func (x *DelPortRequest) String() string {
 func (*DelPortRequest) ProtoMessage() {}
 
 func (x *DelPortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[18]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1566,7 +1712,7 @@ func (x *DelPortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DelPortRequest.ProtoReflect.Descriptor instead.
 func (*DelPortRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{18}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DelPortRequest) GetName() string {
@@ -1586,7 +1732,7 @@ type DelPortsRequest struct {
 
 func (x *DelPortsRequest) Reset() {
 	*x = DelPortsRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[19]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +1744,7 @@ func (x *DelPortsRequest) String() string {
 func (*DelPortsRequest) ProtoMessage() {}
 
 func (x *DelPortsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[19]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +1757,7 @@ func (x *DelPortsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DelPortsRequest.ProtoReflect.Descriptor instead.
 func (*DelPortsRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{19}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DelPortsRequest) GetNames() []string {
@@ -1630,7 +1776,7 @@ type DelPortsResponse struct {
 
 func (x *DelPortsResponse) Reset() {
 	*x = DelPortsResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[20]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +1788,7 @@ func (x *DelPortsResponse) String() string {
 func (*DelPortsResponse) ProtoMessage() {}
 
 func (x *DelPortsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[20]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +1801,7 @@ func (x *DelPortsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DelPortsResponse.ProtoReflect.Descriptor instead.
 func (*DelPortsResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{20}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{22}
 }
 
 // DelPortResponse says nothing.
@@ -1667,7 +1813,7 @@ type DelPortResponse struct {
 
 func (x *DelPortResponse) Reset() {
 	*x = DelPortResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[21]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +1825,7 @@ func (x *DelPortResponse) String() string {
 func (*DelPortResponse) ProtoMessage() {}
 
 func (x *DelPortResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[21]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1692,7 +1838,7 @@ func (x *DelPortResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DelPortResponse.ProtoReflect.Descriptor instead.
 func (*DelPortResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{21}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{23}
 }
 
 // ListPortsRequest chooses ports. What is set must match.
@@ -1706,7 +1852,7 @@ type ListPortsRequest struct {
 
 func (x *ListPortsRequest) Reset() {
 	*x = ListPortsRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[22]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1718,7 +1864,7 @@ func (x *ListPortsRequest) String() string {
 func (*ListPortsRequest) ProtoMessage() {}
 
 func (x *ListPortsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[22]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1731,7 +1877,7 @@ func (x *ListPortsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPortsRequest.ProtoReflect.Descriptor instead.
 func (*ListPortsRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{22}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListPortsRequest) GetBridge() string {
@@ -1758,7 +1904,7 @@ type ListPortsResponse struct {
 
 func (x *ListPortsResponse) Reset() {
 	*x = ListPortsResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[23]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1770,7 +1916,7 @@ func (x *ListPortsResponse) String() string {
 func (*ListPortsResponse) ProtoMessage() {}
 
 func (x *ListPortsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[23]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1783,7 +1929,7 @@ func (x *ListPortsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPortsResponse.ProtoReflect.Descriptor instead.
 func (*ListPortsResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{23}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListPortsResponse) GetPorts() []*Port {
@@ -1802,7 +1948,7 @@ type WatchPortsRequest struct {
 
 func (x *WatchPortsRequest) Reset() {
 	*x = WatchPortsRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[24]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1960,7 @@ func (x *WatchPortsRequest) String() string {
 func (*WatchPortsRequest) ProtoMessage() {}
 
 func (x *WatchPortsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[24]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +1973,7 @@ func (x *WatchPortsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPortsRequest.ProtoReflect.Descriptor instead.
 func (*WatchPortsRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{24}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{26}
 }
 
 // WatchPortsResponse tells of one port.
@@ -1841,7 +1987,7 @@ type WatchPortsResponse struct {
 
 func (x *WatchPortsResponse) Reset() {
 	*x = WatchPortsResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[25]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1853,7 +1999,7 @@ func (x *WatchPortsResponse) String() string {
 func (*WatchPortsResponse) ProtoMessage() {}
 
 func (x *WatchPortsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[25]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1866,7 +2012,7 @@ func (x *WatchPortsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPortsResponse.ProtoReflect.Descriptor instead.
 func (*WatchPortsResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{25}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchPortsResponse) GetKind() EventKind {
@@ -1905,7 +2051,7 @@ type Bridge struct {
 
 func (x *Bridge) Reset() {
 	*x = Bridge{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[26]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1917,7 +2063,7 @@ func (x *Bridge) String() string {
 func (*Bridge) ProtoMessage() {}
 
 func (x *Bridge) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[26]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1930,7 +2076,7 @@ func (x *Bridge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bridge.ProtoReflect.Descriptor instead.
 func (*Bridge) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{26}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Bridge) GetName() string {
@@ -2031,7 +2177,7 @@ type SetBridgeRequest struct {
 
 func (x *SetBridgeRequest) Reset() {
 	*x = SetBridgeRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[27]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2043,7 +2189,7 @@ func (x *SetBridgeRequest) String() string {
 func (*SetBridgeRequest) ProtoMessage() {}
 
 func (x *SetBridgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[27]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2056,7 +2202,7 @@ func (x *SetBridgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBridgeRequest.ProtoReflect.Descriptor instead.
 func (*SetBridgeRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{27}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetBridgeRequest) GetName() string {
@@ -2103,7 +2249,7 @@ type SetBridgeResponse struct {
 
 func (x *SetBridgeResponse) Reset() {
 	*x = SetBridgeResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[28]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2261,7 @@ func (x *SetBridgeResponse) String() string {
 func (*SetBridgeResponse) ProtoMessage() {}
 
 func (x *SetBridgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[28]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2274,7 @@ func (x *SetBridgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBridgeResponse.ProtoReflect.Descriptor instead.
 func (*SetBridgeResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{28}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{30}
 }
 
 // SetWorkersRequest says where workers shall be.
@@ -2141,7 +2287,7 @@ type SetWorkersRequest struct {
 
 func (x *SetWorkersRequest) Reset() {
 	*x = SetWorkersRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[29]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2153,7 +2299,7 @@ func (x *SetWorkersRequest) String() string {
 func (*SetWorkersRequest) ProtoMessage() {}
 
 func (x *SetWorkersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[29]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2166,7 +2312,7 @@ func (x *SetWorkersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetWorkersRequest.ProtoReflect.Descriptor instead.
 func (*SetWorkersRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{29}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetWorkersRequest) GetCpus() []uint32 {
@@ -2186,7 +2332,7 @@ type SetWorkersResponse struct {
 
 func (x *SetWorkersResponse) Reset() {
 	*x = SetWorkersResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[30]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2198,7 +2344,7 @@ func (x *SetWorkersResponse) String() string {
 func (*SetWorkersResponse) ProtoMessage() {}
 
 func (x *SetWorkersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[30]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2357,7 @@ func (x *SetWorkersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetWorkersResponse.ProtoReflect.Descriptor instead.
 func (*SetWorkersResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{30}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SetWorkersResponse) GetWorkers() []uint32 {
@@ -2231,7 +2377,7 @@ type ListWorkersRequest struct {
 
 func (x *ListWorkersRequest) Reset() {
 	*x = ListWorkersRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[31]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2243,7 +2389,7 @@ func (x *ListWorkersRequest) String() string {
 func (*ListWorkersRequest) ProtoMessage() {}
 
 func (x *ListWorkersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[31]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2256,7 +2402,7 @@ func (x *ListWorkersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkersRequest.ProtoReflect.Descriptor instead.
 func (*ListWorkersRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{31}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListWorkersRequest) GetSpanSeconds() float64 {
@@ -2277,7 +2423,7 @@ type ListWorkersResponse struct {
 
 func (x *ListWorkersResponse) Reset() {
 	*x = ListWorkersResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[32]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2289,7 +2435,7 @@ func (x *ListWorkersResponse) String() string {
 func (*ListWorkersResponse) ProtoMessage() {}
 
 func (x *ListWorkersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[32]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2302,7 +2448,7 @@ func (x *ListWorkersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkersResponse.ProtoReflect.Descriptor instead.
 func (*ListWorkersResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{32}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListWorkersResponse) GetSpanSeconds() float64 {
@@ -2331,7 +2477,7 @@ type WorkerLoad struct {
 
 func (x *WorkerLoad) Reset() {
 	*x = WorkerLoad{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[33]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2343,7 +2489,7 @@ func (x *WorkerLoad) String() string {
 func (*WorkerLoad) ProtoMessage() {}
 
 func (x *WorkerLoad) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[33]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2356,7 +2502,7 @@ func (x *WorkerLoad) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerLoad.ProtoReflect.Descriptor instead.
 func (*WorkerLoad) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{33}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WorkerLoad) GetCpu() uint32 {
@@ -2394,7 +2540,7 @@ type QueueLoad struct {
 
 func (x *QueueLoad) Reset() {
 	*x = QueueLoad{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[34]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2406,7 +2552,7 @@ func (x *QueueLoad) String() string {
 func (*QueueLoad) ProtoMessage() {}
 
 func (x *QueueLoad) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[34]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2419,7 +2565,7 @@ func (x *QueueLoad) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueLoad.ProtoReflect.Descriptor instead.
 func (*QueueLoad) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{34}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *QueueLoad) GetPort() string {
@@ -2471,7 +2617,7 @@ type RebalanceRequest struct {
 
 func (x *RebalanceRequest) Reset() {
 	*x = RebalanceRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[35]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2629,7 @@ func (x *RebalanceRequest) String() string {
 func (*RebalanceRequest) ProtoMessage() {}
 
 func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[35]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2642,7 @@ func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceRequest.ProtoReflect.Descriptor instead.
 func (*RebalanceRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{35}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RebalanceRequest) GetDryRun() bool {
@@ -2550,7 +2696,7 @@ type RebalanceResponse struct {
 
 func (x *RebalanceResponse) Reset() {
 	*x = RebalanceResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[36]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2562,7 +2708,7 @@ func (x *RebalanceResponse) String() string {
 func (*RebalanceResponse) ProtoMessage() {}
 
 func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[36]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2575,7 +2721,7 @@ func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceResponse.ProtoReflect.Descriptor instead.
 func (*RebalanceResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{36}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RebalanceResponse) GetSpanSeconds() float64 {
@@ -2636,7 +2782,7 @@ type ListBridgesRequest struct {
 
 func (x *ListBridgesRequest) Reset() {
 	*x = ListBridgesRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[37]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2648,7 +2794,7 @@ func (x *ListBridgesRequest) String() string {
 func (*ListBridgesRequest) ProtoMessage() {}
 
 func (x *ListBridgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[37]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2661,7 +2807,7 @@ func (x *ListBridgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBridgesRequest.ProtoReflect.Descriptor instead.
 func (*ListBridgesRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{37}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{39}
 }
 
 // ListBridgesResponse has the bridges by name.
@@ -2674,7 +2820,7 @@ type ListBridgesResponse struct {
 
 func (x *ListBridgesResponse) Reset() {
 	*x = ListBridgesResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[38]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +2832,7 @@ func (x *ListBridgesResponse) String() string {
 func (*ListBridgesResponse) ProtoMessage() {}
 
 func (x *ListBridgesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[38]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2699,7 +2845,7 @@ func (x *ListBridgesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBridgesResponse.ProtoReflect.Descriptor instead.
 func (*ListBridgesResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{38}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListBridgesResponse) GetBridges() []*Bridge {
@@ -2721,7 +2867,7 @@ type Wire struct {
 
 func (x *Wire) Reset() {
 	*x = Wire{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[39]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2733,7 +2879,7 @@ func (x *Wire) String() string {
 func (*Wire) ProtoMessage() {}
 
 func (x *Wire) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[39]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2746,7 +2892,7 @@ func (x *Wire) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wire.ProtoReflect.Descriptor instead.
 func (*Wire) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{39}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Wire) GetIn() string {
@@ -2781,7 +2927,7 @@ type SetWireRequest struct {
 
 func (x *SetWireRequest) Reset() {
 	*x = SetWireRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[40]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2793,7 +2939,7 @@ func (x *SetWireRequest) String() string {
 func (*SetWireRequest) ProtoMessage() {}
 
 func (x *SetWireRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[40]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2806,7 +2952,7 @@ func (x *SetWireRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetWireRequest.ProtoReflect.Descriptor instead.
 func (*SetWireRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{40}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SetWireRequest) GetIn() string {
@@ -2832,7 +2978,7 @@ type SetWireResponse struct {
 
 func (x *SetWireResponse) Reset() {
 	*x = SetWireResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[41]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2844,7 +2990,7 @@ func (x *SetWireResponse) String() string {
 func (*SetWireResponse) ProtoMessage() {}
 
 func (x *SetWireResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[41]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2857,7 +3003,7 @@ func (x *SetWireResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetWireResponse.ProtoReflect.Descriptor instead.
 func (*SetWireResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{41}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{43}
 }
 
 // DelWireRequest names the wire to remove.
@@ -2870,7 +3016,7 @@ type DelWireRequest struct {
 
 func (x *DelWireRequest) Reset() {
 	*x = DelWireRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[42]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2882,7 +3028,7 @@ func (x *DelWireRequest) String() string {
 func (*DelWireRequest) ProtoMessage() {}
 
 func (x *DelWireRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[42]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2895,7 +3041,7 @@ func (x *DelWireRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DelWireRequest.ProtoReflect.Descriptor instead.
 func (*DelWireRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{42}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DelWireRequest) GetIn() string {
@@ -2914,7 +3060,7 @@ type DelWireResponse struct {
 
 func (x *DelWireResponse) Reset() {
 	*x = DelWireResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[43]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2926,7 +3072,7 @@ func (x *DelWireResponse) String() string {
 func (*DelWireResponse) ProtoMessage() {}
 
 func (x *DelWireResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[43]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2939,7 +3085,7 @@ func (x *DelWireResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DelWireResponse.ProtoReflect.Descriptor instead.
 func (*DelWireResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{43}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{45}
 }
 
 // Entry is a forwarding entry of a bridge: frames to an address leave by a
@@ -2959,7 +3105,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[44]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2971,7 +3117,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[44]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2984,7 +3130,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{44}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Entry) GetBridge() string {
@@ -3046,7 +3192,7 @@ type ListEntriesRequest struct {
 
 func (x *ListEntriesRequest) Reset() {
 	*x = ListEntriesRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[45]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3058,7 +3204,7 @@ func (x *ListEntriesRequest) String() string {
 func (*ListEntriesRequest) ProtoMessage() {}
 
 func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[45]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3071,7 +3217,7 @@ func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ListEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{45}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListEntriesRequest) GetBridge() string {
@@ -3092,7 +3238,7 @@ type ListEntriesResponse struct {
 
 func (x *ListEntriesResponse) Reset() {
 	*x = ListEntriesResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[46]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3104,7 +3250,7 @@ func (x *ListEntriesResponse) String() string {
 func (*ListEntriesResponse) ProtoMessage() {}
 
 func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[46]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3117,7 +3263,7 @@ func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ListEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{46}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListEntriesResponse) GetEntries() []*Entry {
@@ -3144,7 +3290,7 @@ type AddEntryRequest struct {
 
 func (x *AddEntryRequest) Reset() {
 	*x = AddEntryRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[47]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3156,7 +3302,7 @@ func (x *AddEntryRequest) String() string {
 func (*AddEntryRequest) ProtoMessage() {}
 
 func (x *AddEntryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[47]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3169,7 +3315,7 @@ func (x *AddEntryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEntryRequest.ProtoReflect.Descriptor instead.
 func (*AddEntryRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{47}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AddEntryRequest) GetEntry() *Entry {
@@ -3188,7 +3334,7 @@ type AddEntryResponse struct {
 
 func (x *AddEntryResponse) Reset() {
 	*x = AddEntryResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[48]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3200,7 +3346,7 @@ func (x *AddEntryResponse) String() string {
 func (*AddEntryResponse) ProtoMessage() {}
 
 func (x *AddEntryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[48]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3213,7 +3359,7 @@ func (x *AddEntryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEntryResponse.ProtoReflect.Descriptor instead.
 func (*AddEntryResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{48}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{50}
 }
 
 // DelEntryRequest names the entry to remove.
@@ -3228,7 +3374,7 @@ type DelEntryRequest struct {
 
 func (x *DelEntryRequest) Reset() {
 	*x = DelEntryRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[49]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3240,7 +3386,7 @@ func (x *DelEntryRequest) String() string {
 func (*DelEntryRequest) ProtoMessage() {}
 
 func (x *DelEntryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[49]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3253,7 +3399,7 @@ func (x *DelEntryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DelEntryRequest.ProtoReflect.Descriptor instead.
 func (*DelEntryRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{49}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DelEntryRequest) GetBridge() string {
@@ -3286,7 +3432,7 @@ type DelEntryResponse struct {
 
 func (x *DelEntryResponse) Reset() {
 	*x = DelEntryResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[50]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3298,7 +3444,7 @@ func (x *DelEntryResponse) String() string {
 func (*DelEntryResponse) ProtoMessage() {}
 
 func (x *DelEntryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[50]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3311,7 +3457,7 @@ func (x *DelEntryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DelEntryResponse.ProtoReflect.Descriptor instead.
 func (*DelEntryResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{50}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{52}
 }
 
 // FlushEntriesRequest chooses learned entries to forget.
@@ -3325,7 +3471,7 @@ type FlushEntriesRequest struct {
 
 func (x *FlushEntriesRequest) Reset() {
 	*x = FlushEntriesRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[51]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3337,7 +3483,7 @@ func (x *FlushEntriesRequest) String() string {
 func (*FlushEntriesRequest) ProtoMessage() {}
 
 func (x *FlushEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[51]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3350,7 +3496,7 @@ func (x *FlushEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushEntriesRequest.ProtoReflect.Descriptor instead.
 func (*FlushEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{51}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FlushEntriesRequest) GetBridge() string {
@@ -3376,7 +3522,7 @@ type FlushEntriesResponse struct {
 
 func (x *FlushEntriesResponse) Reset() {
 	*x = FlushEntriesResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[52]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3388,7 +3534,7 @@ func (x *FlushEntriesResponse) String() string {
 func (*FlushEntriesResponse) ProtoMessage() {}
 
 func (x *FlushEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[52]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3401,7 +3547,7 @@ func (x *FlushEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushEntriesResponse.ProtoReflect.Descriptor instead.
 func (*FlushEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{52}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{54}
 }
 
 // GetStatsRequest asks for all counters.
@@ -3413,7 +3559,7 @@ type GetStatsRequest struct {
 
 func (x *GetStatsRequest) Reset() {
 	*x = GetStatsRequest{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[53]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3425,7 +3571,7 @@ func (x *GetStatsRequest) String() string {
 func (*GetStatsRequest) ProtoMessage() {}
 
 func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[53]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3438,7 +3584,7 @@ func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsRequest.ProtoReflect.Descriptor instead.
 func (*GetStatsRequest) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{53}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{55}
 }
 
 // GetStatsResponse is the account of the dataplane at one moment.
@@ -3456,7 +3602,7 @@ type GetStatsResponse struct {
 
 func (x *GetStatsResponse) Reset() {
 	*x = GetStatsResponse{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[54]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3468,7 +3614,7 @@ func (x *GetStatsResponse) String() string {
 func (*GetStatsResponse) ProtoMessage() {}
 
 func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[54]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3481,7 +3627,7 @@ func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsResponse.ProtoReflect.Descriptor instead.
 func (*GetStatsResponse) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{54}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *GetStatsResponse) GetAt() *timestamppb.Timestamp {
@@ -3537,7 +3683,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[55]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3549,7 +3695,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[55]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3562,7 +3708,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{55}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Reason) GetName() string {
@@ -3590,7 +3736,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[56]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3602,7 +3748,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[56]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3615,7 +3761,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{56}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Drop) GetReason() string {
@@ -3634,7 +3780,7 @@ func (x *Drop) GetFrames() uint64 {
 
 // PortStats counts a port's frames since it was added. Two sums always hold:
 // rx_frames + copies = outputs + all rx_drops, and
-// offered + finished.segments = tx_frames + all tx_drops.
+// offered + finished.segments = tx_frames + all tx_drops + finished.joined.
 type PortStats struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3655,7 +3801,7 @@ type PortStats struct {
 
 func (x *PortStats) Reset() {
 	*x = PortStats{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[57]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3667,7 +3813,7 @@ func (x *PortStats) String() string {
 func (*PortStats) ProtoMessage() {}
 
 func (x *PortStats) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[57]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3680,7 +3826,7 @@ func (x *PortStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortStats.ProtoReflect.Descriptor instead.
 func (*PortStats) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{57}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *PortStats) GetName() string {
@@ -3775,13 +3921,15 @@ type Finished struct {
 	Tcp           uint64                 `protobuf:"varint,2,opt,name=tcp,proto3" json:"tcp,omitempty"`             // super-frames of TCP cut into segments
 	Udp           uint64                 `protobuf:"varint,3,opt,name=udp,proto3" json:"udp,omitempty"`             // super-frames of UDP cut into datagrams
 	Segments      uint64                 `protobuf:"varint,4,opt,name=segments,proto3" json:"segments,omitempty"`   // frames that came of both, beyond the first of each
+	Merged        uint64                 `protobuf:"varint,5,opt,name=merged,proto3" json:"merged,omitempty"`       // the other way round: super-frames made of segments of TCP for a port whose options say so
+	Joined        uint64                 `protobuf:"varint,6,opt,name=joined,proto3" json:"joined,omitempty"`       // segments that went into them, beyond the first of each
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Finished) Reset() {
 	*x = Finished{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[58]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3793,7 +3941,7 @@ func (x *Finished) String() string {
 func (*Finished) ProtoMessage() {}
 
 func (x *Finished) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[58]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3806,7 +3954,7 @@ func (x *Finished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finished.ProtoReflect.Descriptor instead.
 func (*Finished) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{58}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Finished) GetChecksums() uint64 {
@@ -3837,6 +3985,20 @@ func (x *Finished) GetSegments() uint64 {
 	return 0
 }
 
+func (x *Finished) GetMerged() uint64 {
+	if x != nil {
+		return x.Merged
+	}
+	return 0
+}
+
+func (x *Finished) GetJoined() uint64 {
+	if x != nil {
+		return x.Joined
+	}
+	return 0
+}
+
 // Gap counts times between two turns of a worker's loop, by length.
 type Gap struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3848,7 +4010,7 @@ type Gap struct {
 
 func (x *Gap) Reset() {
 	*x = Gap{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[59]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3860,7 +4022,7 @@ func (x *Gap) String() string {
 func (*Gap) ProtoMessage() {}
 
 func (x *Gap) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[59]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3873,7 +4035,7 @@ func (x *Gap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gap.ProtoReflect.Descriptor instead.
 func (*Gap) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{59}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Gap) GetUpToTicks() uint64 {
@@ -3914,7 +4076,7 @@ type WorkerStats struct {
 
 func (x *WorkerStats) Reset() {
 	*x = WorkerStats{}
-	mi := &file_dataplane_api_millrace_proto_msgTypes[60]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3926,7 +4088,7 @@ func (x *WorkerStats) String() string {
 func (*WorkerStats) ProtoMessage() {}
 
 func (x *WorkerStats) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_api_millrace_proto_msgTypes[60]
+	mi := &file_dataplane_api_millrace_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3939,7 +4101,7 @@ func (x *WorkerStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerStats.ProtoReflect.Descriptor instead.
 func (*WorkerStats) Descriptor() ([]byte, []int) {
-	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{60}
+	return file_dataplane_api_millrace_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *WorkerStats) GetCpu() uint32 {
@@ -4075,7 +4237,7 @@ const file_dataplane_api_millrace_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05ports\x18\x03 \x01(\rR\x05ports\x12\x19\n" +
 	"\bports_up\x18\x04 \x01(\rR\aportsUp\x12!\n" +
-	"\fports_broken\x18\x05 \x01(\rR\vportsBroken\"\xda\x03\n" +
+	"\fports_broken\x18\x05 \x01(\rR\vportsBroken\"\x81\x05\n" +
 	"\bPortSpec\x12\x16\n" +
 	"\x06bridge\x18\x01 \x01(\tR\x06bridge\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -4090,10 +4252,22 @@ const file_dataplane_api_millrace_proto_rawDesc = "" +
 	" \x01(\rR\x06queues\x12\x1b\n" +
 	"\tmac_limit\x18\v \x01(\rR\bmacLimit\x12F\n" +
 	"\aoptions\x18\f \x03(\v2,.millrace.dataplane.v1.PortSpec.OptionsEntryR\aoptions\x123\n" +
-	"\x04host\x18\r \x01(\v2\x1f.millrace.dataplane.v1.HostSpecR\x04host\x1a:\n" +
+	"\x04host\x18\r \x01(\v2\x1f.millrace.dataplane.v1.HostSpecR\x04host\x126\n" +
+	"\aingress\x18\x0e \x01(\v2\x1c.millrace.dataplane.v1.LimitR\aingress\x124\n" +
+	"\x06egress\x18\x0f \x01(\v2\x1c.millrace.dataplane.v1.LimitR\x06egress\x127\n" +
+	"\asources\x18\x10 \x03(\v2\x1d.millrace.dataplane.v1.SourceR\asources\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"z\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"l\n" +
+	"\x05Limit\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x14\n" +
+	"\x05burst\x18\x02 \x01(\x04R\x05burst\x12\x16\n" +
+	"\x06frames\x18\x03 \x01(\x04R\x06frames\x12\x1f\n" +
+	"\vframe_burst\x18\x04 \x01(\x04R\n" +
+	"frameBurst\"8\n" +
+	"\x06Source\x12\x10\n" +
+	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\"z\n" +
 	"\bHostSpec\x12\x14\n" +
 	"\x05netns\x18\x01 \x01(\tR\x05netns\x12\x10\n" +
 	"\x03mac\x18\x02 \x01(\tR\x03mac\x12\x1c\n" +
@@ -4291,12 +4465,14 @@ const file_dataplane_api_millrace_proto_rawDesc = "" +
 	"\brx_drops\x18\n" +
 	" \x03(\v2\x1b.millrace.dataplane.v1.DropR\arxDrops\x126\n" +
 	"\btx_drops\x18\v \x03(\v2\x1b.millrace.dataplane.v1.DropR\atxDrops\x12;\n" +
-	"\bfinished\x18\f \x01(\v2\x1f.millrace.dataplane.v1.FinishedR\bfinished\"h\n" +
+	"\bfinished\x18\f \x01(\v2\x1f.millrace.dataplane.v1.FinishedR\bfinished\"\x98\x01\n" +
 	"\bFinished\x12\x1c\n" +
 	"\tchecksums\x18\x01 \x01(\x04R\tchecksums\x12\x10\n" +
 	"\x03tcp\x18\x02 \x01(\x04R\x03tcp\x12\x10\n" +
 	"\x03udp\x18\x03 \x01(\x04R\x03udp\x12\x1a\n" +
-	"\bsegments\x18\x04 \x01(\x04R\bsegments\";\n" +
+	"\bsegments\x18\x04 \x01(\x04R\bsegments\x12\x16\n" +
+	"\x06merged\x18\x05 \x01(\x04R\x06merged\x12\x16\n" +
+	"\x06joined\x18\x06 \x01(\x04R\x06joined\";\n" +
 	"\x03Gap\x12\x1e\n" +
 	"\vup_to_ticks\x18\x01 \x01(\x04R\tupToTicks\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\"\xa4\x03\n" +
@@ -4378,7 +4554,7 @@ func file_dataplane_api_millrace_proto_rawDescGZIP() []byte {
 }
 
 var file_dataplane_api_millrace_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_dataplane_api_millrace_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_dataplane_api_millrace_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_dataplane_api_millrace_proto_goTypes = []any{
 	(PollMode)(0),                 // 0: millrace.dataplane.v1.PollMode
 	(VlanMode)(0),                 // 1: millrace.dataplane.v1.VlanMode
@@ -4390,155 +4566,160 @@ var file_dataplane_api_millrace_proto_goTypes = []any{
 	(*HealthRequest)(nil),         // 7: millrace.dataplane.v1.HealthRequest
 	(*HealthResponse)(nil),        // 8: millrace.dataplane.v1.HealthResponse
 	(*PortSpec)(nil),              // 9: millrace.dataplane.v1.PortSpec
-	(*HostSpec)(nil),              // 10: millrace.dataplane.v1.HostSpec
-	(*PortState)(nil),             // 11: millrace.dataplane.v1.PortState
-	(*HostState)(nil),             // 12: millrace.dataplane.v1.HostState
-	(*NetDevice)(nil),             // 13: millrace.dataplane.v1.NetDevice
-	(*Port)(nil),                  // 14: millrace.dataplane.v1.Port
-	(*AddPortRequest)(nil),        // 15: millrace.dataplane.v1.AddPortRequest
-	(*AddPortResponse)(nil),       // 16: millrace.dataplane.v1.AddPortResponse
-	(*AddPortsRequest)(nil),       // 17: millrace.dataplane.v1.AddPortsRequest
-	(*AddPortsResponse)(nil),      // 18: millrace.dataplane.v1.AddPortsResponse
-	(*AddPortsResult)(nil),        // 19: millrace.dataplane.v1.AddPortsResult
-	(*SetPortRequest)(nil),        // 20: millrace.dataplane.v1.SetPortRequest
-	(*SetPortResponse)(nil),       // 21: millrace.dataplane.v1.SetPortResponse
-	(*DelPortRequest)(nil),        // 22: millrace.dataplane.v1.DelPortRequest
-	(*DelPortsRequest)(nil),       // 23: millrace.dataplane.v1.DelPortsRequest
-	(*DelPortsResponse)(nil),      // 24: millrace.dataplane.v1.DelPortsResponse
-	(*DelPortResponse)(nil),       // 25: millrace.dataplane.v1.DelPortResponse
-	(*ListPortsRequest)(nil),      // 26: millrace.dataplane.v1.ListPortsRequest
-	(*ListPortsResponse)(nil),     // 27: millrace.dataplane.v1.ListPortsResponse
-	(*WatchPortsRequest)(nil),     // 28: millrace.dataplane.v1.WatchPortsRequest
-	(*WatchPortsResponse)(nil),    // 29: millrace.dataplane.v1.WatchPortsResponse
-	(*Bridge)(nil),                // 30: millrace.dataplane.v1.Bridge
-	(*SetBridgeRequest)(nil),      // 31: millrace.dataplane.v1.SetBridgeRequest
-	(*SetBridgeResponse)(nil),     // 32: millrace.dataplane.v1.SetBridgeResponse
-	(*SetWorkersRequest)(nil),     // 33: millrace.dataplane.v1.SetWorkersRequest
-	(*SetWorkersResponse)(nil),    // 34: millrace.dataplane.v1.SetWorkersResponse
-	(*ListWorkersRequest)(nil),    // 35: millrace.dataplane.v1.ListWorkersRequest
-	(*ListWorkersResponse)(nil),   // 36: millrace.dataplane.v1.ListWorkersResponse
-	(*WorkerLoad)(nil),            // 37: millrace.dataplane.v1.WorkerLoad
-	(*QueueLoad)(nil),             // 38: millrace.dataplane.v1.QueueLoad
-	(*RebalanceRequest)(nil),      // 39: millrace.dataplane.v1.RebalanceRequest
-	(*RebalanceResponse)(nil),     // 40: millrace.dataplane.v1.RebalanceResponse
-	(*ListBridgesRequest)(nil),    // 41: millrace.dataplane.v1.ListBridgesRequest
-	(*ListBridgesResponse)(nil),   // 42: millrace.dataplane.v1.ListBridgesResponse
-	(*Wire)(nil),                  // 43: millrace.dataplane.v1.Wire
-	(*SetWireRequest)(nil),        // 44: millrace.dataplane.v1.SetWireRequest
-	(*SetWireResponse)(nil),       // 45: millrace.dataplane.v1.SetWireResponse
-	(*DelWireRequest)(nil),        // 46: millrace.dataplane.v1.DelWireRequest
-	(*DelWireResponse)(nil),       // 47: millrace.dataplane.v1.DelWireResponse
-	(*Entry)(nil),                 // 48: millrace.dataplane.v1.Entry
-	(*ListEntriesRequest)(nil),    // 49: millrace.dataplane.v1.ListEntriesRequest
-	(*ListEntriesResponse)(nil),   // 50: millrace.dataplane.v1.ListEntriesResponse
-	(*AddEntryRequest)(nil),       // 51: millrace.dataplane.v1.AddEntryRequest
-	(*AddEntryResponse)(nil),      // 52: millrace.dataplane.v1.AddEntryResponse
-	(*DelEntryRequest)(nil),       // 53: millrace.dataplane.v1.DelEntryRequest
-	(*DelEntryResponse)(nil),      // 54: millrace.dataplane.v1.DelEntryResponse
-	(*FlushEntriesRequest)(nil),   // 55: millrace.dataplane.v1.FlushEntriesRequest
-	(*FlushEntriesResponse)(nil),  // 56: millrace.dataplane.v1.FlushEntriesResponse
-	(*GetStatsRequest)(nil),       // 57: millrace.dataplane.v1.GetStatsRequest
-	(*GetStatsResponse)(nil),      // 58: millrace.dataplane.v1.GetStatsResponse
-	(*Reason)(nil),                // 59: millrace.dataplane.v1.Reason
-	(*Drop)(nil),                  // 60: millrace.dataplane.v1.Drop
-	(*PortStats)(nil),             // 61: millrace.dataplane.v1.PortStats
-	(*Finished)(nil),              // 62: millrace.dataplane.v1.Finished
-	(*Gap)(nil),                   // 63: millrace.dataplane.v1.Gap
-	(*WorkerStats)(nil),           // 64: millrace.dataplane.v1.WorkerStats
-	nil,                           // 65: millrace.dataplane.v1.PortSpec.OptionsEntry
-	(*timestamppb.Timestamp)(nil), // 66: google.protobuf.Timestamp
-	(Pipeline)(0),                 // 67: millrace.dataplane.v1.Pipeline
+	(*Limit)(nil),                 // 10: millrace.dataplane.v1.Limit
+	(*Source)(nil),                // 11: millrace.dataplane.v1.Source
+	(*HostSpec)(nil),              // 12: millrace.dataplane.v1.HostSpec
+	(*PortState)(nil),             // 13: millrace.dataplane.v1.PortState
+	(*HostState)(nil),             // 14: millrace.dataplane.v1.HostState
+	(*NetDevice)(nil),             // 15: millrace.dataplane.v1.NetDevice
+	(*Port)(nil),                  // 16: millrace.dataplane.v1.Port
+	(*AddPortRequest)(nil),        // 17: millrace.dataplane.v1.AddPortRequest
+	(*AddPortResponse)(nil),       // 18: millrace.dataplane.v1.AddPortResponse
+	(*AddPortsRequest)(nil),       // 19: millrace.dataplane.v1.AddPortsRequest
+	(*AddPortsResponse)(nil),      // 20: millrace.dataplane.v1.AddPortsResponse
+	(*AddPortsResult)(nil),        // 21: millrace.dataplane.v1.AddPortsResult
+	(*SetPortRequest)(nil),        // 22: millrace.dataplane.v1.SetPortRequest
+	(*SetPortResponse)(nil),       // 23: millrace.dataplane.v1.SetPortResponse
+	(*DelPortRequest)(nil),        // 24: millrace.dataplane.v1.DelPortRequest
+	(*DelPortsRequest)(nil),       // 25: millrace.dataplane.v1.DelPortsRequest
+	(*DelPortsResponse)(nil),      // 26: millrace.dataplane.v1.DelPortsResponse
+	(*DelPortResponse)(nil),       // 27: millrace.dataplane.v1.DelPortResponse
+	(*ListPortsRequest)(nil),      // 28: millrace.dataplane.v1.ListPortsRequest
+	(*ListPortsResponse)(nil),     // 29: millrace.dataplane.v1.ListPortsResponse
+	(*WatchPortsRequest)(nil),     // 30: millrace.dataplane.v1.WatchPortsRequest
+	(*WatchPortsResponse)(nil),    // 31: millrace.dataplane.v1.WatchPortsResponse
+	(*Bridge)(nil),                // 32: millrace.dataplane.v1.Bridge
+	(*SetBridgeRequest)(nil),      // 33: millrace.dataplane.v1.SetBridgeRequest
+	(*SetBridgeResponse)(nil),     // 34: millrace.dataplane.v1.SetBridgeResponse
+	(*SetWorkersRequest)(nil),     // 35: millrace.dataplane.v1.SetWorkersRequest
+	(*SetWorkersResponse)(nil),    // 36: millrace.dataplane.v1.SetWorkersResponse
+	(*ListWorkersRequest)(nil),    // 37: millrace.dataplane.v1.ListWorkersRequest
+	(*ListWorkersResponse)(nil),   // 38: millrace.dataplane.v1.ListWorkersResponse
+	(*WorkerLoad)(nil),            // 39: millrace.dataplane.v1.WorkerLoad
+	(*QueueLoad)(nil),             // 40: millrace.dataplane.v1.QueueLoad
+	(*RebalanceRequest)(nil),      // 41: millrace.dataplane.v1.RebalanceRequest
+	(*RebalanceResponse)(nil),     // 42: millrace.dataplane.v1.RebalanceResponse
+	(*ListBridgesRequest)(nil),    // 43: millrace.dataplane.v1.ListBridgesRequest
+	(*ListBridgesResponse)(nil),   // 44: millrace.dataplane.v1.ListBridgesResponse
+	(*Wire)(nil),                  // 45: millrace.dataplane.v1.Wire
+	(*SetWireRequest)(nil),        // 46: millrace.dataplane.v1.SetWireRequest
+	(*SetWireResponse)(nil),       // 47: millrace.dataplane.v1.SetWireResponse
+	(*DelWireRequest)(nil),        // 48: millrace.dataplane.v1.DelWireRequest
+	(*DelWireResponse)(nil),       // 49: millrace.dataplane.v1.DelWireResponse
+	(*Entry)(nil),                 // 50: millrace.dataplane.v1.Entry
+	(*ListEntriesRequest)(nil),    // 51: millrace.dataplane.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),   // 52: millrace.dataplane.v1.ListEntriesResponse
+	(*AddEntryRequest)(nil),       // 53: millrace.dataplane.v1.AddEntryRequest
+	(*AddEntryResponse)(nil),      // 54: millrace.dataplane.v1.AddEntryResponse
+	(*DelEntryRequest)(nil),       // 55: millrace.dataplane.v1.DelEntryRequest
+	(*DelEntryResponse)(nil),      // 56: millrace.dataplane.v1.DelEntryResponse
+	(*FlushEntriesRequest)(nil),   // 57: millrace.dataplane.v1.FlushEntriesRequest
+	(*FlushEntriesResponse)(nil),  // 58: millrace.dataplane.v1.FlushEntriesResponse
+	(*GetStatsRequest)(nil),       // 59: millrace.dataplane.v1.GetStatsRequest
+	(*GetStatsResponse)(nil),      // 60: millrace.dataplane.v1.GetStatsResponse
+	(*Reason)(nil),                // 61: millrace.dataplane.v1.Reason
+	(*Drop)(nil),                  // 62: millrace.dataplane.v1.Drop
+	(*PortStats)(nil),             // 63: millrace.dataplane.v1.PortStats
+	(*Finished)(nil),              // 64: millrace.dataplane.v1.Finished
+	(*Gap)(nil),                   // 65: millrace.dataplane.v1.Gap
+	(*WorkerStats)(nil),           // 66: millrace.dataplane.v1.WorkerStats
+	nil,                           // 67: millrace.dataplane.v1.PortSpec.OptionsEntry
+	(*timestamppb.Timestamp)(nil), // 68: google.protobuf.Timestamp
+	(Pipeline)(0),                 // 69: millrace.dataplane.v1.Pipeline
 }
 var file_dataplane_api_millrace_proto_depIdxs = []int32{
-	66, // 0: millrace.dataplane.v1.GetInfoResponse.started:type_name -> google.protobuf.Timestamp
+	68, // 0: millrace.dataplane.v1.GetInfoResponse.started:type_name -> google.protobuf.Timestamp
 	0,  // 1: millrace.dataplane.v1.GetInfoResponse.poll_mode:type_name -> millrace.dataplane.v1.PollMode
 	6,  // 2: millrace.dataplane.v1.GetInfoResponse.unrestored:type_name -> millrace.dataplane.v1.Unrestored
 	1,  // 3: millrace.dataplane.v1.PortSpec.vlan_mode:type_name -> millrace.dataplane.v1.VlanMode
-	65, // 4: millrace.dataplane.v1.PortSpec.options:type_name -> millrace.dataplane.v1.PortSpec.OptionsEntry
-	10, // 5: millrace.dataplane.v1.PortSpec.host:type_name -> millrace.dataplane.v1.HostSpec
-	2,  // 6: millrace.dataplane.v1.PortState.link:type_name -> millrace.dataplane.v1.Link
-	66, // 7: millrace.dataplane.v1.PortState.since:type_name -> google.protobuf.Timestamp
-	13, // 8: millrace.dataplane.v1.PortState.device:type_name -> millrace.dataplane.v1.NetDevice
-	12, // 9: millrace.dataplane.v1.PortState.host:type_name -> millrace.dataplane.v1.HostState
-	9,  // 10: millrace.dataplane.v1.Port.spec:type_name -> millrace.dataplane.v1.PortSpec
-	11, // 11: millrace.dataplane.v1.Port.state:type_name -> millrace.dataplane.v1.PortState
-	66, // 12: millrace.dataplane.v1.Port.created:type_name -> google.protobuf.Timestamp
-	9,  // 13: millrace.dataplane.v1.AddPortRequest.spec:type_name -> millrace.dataplane.v1.PortSpec
-	14, // 14: millrace.dataplane.v1.AddPortResponse.port:type_name -> millrace.dataplane.v1.Port
-	9,  // 15: millrace.dataplane.v1.AddPortsRequest.specs:type_name -> millrace.dataplane.v1.PortSpec
-	19, // 16: millrace.dataplane.v1.AddPortsResponse.results:type_name -> millrace.dataplane.v1.AddPortsResult
-	14, // 17: millrace.dataplane.v1.AddPortsResult.port:type_name -> millrace.dataplane.v1.Port
-	9,  // 18: millrace.dataplane.v1.SetPortRequest.spec:type_name -> millrace.dataplane.v1.PortSpec
-	14, // 19: millrace.dataplane.v1.SetPortResponse.port:type_name -> millrace.dataplane.v1.Port
-	14, // 20: millrace.dataplane.v1.ListPortsResponse.ports:type_name -> millrace.dataplane.v1.Port
-	3,  // 21: millrace.dataplane.v1.WatchPortsResponse.kind:type_name -> millrace.dataplane.v1.EventKind
-	14, // 22: millrace.dataplane.v1.WatchPortsResponse.port:type_name -> millrace.dataplane.v1.Port
-	67, // 23: millrace.dataplane.v1.Bridge.pipeline:type_name -> millrace.dataplane.v1.Pipeline
-	67, // 24: millrace.dataplane.v1.SetBridgeRequest.pipeline:type_name -> millrace.dataplane.v1.Pipeline
-	37, // 25: millrace.dataplane.v1.ListWorkersResponse.workers:type_name -> millrace.dataplane.v1.WorkerLoad
-	38, // 26: millrace.dataplane.v1.WorkerLoad.queues:type_name -> millrace.dataplane.v1.QueueLoad
-	37, // 27: millrace.dataplane.v1.RebalanceResponse.before:type_name -> millrace.dataplane.v1.WorkerLoad
-	37, // 28: millrace.dataplane.v1.RebalanceResponse.after:type_name -> millrace.dataplane.v1.WorkerLoad
-	30, // 29: millrace.dataplane.v1.ListBridgesResponse.bridges:type_name -> millrace.dataplane.v1.Bridge
-	48, // 30: millrace.dataplane.v1.ListEntriesResponse.entries:type_name -> millrace.dataplane.v1.Entry
-	43, // 31: millrace.dataplane.v1.ListEntriesResponse.wires:type_name -> millrace.dataplane.v1.Wire
-	48, // 32: millrace.dataplane.v1.AddEntryRequest.entry:type_name -> millrace.dataplane.v1.Entry
-	66, // 33: millrace.dataplane.v1.GetStatsResponse.at:type_name -> google.protobuf.Timestamp
-	66, // 34: millrace.dataplane.v1.GetStatsResponse.started:type_name -> google.protobuf.Timestamp
-	61, // 35: millrace.dataplane.v1.GetStatsResponse.ports:type_name -> millrace.dataplane.v1.PortStats
-	64, // 36: millrace.dataplane.v1.GetStatsResponse.workers:type_name -> millrace.dataplane.v1.WorkerStats
-	59, // 37: millrace.dataplane.v1.GetStatsResponse.reasons:type_name -> millrace.dataplane.v1.Reason
-	60, // 38: millrace.dataplane.v1.PortStats.rx_drops:type_name -> millrace.dataplane.v1.Drop
-	60, // 39: millrace.dataplane.v1.PortStats.tx_drops:type_name -> millrace.dataplane.v1.Drop
-	62, // 40: millrace.dataplane.v1.PortStats.finished:type_name -> millrace.dataplane.v1.Finished
-	63, // 41: millrace.dataplane.v1.WorkerStats.gaps:type_name -> millrace.dataplane.v1.Gap
-	4,  // 42: millrace.dataplane.v1.Dataplane.GetInfo:input_type -> millrace.dataplane.v1.GetInfoRequest
-	7,  // 43: millrace.dataplane.v1.Dataplane.Health:input_type -> millrace.dataplane.v1.HealthRequest
-	15, // 44: millrace.dataplane.v1.Dataplane.AddPort:input_type -> millrace.dataplane.v1.AddPortRequest
-	17, // 45: millrace.dataplane.v1.Dataplane.AddPorts:input_type -> millrace.dataplane.v1.AddPortsRequest
-	20, // 46: millrace.dataplane.v1.Dataplane.SetPort:input_type -> millrace.dataplane.v1.SetPortRequest
-	22, // 47: millrace.dataplane.v1.Dataplane.DelPort:input_type -> millrace.dataplane.v1.DelPortRequest
-	23, // 48: millrace.dataplane.v1.Dataplane.DelPorts:input_type -> millrace.dataplane.v1.DelPortsRequest
-	26, // 49: millrace.dataplane.v1.Dataplane.ListPorts:input_type -> millrace.dataplane.v1.ListPortsRequest
-	28, // 50: millrace.dataplane.v1.Dataplane.WatchPorts:input_type -> millrace.dataplane.v1.WatchPortsRequest
-	41, // 51: millrace.dataplane.v1.Dataplane.ListBridges:input_type -> millrace.dataplane.v1.ListBridgesRequest
-	31, // 52: millrace.dataplane.v1.Dataplane.SetBridge:input_type -> millrace.dataplane.v1.SetBridgeRequest
-	33, // 53: millrace.dataplane.v1.Dataplane.SetWorkers:input_type -> millrace.dataplane.v1.SetWorkersRequest
-	35, // 54: millrace.dataplane.v1.Dataplane.ListWorkers:input_type -> millrace.dataplane.v1.ListWorkersRequest
-	39, // 55: millrace.dataplane.v1.Dataplane.Rebalance:input_type -> millrace.dataplane.v1.RebalanceRequest
-	44, // 56: millrace.dataplane.v1.Dataplane.SetWire:input_type -> millrace.dataplane.v1.SetWireRequest
-	46, // 57: millrace.dataplane.v1.Dataplane.DelWire:input_type -> millrace.dataplane.v1.DelWireRequest
-	49, // 58: millrace.dataplane.v1.Dataplane.ListEntries:input_type -> millrace.dataplane.v1.ListEntriesRequest
-	51, // 59: millrace.dataplane.v1.Dataplane.AddEntry:input_type -> millrace.dataplane.v1.AddEntryRequest
-	53, // 60: millrace.dataplane.v1.Dataplane.DelEntry:input_type -> millrace.dataplane.v1.DelEntryRequest
-	55, // 61: millrace.dataplane.v1.Dataplane.FlushEntries:input_type -> millrace.dataplane.v1.FlushEntriesRequest
-	57, // 62: millrace.dataplane.v1.Dataplane.GetStats:input_type -> millrace.dataplane.v1.GetStatsRequest
-	5,  // 63: millrace.dataplane.v1.Dataplane.GetInfo:output_type -> millrace.dataplane.v1.GetInfoResponse
-	8,  // 64: millrace.dataplane.v1.Dataplane.Health:output_type -> millrace.dataplane.v1.HealthResponse
-	16, // 65: millrace.dataplane.v1.Dataplane.AddPort:output_type -> millrace.dataplane.v1.AddPortResponse
-	18, // 66: millrace.dataplane.v1.Dataplane.AddPorts:output_type -> millrace.dataplane.v1.AddPortsResponse
-	21, // 67: millrace.dataplane.v1.Dataplane.SetPort:output_type -> millrace.dataplane.v1.SetPortResponse
-	25, // 68: millrace.dataplane.v1.Dataplane.DelPort:output_type -> millrace.dataplane.v1.DelPortResponse
-	24, // 69: millrace.dataplane.v1.Dataplane.DelPorts:output_type -> millrace.dataplane.v1.DelPortsResponse
-	27, // 70: millrace.dataplane.v1.Dataplane.ListPorts:output_type -> millrace.dataplane.v1.ListPortsResponse
-	29, // 71: millrace.dataplane.v1.Dataplane.WatchPorts:output_type -> millrace.dataplane.v1.WatchPortsResponse
-	42, // 72: millrace.dataplane.v1.Dataplane.ListBridges:output_type -> millrace.dataplane.v1.ListBridgesResponse
-	32, // 73: millrace.dataplane.v1.Dataplane.SetBridge:output_type -> millrace.dataplane.v1.SetBridgeResponse
-	34, // 74: millrace.dataplane.v1.Dataplane.SetWorkers:output_type -> millrace.dataplane.v1.SetWorkersResponse
-	36, // 75: millrace.dataplane.v1.Dataplane.ListWorkers:output_type -> millrace.dataplane.v1.ListWorkersResponse
-	40, // 76: millrace.dataplane.v1.Dataplane.Rebalance:output_type -> millrace.dataplane.v1.RebalanceResponse
-	45, // 77: millrace.dataplane.v1.Dataplane.SetWire:output_type -> millrace.dataplane.v1.SetWireResponse
-	47, // 78: millrace.dataplane.v1.Dataplane.DelWire:output_type -> millrace.dataplane.v1.DelWireResponse
-	50, // 79: millrace.dataplane.v1.Dataplane.ListEntries:output_type -> millrace.dataplane.v1.ListEntriesResponse
-	52, // 80: millrace.dataplane.v1.Dataplane.AddEntry:output_type -> millrace.dataplane.v1.AddEntryResponse
-	54, // 81: millrace.dataplane.v1.Dataplane.DelEntry:output_type -> millrace.dataplane.v1.DelEntryResponse
-	56, // 82: millrace.dataplane.v1.Dataplane.FlushEntries:output_type -> millrace.dataplane.v1.FlushEntriesResponse
-	58, // 83: millrace.dataplane.v1.Dataplane.GetStats:output_type -> millrace.dataplane.v1.GetStatsResponse
-	63, // [63:84] is the sub-list for method output_type
-	42, // [42:63] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	67, // 4: millrace.dataplane.v1.PortSpec.options:type_name -> millrace.dataplane.v1.PortSpec.OptionsEntry
+	12, // 5: millrace.dataplane.v1.PortSpec.host:type_name -> millrace.dataplane.v1.HostSpec
+	10, // 6: millrace.dataplane.v1.PortSpec.ingress:type_name -> millrace.dataplane.v1.Limit
+	10, // 7: millrace.dataplane.v1.PortSpec.egress:type_name -> millrace.dataplane.v1.Limit
+	11, // 8: millrace.dataplane.v1.PortSpec.sources:type_name -> millrace.dataplane.v1.Source
+	2,  // 9: millrace.dataplane.v1.PortState.link:type_name -> millrace.dataplane.v1.Link
+	68, // 10: millrace.dataplane.v1.PortState.since:type_name -> google.protobuf.Timestamp
+	15, // 11: millrace.dataplane.v1.PortState.device:type_name -> millrace.dataplane.v1.NetDevice
+	14, // 12: millrace.dataplane.v1.PortState.host:type_name -> millrace.dataplane.v1.HostState
+	9,  // 13: millrace.dataplane.v1.Port.spec:type_name -> millrace.dataplane.v1.PortSpec
+	13, // 14: millrace.dataplane.v1.Port.state:type_name -> millrace.dataplane.v1.PortState
+	68, // 15: millrace.dataplane.v1.Port.created:type_name -> google.protobuf.Timestamp
+	9,  // 16: millrace.dataplane.v1.AddPortRequest.spec:type_name -> millrace.dataplane.v1.PortSpec
+	16, // 17: millrace.dataplane.v1.AddPortResponse.port:type_name -> millrace.dataplane.v1.Port
+	9,  // 18: millrace.dataplane.v1.AddPortsRequest.specs:type_name -> millrace.dataplane.v1.PortSpec
+	21, // 19: millrace.dataplane.v1.AddPortsResponse.results:type_name -> millrace.dataplane.v1.AddPortsResult
+	16, // 20: millrace.dataplane.v1.AddPortsResult.port:type_name -> millrace.dataplane.v1.Port
+	9,  // 21: millrace.dataplane.v1.SetPortRequest.spec:type_name -> millrace.dataplane.v1.PortSpec
+	16, // 22: millrace.dataplane.v1.SetPortResponse.port:type_name -> millrace.dataplane.v1.Port
+	16, // 23: millrace.dataplane.v1.ListPortsResponse.ports:type_name -> millrace.dataplane.v1.Port
+	3,  // 24: millrace.dataplane.v1.WatchPortsResponse.kind:type_name -> millrace.dataplane.v1.EventKind
+	16, // 25: millrace.dataplane.v1.WatchPortsResponse.port:type_name -> millrace.dataplane.v1.Port
+	69, // 26: millrace.dataplane.v1.Bridge.pipeline:type_name -> millrace.dataplane.v1.Pipeline
+	69, // 27: millrace.dataplane.v1.SetBridgeRequest.pipeline:type_name -> millrace.dataplane.v1.Pipeline
+	39, // 28: millrace.dataplane.v1.ListWorkersResponse.workers:type_name -> millrace.dataplane.v1.WorkerLoad
+	40, // 29: millrace.dataplane.v1.WorkerLoad.queues:type_name -> millrace.dataplane.v1.QueueLoad
+	39, // 30: millrace.dataplane.v1.RebalanceResponse.before:type_name -> millrace.dataplane.v1.WorkerLoad
+	39, // 31: millrace.dataplane.v1.RebalanceResponse.after:type_name -> millrace.dataplane.v1.WorkerLoad
+	32, // 32: millrace.dataplane.v1.ListBridgesResponse.bridges:type_name -> millrace.dataplane.v1.Bridge
+	50, // 33: millrace.dataplane.v1.ListEntriesResponse.entries:type_name -> millrace.dataplane.v1.Entry
+	45, // 34: millrace.dataplane.v1.ListEntriesResponse.wires:type_name -> millrace.dataplane.v1.Wire
+	50, // 35: millrace.dataplane.v1.AddEntryRequest.entry:type_name -> millrace.dataplane.v1.Entry
+	68, // 36: millrace.dataplane.v1.GetStatsResponse.at:type_name -> google.protobuf.Timestamp
+	68, // 37: millrace.dataplane.v1.GetStatsResponse.started:type_name -> google.protobuf.Timestamp
+	63, // 38: millrace.dataplane.v1.GetStatsResponse.ports:type_name -> millrace.dataplane.v1.PortStats
+	66, // 39: millrace.dataplane.v1.GetStatsResponse.workers:type_name -> millrace.dataplane.v1.WorkerStats
+	61, // 40: millrace.dataplane.v1.GetStatsResponse.reasons:type_name -> millrace.dataplane.v1.Reason
+	62, // 41: millrace.dataplane.v1.PortStats.rx_drops:type_name -> millrace.dataplane.v1.Drop
+	62, // 42: millrace.dataplane.v1.PortStats.tx_drops:type_name -> millrace.dataplane.v1.Drop
+	64, // 43: millrace.dataplane.v1.PortStats.finished:type_name -> millrace.dataplane.v1.Finished
+	65, // 44: millrace.dataplane.v1.WorkerStats.gaps:type_name -> millrace.dataplane.v1.Gap
+	4,  // 45: millrace.dataplane.v1.Dataplane.GetInfo:input_type -> millrace.dataplane.v1.GetInfoRequest
+	7,  // 46: millrace.dataplane.v1.Dataplane.Health:input_type -> millrace.dataplane.v1.HealthRequest
+	17, // 47: millrace.dataplane.v1.Dataplane.AddPort:input_type -> millrace.dataplane.v1.AddPortRequest
+	19, // 48: millrace.dataplane.v1.Dataplane.AddPorts:input_type -> millrace.dataplane.v1.AddPortsRequest
+	22, // 49: millrace.dataplane.v1.Dataplane.SetPort:input_type -> millrace.dataplane.v1.SetPortRequest
+	24, // 50: millrace.dataplane.v1.Dataplane.DelPort:input_type -> millrace.dataplane.v1.DelPortRequest
+	25, // 51: millrace.dataplane.v1.Dataplane.DelPorts:input_type -> millrace.dataplane.v1.DelPortsRequest
+	28, // 52: millrace.dataplane.v1.Dataplane.ListPorts:input_type -> millrace.dataplane.v1.ListPortsRequest
+	30, // 53: millrace.dataplane.v1.Dataplane.WatchPorts:input_type -> millrace.dataplane.v1.WatchPortsRequest
+	43, // 54: millrace.dataplane.v1.Dataplane.ListBridges:input_type -> millrace.dataplane.v1.ListBridgesRequest
+	33, // 55: millrace.dataplane.v1.Dataplane.SetBridge:input_type -> millrace.dataplane.v1.SetBridgeRequest
+	35, // 56: millrace.dataplane.v1.Dataplane.SetWorkers:input_type -> millrace.dataplane.v1.SetWorkersRequest
+	37, // 57: millrace.dataplane.v1.Dataplane.ListWorkers:input_type -> millrace.dataplane.v1.ListWorkersRequest
+	41, // 58: millrace.dataplane.v1.Dataplane.Rebalance:input_type -> millrace.dataplane.v1.RebalanceRequest
+	46, // 59: millrace.dataplane.v1.Dataplane.SetWire:input_type -> millrace.dataplane.v1.SetWireRequest
+	48, // 60: millrace.dataplane.v1.Dataplane.DelWire:input_type -> millrace.dataplane.v1.DelWireRequest
+	51, // 61: millrace.dataplane.v1.Dataplane.ListEntries:input_type -> millrace.dataplane.v1.ListEntriesRequest
+	53, // 62: millrace.dataplane.v1.Dataplane.AddEntry:input_type -> millrace.dataplane.v1.AddEntryRequest
+	55, // 63: millrace.dataplane.v1.Dataplane.DelEntry:input_type -> millrace.dataplane.v1.DelEntryRequest
+	57, // 64: millrace.dataplane.v1.Dataplane.FlushEntries:input_type -> millrace.dataplane.v1.FlushEntriesRequest
+	59, // 65: millrace.dataplane.v1.Dataplane.GetStats:input_type -> millrace.dataplane.v1.GetStatsRequest
+	5,  // 66: millrace.dataplane.v1.Dataplane.GetInfo:output_type -> millrace.dataplane.v1.GetInfoResponse
+	8,  // 67: millrace.dataplane.v1.Dataplane.Health:output_type -> millrace.dataplane.v1.HealthResponse
+	18, // 68: millrace.dataplane.v1.Dataplane.AddPort:output_type -> millrace.dataplane.v1.AddPortResponse
+	20, // 69: millrace.dataplane.v1.Dataplane.AddPorts:output_type -> millrace.dataplane.v1.AddPortsResponse
+	23, // 70: millrace.dataplane.v1.Dataplane.SetPort:output_type -> millrace.dataplane.v1.SetPortResponse
+	27, // 71: millrace.dataplane.v1.Dataplane.DelPort:output_type -> millrace.dataplane.v1.DelPortResponse
+	26, // 72: millrace.dataplane.v1.Dataplane.DelPorts:output_type -> millrace.dataplane.v1.DelPortsResponse
+	29, // 73: millrace.dataplane.v1.Dataplane.ListPorts:output_type -> millrace.dataplane.v1.ListPortsResponse
+	31, // 74: millrace.dataplane.v1.Dataplane.WatchPorts:output_type -> millrace.dataplane.v1.WatchPortsResponse
+	44, // 75: millrace.dataplane.v1.Dataplane.ListBridges:output_type -> millrace.dataplane.v1.ListBridgesResponse
+	34, // 76: millrace.dataplane.v1.Dataplane.SetBridge:output_type -> millrace.dataplane.v1.SetBridgeResponse
+	36, // 77: millrace.dataplane.v1.Dataplane.SetWorkers:output_type -> millrace.dataplane.v1.SetWorkersResponse
+	38, // 78: millrace.dataplane.v1.Dataplane.ListWorkers:output_type -> millrace.dataplane.v1.ListWorkersResponse
+	42, // 79: millrace.dataplane.v1.Dataplane.Rebalance:output_type -> millrace.dataplane.v1.RebalanceResponse
+	47, // 80: millrace.dataplane.v1.Dataplane.SetWire:output_type -> millrace.dataplane.v1.SetWireResponse
+	49, // 81: millrace.dataplane.v1.Dataplane.DelWire:output_type -> millrace.dataplane.v1.DelWireResponse
+	52, // 82: millrace.dataplane.v1.Dataplane.ListEntries:output_type -> millrace.dataplane.v1.ListEntriesResponse
+	54, // 83: millrace.dataplane.v1.Dataplane.AddEntry:output_type -> millrace.dataplane.v1.AddEntryResponse
+	56, // 84: millrace.dataplane.v1.Dataplane.DelEntry:output_type -> millrace.dataplane.v1.DelEntryResponse
+	58, // 85: millrace.dataplane.v1.Dataplane.FlushEntries:output_type -> millrace.dataplane.v1.FlushEntriesResponse
+	60, // 86: millrace.dataplane.v1.Dataplane.GetStats:output_type -> millrace.dataplane.v1.GetStatsResponse
+	66, // [66:87] is the sub-list for method output_type
+	45, // [45:66] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_dataplane_api_millrace_proto_init() }
@@ -4553,7 +4734,7 @@ func file_dataplane_api_millrace_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dataplane_api_millrace_proto_rawDesc), len(file_dataplane_api_millrace_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   62,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

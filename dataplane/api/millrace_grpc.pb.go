@@ -75,7 +75,7 @@ type DataplaneClient interface {
 	// AddPorts is AddPort for many: in order, and each for itself. It is
 	// remembered once for all, which makes a thousand ports quick.
 	AddPorts(ctx context.Context, in *AddPortsRequest, opts ...grpc.CallOption) (*AddPortsResponse, error)
-	// SetPort changes the VLANs, the MAC limit and, of a vhost-user port, the MTU,
+	// SetPort changes the VLANs, the limits, the sources and, of a vhost-user port, the MTU,
 	// which the port's peer does not notice. The rest of spec must be as it is:
 	// EXISTS if not. A peer learns of queues when it connects, so their number is
 	// not changed in this way.
@@ -383,7 +383,7 @@ type DataplaneServer interface {
 	// AddPorts is AddPort for many: in order, and each for itself. It is
 	// remembered once for all, which makes a thousand ports quick.
 	AddPorts(context.Context, *AddPortsRequest) (*AddPortsResponse, error)
-	// SetPort changes the VLANs, the MAC limit and, of a vhost-user port, the MTU,
+	// SetPort changes the VLANs, the limits, the sources and, of a vhost-user port, the MTU,
 	// which the port's peer does not notice. The rest of spec must be as it is:
 	// EXISTS if not. A peer learns of queues when it connects, so their number is
 	// not changed in this way.

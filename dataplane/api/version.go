@@ -13,7 +13,7 @@ import (
 // messages, fields and calls; a new major version changes what there is.
 const (
 	Major = 1
-	Minor = 6
+	Minor = 7
 )
 
 // VersionKey is the metadata key with which a client tells the version that it

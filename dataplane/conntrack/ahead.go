@@ -10,11 +10,16 @@ import "millrace/flowtable/prefetch"
 // AheadMax is how many connections or packets are asked for at once.
 const AheadMax = prefetch.Max
 
-// A sight is what Ahead works with, for one worker.
+// A sight is what Ahead works with, for one worker, and what it has found.
 type sight struct {
-	hash, at [AheadMax]uint64
-	tuples   [AheadMax]Tuple
-	n        int
+	zone   uint16           // in which they were looked for
+	keys   [AheadMax]key    // of packets that were expected
+	hashes [AheadMax]uint64 // of keys
+	hints  [AheadMax]uint32 // record (1..31) and direction (0) of what may be the connection; 0: there was none
+	wants  [AheadMax]uint32 // of the cell that stands for the absence of one, before it was looked for
+	at     [AheadMax]uint64
+	fresh  [AheadMax]uint64 // hashes of replies
+	packet Packet           // in hand, of a Brief
 }
 
 // Lines of a record, and how many of them an address in at counts.
@@ -25,33 +30,30 @@ const (
 	allBits     = 1<<32 - 1
 )
 
-// Expect says that a packet with this tuple will be looked up soon; see Ahead.
-func (w *Worker) Expect(t *Tuple) {
-	s := &w.sight
-	if s.n < AheadMax {
-		s.tuples[s.n] = *t
-		s.n++
+// Expect says that a packet of TCP or UDP will be looked up soon, as number n; see Ahead. l4 has
+// its ports, in the 32 bits on top.
+func (w *Worker) Expect(n int, srcHigh, srcLow, dstHigh, dstLow, l4 uint64, proto uint8, six bool) {
+	k := &w.sight.keys[n&(AheadMax-1)] // word by word: what is stored in words is loaded in words
+	k[0], k[1], k[2], k[3], k[4] = srcHigh, srcLow, dstHigh, dstLow, l4&^allBits|uint64(proto)<<8
+	if six {
+		k[4] |= 1
 	}
 }
 
-// Ahead asks for what Track will look at in a zone for the tuples that were expected, and
-// what Commit will write for those without a connection.
-func (w *Worker) Ahead(zone uint16) {
+// Ahead asks for what Track will look at in a zone for the first n packets that were expected,
+// and what Commit will write for those without a connection.
+func (w *Worker) Ahead(n int, zone uint16) {
 	s, x := &w.sight, &w.t.index
-	n := min(s.n, AheadMax)
-	s.n = 0
-	for i := range s.tuples[:n] {
-		k := s.tuples[i].key(zone)
-		s.hash[i] = x.seed.hash(&k)
+	s.zone = zone
+	n = min(n, AheadMax)
+	for i := range s.keys[:n] {
+		k := &s.keys[i]
+		k[4] |= uint64(zone) << 16
+		s.hashes[i] = x.seed.hash(k)
 	}
-	w.askBuckets(n)
+	w.askBuckets(&s.hashes, n)
 	fresh := w.askRecords(n)
-	for i := range s.tuples[:fresh] {
-		inverse := s.tuples[i].Inverse()
-		k := inverse.key(zone)
-		s.hash[i] = x.seed.hash(&k)
-	}
-	w.askBuckets(fresh)
+	w.askBuckets(&s.fresh, fresh)
 	for i := range s.at[:fresh] {
 		s.at[i] = 0
 		if at := len(w.free) - 1 - i; at >= 0 {
@@ -62,42 +64,44 @@ func (w *Worker) Ahead(zone uint16) {
 }
 
 // askBuckets asks for the buckets of n hashes.
-func (w *Worker) askBuckets(n int) {
+func (w *Worker) askBuckets(hashes *[AheadMax]uint64, n int) {
 	s, x := &w.sight, &w.t.index
 	base := baseOf(x.buckets)
-	prefetch.Lines(base, &s.hash, n, x.mask, lineShift)
-	for i, h := range s.hash[:n] {
+	prefetch.Lines(base, hashes, n, x.mask, lineShift)
+	for i, h := range hashes[:n] {
 		s.at[i] = x.second(h)
 	}
 	prefetch.Lines(base, &s.at, n, x.mask, lineShift)
 }
 
-// askRecords asks for the records that the buckets of n hashes lead to. The tuples of those
-// that lead to none come to the front; it returns how many they are.
+// askRecords asks for the records that the buckets of n keys lead to. It returns how many lead to
+// none; the hashes of their replies are in fresh.
 func (w *Worker) askRecords(n int) (fresh int) {
-	s := &w.sight
+	s, t := &w.sight, w.t
 	found := 0
 	for i := range n {
-		record := w.t.index.guess(s.hash[i])
-		if record == 0 {
-			s.tuples[fresh] = s.tuples[i]
+		h := s.hashes[i]
+		s.wants[i] = t.cell(t.absence(h))
+		hint := t.index.guess(h)
+		if s.hints[i] = hint; hint == 0 {
+			s.fresh[fresh] = t.index.seed.hashInverse(&s.keys[i])
 			fresh++
 			continue
 		}
-		s.at[found] = uint64(record)
+		s.at[found] = uint64(hint >> 1)
 		found++
 	}
 	w.askLines(found, true)
 	return fresh
 }
 
-// guess returns a record that a hash may lead to, or 0.
+// guess returns the record and the direction that a hash may lead to, or 0: it leads to none.
 func (x *index) guess(h uint64) uint32 {
 	for _, at := range [2]uint64{x.first(h), x.second(h)} {
 		b := &x.buckets[at]
 		for i := range b {
 			if v := b[i].Load(); v^h <= allBits && v != 0 {
-				return uint32(v) >> 1
+				return uint32(v)
 			}
 		}
 	}

@@ -23,10 +23,10 @@ func TestAhead(t *testing.T) {
 			if r.IntN(2) == 0 {
 				p.Tuple = p.Inverse()
 			}
-			a.Expect(&p.Tuple)
+			a.Expect(i, p.Src[0], p.Src[1], p.Dst[0], p.Dst[1], uint64(p.SrcPort)<<48|uint64(p.DstPort)<<32, p.Proto, false)
 			refs[i%AheadMax] = r.Uint64()
 		}
-		a.Ahead(uint16(1 + r.IntN(2)))
+		a.Ahead(n, uint16(1+r.IntN(2)))
 		a.TouchAhead(&refs, r.IntN(AheadMax+1))
 		for i := range packets {
 			if got, want := commitOne(a, packets[i], now), commitOne(b, packets[i], now); got != want {
@@ -71,10 +71,10 @@ func TestAheadAllocates(t *testing.T) {
 	commitOne(w, p, 1e9)
 	var refs [AheadMax]uint64
 	if n := testing.AllocsPerRun(100, func() {
-		for range AheadMax {
-			w.Expect(&p.Tuple)
+		for i := range AheadMax {
+			w.Expect(i, p.Src[0], p.Src[1], p.Dst[0], p.Dst[1], 1<<48|2<<32, p.Proto, false)
 		}
-		w.Ahead(1)
+		w.Ahead(AheadMax, 1)
 		w.TouchAhead(&refs, AheadMax)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)

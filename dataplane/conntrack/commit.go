@@ -135,11 +135,9 @@ func (w *Worker) create(zone uint16, p *Packet, c *Terms, now uint64, v *Verdict
 		w.counts.full.Add(1)
 		return Full, false
 	}
-	policy := c.Policy
-	if policy == 0 || t.policies[policy].Load() == nil {
-		policy = uint8(t.zones[zone].policy.Load())
-	}
-	t.fill(i, p, zone, c, now, s|status(policy)<<policyShift)
+	policy := t.policyOf(zone, c)
+	k := p.key(zone)
+	t.fill(i, &k, p.Len, c, now, s|status(policy)<<policyShift)
 	r := &t.records[i]
 	r.seq = [2]window{{end: tags[0]}, {end: tags[1]}}
 	if p.Proto == ProtoTCP && t.options.Windows {
@@ -162,16 +160,26 @@ func (w *Worker) create(zone uint16, p *Packet, c *Terms, now uint64, v *Verdict
 	return Created, false
 }
 
-// fill writes a record that nobody sees yet, but for the reply's key.
-func (t *Table) fill(i uint32, p *Packet, zone uint16, c *Terms, now uint64, s status) {
+// policyOf returns the timeout policy of a new connection.
+func (t *Table) policyOf(zone uint16, c *Terms) uint8 {
+	if c.Policy == 0 || t.policies[c.Policy].Load() == nil {
+		return uint8(t.zones[zone].policy.Load())
+	}
+	return c.Policy
+}
+
+// fill writes a record that nobody sees yet, but for the reply's key. Its first packet has
+// so many bytes.
+func (t *Table) fill(i uint32, k *key, bytes uint32, c *Terms, now uint64, s status) {
 	r := &t.records[i]
-	r.original = p.key(zone)
+	o := &r.original
+	o[0], o[1], o[2], o[3], o[4] = k[0], k[1], k[2], k[3], k[4]
 	r.ident.Store(r.ident.Load()&^0xffffffff | uint64(tickOf(now)))
 	r.mark, r.label = c.Mark&c.MarkMask, masked([2]uint64{}, c)
 	if r.label != [2]uint64{} {
 		s |= 1 << labelShift
 	}
-	r.packets, r.bytes = [2]uint64{1}, [2]uint64{uint64(p.Len)}
+	r.packets, r.bytes, r.seq = [2]uint64{1}, [2]uint64{uint64(bytes)}, [2]window{}
 	r.state.Store(uint64(s))
 }
 
@@ -208,7 +216,12 @@ const (
 // ends when it is found.
 func (t *Table) insert(i uint32) insertion {
 	r, x := &t.records[i], &t.index
-	ho, hr := x.seed.hash(&r.original), x.seed.hash(&r.reply)
+	return t.insertAt(i, x.seed.hash(&r.original), x.seed.hash(&r.reply))
+}
+
+// insertAt is insert for keys of these hashes.
+func (t *Table) insertAt(i uint32, ho, hr uint64) insertion {
+	x := &t.index
 	x.lockBoth(ho, hr)
 	got := t.insertLocked(i, ho, hr)
 	x.unlockBoth(ho, hr)
@@ -220,24 +233,30 @@ func (t *Table) insert(i uint32) insertion {
 }
 
 func (t *Table) insertLocked(i uint32, ho, hr uint64) insertion {
-	r, x := &t.records[i], &t.index
-	if other, _ := t.find(&r.original, ho); other != 0 {
+	r := &t.records[i]
+	one := t.berth(&r.original, ho)
+	if one.held {
 		return exists
 	}
-	if other, _ := t.find(&r.reply, hr); other != 0 {
+	other := t.berth(&r.reply, hr)
+	switch {
+	case other.held:
 		return taken
-	}
-	if !t.enlist(i) {
+	case one.slot == nil || other.slot == nil:
+		return noSlot
+	case !t.enlist(i):
 		return limited
 	}
-	if r.reply != r.original && !x.put(hr, slotOf(hr, i, 1)) {
-		t.delist(i)
-		return noSlot
+	if r.reply != r.original {
+		other.slot.Store(slotOf(hr, i, 1))
+		if one.slot == other.slot { // the same bucket was the emptier one for both
+			if one = t.berth(&r.original, ho); one.slot == nil {
+				other.slot.Store(0)
+				t.delist(i)
+				return noSlot
+			}
+		}
 	}
-	if !x.put(ho, slotOf(ho, i, 0)) {
-		x.take(hr, slotOf(hr, i, 1))
-		t.delist(i)
-		return noSlot
-	}
+	one.slot.Store(slotOf(ho, i, 0))
 	return inserted
 }

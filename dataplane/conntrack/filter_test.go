@@ -9,12 +9,6 @@ import (
 	"testing"
 )
 
-// prefix is the Net of a text.
-func prefix(s string) Net {
-	p := netip.MustParsePrefix(s)
-	return NetOf(p)
-}
-
 // chance picks one of a list.
 func chance[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
 

@@ -62,9 +62,14 @@ func fold(a, b uint64) uint64 {
 // hash returns the hash of a key. The last word is folded twice: ports that are
 // counted up differ in its high bits only, and some secrets would put them close
 // together.
-func (s *seed) hash(k *key) uint64 {
-	h := fold(k[0]^s[0], k[1]^s[1]) ^ fold(k[2]^s[2], k[3]^s[3])
-	return fold(fold(h^k[4]^s[4], s[5])^s[6], s[7])
+func (s *seed) hash(k *key) uint64 { return s.mix(k[0], k[1], k[2], k[3], k[4]) }
+
+// hashInverse returns the hash of the key of the other direction; see key.inverse.
+func (s *seed) hashInverse(k *key) uint64 { return s.mix(k[2], k[3], k[0], k[1], k.inverseLast()) }
+
+func (s *seed) mix(k0, k1, k2, k3, k4 uint64) uint64 {
+	h := fold(k0^s[0], k1^s[1]) ^ fold(k2^s[2], k3^s[3])
+	return fold(fold(h^k4^s[4], s[5])^s[6], s[7])
 }
 
 // first returns one bucket for a key of hash h.
@@ -99,8 +104,7 @@ func (t *Table) find(k *key, h uint64) (i uint32, dir int) {
 				continue
 			}
 			i, dir = uint32(v)>>1, int(v&1)
-			r := &t.records[i]
-			if r.key(dir).same(k) && status(r.state.Load())&dead == 0 {
+			if t.is(i, dir, k) {
 				return i, dir
 			}
 		}
@@ -129,31 +133,40 @@ func (x *index) unlockBoth(a, b uint64) {
 	}
 }
 
-// put makes a slot for a key of hash h, in the emptier of its buckets. It reports
-// whether there was room: with half of all slots in use there practically is.
-// The shard's lock is held.
-func (x *index) put(h, slot uint64) bool {
-	one, two := &x.buckets[x.first(h)], &x.buckets[x.second(h)]
-	at, n := one.free()
-	if other, m := two.free(); m > n {
-		one, at, n = two, other, m
-	}
-	if n == 0 {
-		return false
-	}
-	one[at].Store(slot)
-	return true
+// A berth is where a key would be in the index.
+type berth struct {
+	slot *atomic.Uint64 // nil: both buckets are full
+	held bool           // the key is there already
 }
 
-// free returns a free slot, and how many there are.
-func (b *bucket) free() (at, n int) {
-	for s := range b {
-		if b[s].Load() == 0 {
-			at = s
-			n++
+// berth looks for a place for key k of hash h, in the emptier of its buckets. With half of all slots in
+// use there practically is one. The shard's lock is held.
+func (t *Table) berth(k *key, h uint64) (at berth) {
+	x, most := &t.index, 0
+	for _, n := range [2]uint64{x.first(h), x.second(h)} {
+		b := &x.buckets[n]
+		var slot *atomic.Uint64
+		free := 0
+		for s := range b {
+			switch v := b[s].Load(); {
+			case v == 0:
+				slot = &b[s]
+				free++
+			case v^h <= 0xffffffff && t.is(uint32(v)>>1, int(v&1), k):
+				at.held = true
+			}
+		}
+		if free > most {
+			at.slot, most = slot, free
 		}
 	}
-	return at, n
+	return at
+}
+
+// is reports whether a record has key k in a direction.
+func (t *Table) is(i uint32, dir int, k *key) bool {
+	r := &t.records[i]
+	return r.key(dir).same(k) && status(r.state.Load())&dead == 0
 }
 
 // take frees a slot. The shard's lock is held.

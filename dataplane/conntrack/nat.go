@@ -114,7 +114,10 @@ func (r *Range) sourcePorts(t *Tuple) (low, n uint32) {
 // place chooses the reply's key of record i and puts the record into the index.
 func (w *Worker) place(i uint32, o Tuple, zone uint16, n *NAT) insertion {
 	if n == nil || !n.Src.Set && !n.Dst.Set {
-		return w.try(i, &o, &o, zone)
+		r := &w.t.records[i]
+		inverse := o.Inverse()
+		r.reply = inverse.key(zone)
+		return w.t.insert(i)
 	}
 	h := w.t.index.seed.hash(&w.t.records[i].original)
 	for a := range uint64(addressTries) {

@@ -122,7 +122,9 @@ func (p *Packet) tagged(dir int, tags [2]uint32) bool {
 			return p.Tag == tags[1-dir]
 		}
 	case chunkShutdownAck:
-		return true // out of the blue ones are answered, not dropped
+		if p.ChunkCount == 1 {
+			return true // out of the blue ones are answered, not dropped; they bring nothing else
+		}
 	case chunkHeartbeat, chunkHeartbeatAck:
 		if tags[dir] == 0 {
 			return true
@@ -148,7 +150,9 @@ func sctpStep(s status, dir int, p *Packet, tags *[2]uint32) (status, outcome) {
 		case chunkInit, chunkInitAck:
 			tags[1-dir] = p.InitTag
 		case chunkHeartbeat, chunkHeartbeatAck:
-			tags[dir] = p.Tag
+			if tags[dir] == 0 {
+				tags[dir] = p.Tag
+			}
 		}
 		if old == sctpCookieEchoed && next == sctpEstablished && dir == 1 {
 			n |= assured

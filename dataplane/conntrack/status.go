@@ -78,3 +78,14 @@ func (s status) policy() uint8 { return uint8(s >> policyShift) }
 
 // in returns s with another state of the protocol.
 func (s status) in(state uint8) status { return s&^protoState | status(state) }
+
+// stateOf is what a connection in status s is to packets in a direction.
+func (s status) stateOf(dir int) State {
+	switch {
+	case dir == 1:
+		return StateTracked | StateEstablished | StateReply
+	case s&seenReply != 0:
+		return StateTracked | StateEstablished
+	}
+	return StateTracked | StateNew
+}

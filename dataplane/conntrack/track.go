@@ -168,19 +168,50 @@ func (t *Table) begin(p *Packet) (s status, tags [2]uint32, ok bool) {
 // known takes note of a packet of connection i. It reports false if the
 // connection is over, so that the packet must be looked up again.
 func (w *Worker) known(i uint32, dir int, p *Packet, now uint64, v *Verdict) bool {
+	var a advance
+	if !w.advance(i, dir, p, now, &a) {
+		return false
+	}
+	v.Cell, v.Want = i, a.want
+	if a.what == invalid {
+		w.refuse(v)
+		v.Cacheable = v.Cacheable && !w.t.options.Windows
+		return true
+	}
+	w.t.describe(i, dir, a.status, v)
+	if w.t.options.Windows && p.Proto == ProtoTCP {
+		v.Uses |= UsesUnkeyed
+	}
+	v.Cacheable = a.steady && v.Uses&UsesUnkeyed == 0
+	if a.what == ended {
+		w.t.remove(w.t.ref(i), &w.counts.ended)
+		v.Ref = 0
+	}
+	return true
+}
+
+// An advance is what a packet has done to its connection.
+type advance struct {
+	status status
+	what   outcome
+	want   uint32 // of the connection's cell
+	steady bool   // the next packet like it does the same: nothing
+}
+
+// advance takes note of a packet of connection i. It reports false if the connection is
+// over. If it ended with the packet, it is yet to be removed.
+func (w *Worker) advance(i uint32, dir int, p *Packet, now uint64, a *advance) bool {
 	t, r := w.t, &w.t.records[i]
 	for {
-		want := t.cell(i)
+		a.want = t.cell(i)
 		old := status(r.state.Load())
 		if old&dead != 0 {
 			return false
 		}
 		next, what := w.step(r, old, dir, p, now)
-		v.Cell, v.Want = i, want
+		a.what = what
 		switch what {
 		case invalid:
-			w.refuse(v)
-			v.Cacheable = v.Cacheable && !t.options.Windows
 			return true
 		case reopened:
 			t.remove(t.ref(i), &w.counts.reopened)
@@ -197,12 +228,12 @@ func (w *Worker) known(i uint32, dir int, p *Packet, now uint64, v *Verdict) boo
 				t.move(i)
 			}
 		}
-		w.note(i, dir, p, now, what, next, v)
-		v.Cacheable = next == old && what == accepted && v.Uses&UsesUnkeyed == 0 && !(p.Proto == ProtoTCP && (t.options.Windows || r.isYoung(dir)))
-		if what == ended {
-			t.remove(t.ref(i), &w.counts.ended)
-			v.Ref = 0
+		r.count(dir, 1, uint64(p.Len))
+		if what == accepted {
+			t.extend(i, t.until(tickOf(now), next, &r.original))
 		}
+		a.status = next
+		a.steady = next == old && what == accepted && !(p.Proto == ProtoTCP && (t.options.Windows || r.isYoung(dir)))
 		return true
 	}
 }
@@ -211,20 +242,6 @@ func (w *Worker) known(i uint32, dir int, p *Packet, now uint64, v *Verdict) boo
 // most. Many have no more: to keep a program for it would cost more than to walk once more.
 func (r *record) isYoung(dir int) bool {
 	return atomic.LoadUint64(&r.packets[dir]) <= uint64(3-dir) // SYN and ACK, or SYN+ACK, and one
-}
-
-// note counts a packet of a connection in status s, and describes the
-// connection in v.
-func (w *Worker) note(i uint32, dir int, p *Packet, now uint64, what outcome, s status, v *Verdict) {
-	t, r := w.t, &w.t.records[i]
-	r.count(dir, 1, uint64(p.Len))
-	if what == accepted {
-		t.extend(i, t.until(tickOf(now), s, &r.original))
-	}
-	t.describe(i, dir, s, v)
-	if t.options.Windows && p.Proto == ProtoTCP {
-		v.Uses |= UsesUnkeyed
-	}
 }
 
 // extend gives a record a deadline. What is free or dead has no deadline,
@@ -242,16 +259,7 @@ func (t *Table) extend(i, until uint32) {
 // describe writes into v what a connection is for packets in a direction.
 func (t *Table) describe(i uint32, dir int, s status, v *Verdict) {
 	r := &t.records[i]
-	v.State = StateTracked
-	switch {
-	case dir == 1:
-		v.State |= StateEstablished | StateReply
-		v.Reply = true
-	case s&seenReply != 0:
-		v.State |= StateEstablished
-	default:
-		v.State |= StateNew
-	}
+	v.State, v.Reply = s.stateOf(dir), dir == 1
 	v.Ref = t.ref(i)
 	v.Original = r.original.tuple()
 	v.Mark = atomic.LoadUint32(&r.mark)
@@ -349,7 +357,9 @@ func (w *Worker) stepTags(r *record, s status, dir int, p *Packet) (status, outc
 	defer l.Unlock()
 	tags := [2]uint32{r.seq[0].end, r.seq[1].end}
 	next, what := sctpStep(s, dir, p, &tags)
-	r.seq[0].end, r.seq[1].end = tags[0], tags[1]
+	if what != invalid {
+		r.seq[0].end, r.seq[1].end = tags[0], tags[1]
+	}
 	return next, what
 }
 

@@ -130,6 +130,14 @@ func (k *key) tuple() Tuple {
 	return Tuple{Src: Addr{k[0], k[1]}, Dst: Addr{k[2], k[3]}, SrcPort: uint16(k[4] >> 48), DstPort: uint16(k[4] >> 32), Proto: k.proto(), Six: k[4]&1 != 0}
 }
 
+// inverse writes the key of the other direction, of TCP or UDP that nobody translates.
+func (k *key) inverse(to *key) {
+	to[0], to[1], to[2], to[3], to[4] = k[2], k[3], k[0], k[1], k.inverseLast()
+}
+
+// inverseLast is the last word of inverse.
+func (k *key) inverseLast() uint64 { return k[4]>>48<<32 | k[4]>>32<<48 | k[4]&0xffffffff }
+
 // same compares without a call, which the comparison of arrays is.
 func (k *key) same(o *key) bool {
 	return k[0]^o[0]|k[1]^o[1]|k[2]^o[2]|k[3]^o[3]|k[4]^o[4] == 0

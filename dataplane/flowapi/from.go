@@ -88,13 +88,3 @@ func FromSelect(m *api.FlowSelect) (flowtable.Select, error) {
 func FromMeter(m *api.FlowMeter) flowtable.Meter {
 	return flowtable.Meter{ID: flowtable.MeterID(m.GetId()), Packets: m.GetPackets(), Rate: m.GetRate(), Burst: m.GetBurst()}
 }
-
-// FromMatch undoes ToMatch.
-func FromMatch(match []*api.FlowMasked) ([]flowtable.Masked, error) {
-	var c checker
-	var out []flowtable.Masked
-	for _, w := range match {
-		out = append(out, flowtable.Masked{Word: c.byte("word", w.GetWord(), flowtable.ContextWords-1), Value: w.GetValue(), Mask: w.GetMask()})
-	}
-	return out, c.err
-}

@@ -42,17 +42,26 @@ func (b *Batch) putPseudo(i int) int {
 		proto = protoTCP
 	}
 	ip := s[a.net:]
-	end, addrs := ip6Len+int(binary.BigEndian.Uint16(ip[4:])), ip[8:40]
+	end := ip6Len + int(binary.BigEndian.Uint16(ip[4:]))
 	if ip[0]>>4 == 4 {
-		end, addrs = int(binary.BigEndian.Uint16(ip[2:])), ip[12:20]
+		end = int(binary.BigEndian.Uint16(ip[2:]))
 	}
 	n := end - int(a.start-a.net)
+	binary.BigEndian.PutUint16(s[a.field:], Fold(pseudo(ip, proto, n)))
+	return n
+}
+
+// pseudo is the sum of the pseudo header of n bytes of a protocol behind an IP header.
+func pseudo(ip []byte, proto uint64, n int) uint64 {
+	addrs := ip[8:40]
+	if ip[0]>>4 == 4 {
+		addrs = ip[12:20]
+	}
 	sum := proto + uint64(n)
 	for ; len(addrs) != 0; addrs = addrs[2:] {
 		sum += uint64(binary.BigEndian.Uint16(addrs))
 	}
-	binary.BigEndian.PutUint16(s[a.field:], Fold(sum))
-	return n
+	return sum
 }
 
 // Cut makes the segments of super-frame i, once however often it is called, and

@@ -232,6 +232,19 @@ func (b *Batch) WireLen(i int) uint32 {
 	return b.Frames[i].Len
 }
 
+// Line is what frame i is on a line: how many frames, which are the segments of a
+// super-frame, and how many bytes these have in all.
+func (b *Batch) Line(i int) (frames, bytes uint32) {
+	f := &b.Frames[i&(SlotsMax-1)]
+	if !b.Asking || b.asks[i&(SlotsMax-1)].kind == Whole {
+		return 1, f.Len
+	}
+	a := &b.asks[i&(SlotsMax-1)]
+	head, size := uint32(a.body-f.Off), uint32(a.size)
+	frames = (f.Len - head + size - 1) / size
+	return frames, f.Len + (frames-1)*head
+}
+
 // Forget makes frame i one that asks for nothing: its bytes are all there, for it was
 // made anew in the slot.
 func (b *Batch) Forget(i int) {

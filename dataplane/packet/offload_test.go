@@ -19,6 +19,7 @@ type talk struct {
 	udp     bool
 	tcpOpts int // in units of 4 bytes
 	flags   byte
+	port    byte // is added to the source port
 	seq     uint32
 	id      uint16
 	payload []byte
@@ -99,7 +100,7 @@ func (k *talk) transport() []byte {
 		return append(h, k.payload...)
 	}
 	h := make([]byte, 20+4*k.tcpOpts)
-	copy(h, []byte{0x30, 0x39, 0x00, 0x50})
+	copy(h, []byte{0x30, 0x39 + k.port, 0x00, 0x50})
 	binary.BigEndian.PutUint32(h[4:], k.seq)
 	h[12], h[13] = byte(len(h)/4)<<4, k.flags
 	for i := 20; i < len(h); i++ {

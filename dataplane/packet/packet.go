@@ -279,6 +279,9 @@ const (
 	ReasonTunnelFragment        // outer packet is a fragment
 	ReasonTunnelUnknown         // no tunnel port for key and sender
 	ReasonTunnelECN             // congested, and the inner sender cannot be told
+	ReasonIngressRate           // beyond the rate of what the port's peer may send
+	ReasonEgressRate            // beyond the rate of what the port's peer may be sent
+	ReasonPortSecurity          // source is not one that the input port may have
 	ReasonCount
 )
 
@@ -292,6 +295,7 @@ var reasonNames = [ReasonCount]string{
 	"ct_full", "ct_zone_limit", "ct_clash", "ct_fragment",
 	"no_reply", "reply_rate",
 	"tunnel_no_path", "tunnel_too_big", "tunnel_loop", "tunnel_bad_header", "tunnel_bad_checksum", "tunnel_fragment", "tunnel_unknown", "tunnel_congested",
+	"ingress_rate", "egress_rate", "port_security",
 }
 
 var reasonTexts = [ReasonCount]string{
@@ -342,6 +346,9 @@ var reasonTexts = [ReasonCount]string{
 	"outer packet is a fragment: the path carries less than its sender believes",
 	"no tunnel port has this key, sender and own address",
 	"congestion on the way, and the sender of the frame inside does not understand that (RFC 6040)",
+	"the input port's peer sends more than its rate (ingress_policing_rate)",
+	"the output port's peer is sent more than its rate (QoS egress-policer)",
+	"source address of Ethernet, IP, ARP or ND is none that port-security of the input port names",
 }
 
 // String is the stable name of r.

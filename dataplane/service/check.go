@@ -109,6 +109,8 @@ func (s *Server) spec(p *api.PortSpec) (dataplane.PortSpec, error) {
 	c.device(&spec)
 	spec.Path = s.checkPath(&c, &spec, p.GetPath())
 	spec.Host = c.host(&spec, p.GetHost())
+	spec.Ingress, spec.Egress = c.limit("spec.ingress", p.GetIngress()), c.limit("spec.egress", p.GetEgress())
+	spec.Sources = c.sources(p.GetSources())
 	return spec, c.err
 }
 
@@ -155,9 +157,9 @@ func optionsOf(portType string) []string {
 	case portType == dataplane.TypeAFXDP, dataplane.IsTunnel(portType):
 		return nil
 	case dataplane.IsHost(portType):
-		return []string{dataplane.OptionOffload, dataplane.OptionDevice}
+		return []string{dataplane.OptionOffload, dataplane.OptionGRO, dataplane.OptionDevice}
 	case portType == dataplane.TypeVhostServer, portType == dataplane.TypeVhostClient:
-		return []string{dataplane.OptionOffload, dataplane.OptionPeerUID, dataplane.OptionOwner, dataplane.OptionMode, dataplane.OptionNoFollow}
+		return []string{dataplane.OptionOffload, dataplane.OptionGRO, dataplane.OptionPeerUID, dataplane.OptionOwner, dataplane.OptionMode, dataplane.OptionNoFollow}
 	}
 	return []string{}
 }

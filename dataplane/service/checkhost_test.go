@@ -46,7 +46,7 @@ func TestHostRefused(t *testing.T) {
 func TestOptionsOfTypes(t *testing.T) {
 	s := hostChecker()
 	for _, typ := range []string{"dpdkvhostuser", "tap", "internal"} {
-		for key, want := range map[string]bool{dataplane.OptionOffload: true, "xdp-mode": false} {
+		for key, want := range map[string]bool{dataplane.OptionOffload: true, dataplane.OptionGRO: true, "xdp-mode": false} {
 			_, err := s.spec(&api.PortSpec{Bridge: "br0", Name: "p", Type: typ, Options: map[string]string{key: "false"}})
 			if (err == nil) != want {
 				t.Errorf("option %s of a port of type %s: %v", key, typ, err)

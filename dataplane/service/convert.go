@@ -88,7 +88,27 @@ func toSpec(p dataplane.PortSpec) *api.PortSpec {
 		Bridge: p.Bridge, Name: p.Name, Type: p.Type, Path: p.Path, Peer: p.Peer,
 		Tag: uint32(p.Tag), Trunks: toUint32(p.Trunks), VlanMode: toMode(p.Mode),
 		Mtu: uint32(p.MTU), Queues: uint32(p.Queues), MacLimit: uint32(p.MACLimit), Options: p.Options, Host: toHost(p),
+		Ingress: toLimit(p.Ingress), Egress: toLimit(p.Egress), Sources: toSources(p.Sources),
 	}
+}
+
+// toLimit leaves out a limit that there is not.
+func toLimit(l dataplane.Limit) *api.Limit {
+	if l == (dataplane.Limit{}) {
+		return nil
+	}
+	return &api.Limit{Bytes: l.Bytes, Burst: l.Burst, Frames: l.Frames, FrameBurst: l.FrameBurst}
+}
+
+func toSources(list []dataplane.Source) (out []*api.Source) {
+	for _, s := range list {
+		o := &api.Source{Mac: net.HardwareAddr(s.MAC[:]).String()}
+		for _, a := range s.Addresses {
+			o.Addresses = append(o.Addresses, a.String())
+		}
+		out = append(out, o)
+	}
+	return out
 }
 
 // toHost leaves out a device that the port is not.
@@ -158,7 +178,8 @@ func toPortStats(p *dataplane.PortStats) *api.PortStats {
 		RxFrames: p.RxFrames, RxBytes: p.RxBytes, TxFrames: p.TxFrames, TxBytes: p.TxBytes,
 		Copies: p.Copies, Outputs: p.Outputs, Offered: p.Offered,
 		RxDrops: toDrops(&p.RxDrops), TxDrops: toDrops(&p.TxDrops),
-		Finished: &api.Finished{Checksums: p.Finished.Sums, Tcp: p.Finished.TCP, Udp: p.Finished.UDP, Segments: p.Finished.Segments},
+		Finished: &api.Finished{Checksums: p.Finished.Sums, Tcp: p.Finished.TCP, Udp: p.Finished.UDP, Segments: p.Finished.Segments,
+			Merged: p.Finished.Merged, Joined: p.Finished.Joined},
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"millrace/dataplane/parse"
 	"millrace/dataplane/service/switchtest"
 	"millrace/flowtable"
+	"millrace/waittest"
 )
 
 // startFlows serves a fake switch whose bridge br0 has the ports p1 and p2.
@@ -355,13 +356,9 @@ func TestSlowClient(t *testing.T) {
 }
 
 // waitFor waits until it is so.
-func waitFor(t *testing.T, what string, so func() bool) {
+func waitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(testTimeout); !so(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
+	waittest.Until(t, what, ok)
 }
 
 // TestCounters: a client is told of rules that have counted since its last

@@ -11,15 +11,19 @@ import (
 // InNetwork calls fn on a thread that is in the network namespace ns. What fn
 // opens stays in it; goroutines that fn starts are not in it.
 func InNetwork(ns *os.File, fn func() error) error {
-	done := make(chan error)
-	go onThread(func() {
-		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-		if err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", ns.Name(), err)
-			return
+	return OnThread(func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", ns.Name(), err)
 		}
-		done <- fn()
+		return fn()
 	})
+}
+
+// OnThread calls fn on a thread that ends afterwards, and with it what fn has made of
+// it: its namespaces, say.
+func OnThread(fn func() error) error {
+	done := make(chan error)
+	go onThread(func() { done <- fn() })
 	return <-done
 }
 

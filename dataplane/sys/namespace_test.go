@@ -19,15 +19,13 @@ func TestInNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ns *os.File
-	made := make(chan error)
-	go onThread(func() {
+	if err := OnThread(func() error {
 		err := unix.Unshare(unix.CLONE_NEWNET)
 		if err == nil {
 			ns, err = os.Open("/proc/thread-self/ns/net")
 		}
-		made <- err
-	})
-	if err := <-made; err != nil {
+		return err
+	}); err != nil {
 		t.Skipf("needs network namespaces: %v", err)
 	}
 	defer ns.Close()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -88,16 +87,12 @@ func handleAt(f sys.FD) (*netlink.Handle, error) {
 
 // within calls fn on a thread in network namespace f, which is thrown away.
 func within(f sys.FD, fn func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with us
+	return sys.OnThread(func() error {
 		if err := unix.Setns(f.Int(), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace: %w%s", err, remedy(err))
-			return
+			return fmt.Errorf("enter network namespace: %w%s", err, remedy(err))
 		}
-		done <- fn()
-	}()
-	return <-done
+		return fn()
+	})
 }
 
 // move moves the device, which is in our namespace, to another one and gives it

@@ -34,6 +34,7 @@ type Port struct {
 	home  uint64  // network namespace in which it was made
 	index int     // that the watcher knows; 0: none
 	wrong error   // what dev could not be given
+	blind error   // why dev could not be looked at last
 	open  bool    // Open has returned: workers may have the queues
 }
 
@@ -196,7 +197,7 @@ func (p *Port) examine() time.Duration {
 		}
 	}
 	own, err := ownNetns()
-	if !p.opts.Kernel.watcher.hears(err != nil || p.view.Netns != own) {
+	if p.blind != nil || !p.opts.Kernel.watcher.hears(err != nil || p.view.Netns != own) {
 		return later
 	}
 	return seldom
@@ -264,8 +265,7 @@ func (p *Port) follow() bool {
 		if errors.Is(err, errGone) {
 			return false
 		}
-		if err != nil {
-			p.wrong = err
+		if p.blind = err; err != nil {
 			break
 		}
 		known := p.index == v.Index && p.view.Netns == v.Netns

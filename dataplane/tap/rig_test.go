@@ -8,26 +8,19 @@ import (
 	"os"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"go.uber.org/zap/zaptest"
 	"golang.org/x/sys/unix"
 
 	"millrace/dataplane/packet"
 	"millrace/dataplane/tap/taptest"
+	"millrace/waittest"
 )
 
-// patienceOfTests is how long tests wait for what must come.
-const patienceOfTests = 20 * time.Second
-
 // until waits for a condition.
-func until(t testing.TB, what string, cond func() bool) {
+func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patienceOfTests); !cond(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited %v for %s", patienceOfTests, what)
-		}
-	}
+	waittest.Until(t, what, ok)
 }
 
 // newKernel makes what ports of a test share.

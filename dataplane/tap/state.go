@@ -118,5 +118,8 @@ func (p *Port) remark(reason string) string {
 	if p.wrong != nil {
 		add(p.wrong.Error())
 	}
+	if p.blind != nil {
+		add(p.blind.Error())
+	}
 	return reason
 }

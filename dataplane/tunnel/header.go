@@ -143,6 +143,14 @@ func (h *Header) putTunnel(t []byte) {
 // Config is what the header was made for.
 func (h *Header) Config() Config { return h.c }
 
+// Addresses are the first 16 bytes that Push writes, as a little-endian machine reads them.
+func (h *Header) Addresses() [2]uint64 {
+	return [2]uint64{binary.LittleEndian.Uint64(h.bytes[:]), binary.LittleEndian.Uint64(h.bytes[8:])}
+}
+
+// Len is how many bytes Push puts before a frame whose tunnel word asks for no option.
+func (h *Header) Len() int { return h.n }
+
 // Most is the longest inner frame in bytes that the path carries with a tunnel
 // word.
 func (h *Header) Most(word uint64) uint32 { return h.most - min(uint32(h.option(word)), h.most) }

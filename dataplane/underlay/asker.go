@@ -16,7 +16,7 @@ import (
 // An asker asks the kernel. What it has looked up in one go it asks once.
 type asker struct {
 	asked map[neighbour]time.Time // neighbours without an address that the kernel was told to ask for
-	lack  bool                    // there are some
+	lack  bool                    // there are some, or the kernel could not be asked
 
 	links      map[int]netlink.Link
 	neighbours map[table]map[netip.Addr]netlink.Neigh
@@ -31,14 +31,19 @@ type neighbour struct {
 // A table is the neighbours of a device of one family.
 type table struct{ index, family int }
 
-// waiting reports whether the last look found neighbours without an address.
+// waiting reports whether the last look is to be repeated soon.
 func (a *asker) waiting() bool { return a.lack }
 
 // look looks for ways to hosts. inUse says that it is time to tell the kernel of
-// neighbours in use.
-func (a *asker) look(hosts []dataplane.Host, inUse bool) view {
+// neighbours in use. An error says that the kernel could not be asked, so nothing of ways.
+func (a *asker) look(hosts []dataplane.Host, inUse bool) (view, error) {
 	a.links, a.neighbours, a.lack = map[int]netlink.Link{}, map[table]map[netip.Addr]netlink.Neigh{}, false
-	v := view{ways: make(map[dataplane.Host]dataplane.Way, len(hosts)), addresses: addressesOf()}
+	addresses, err := addressesOf()
+	if err != nil {
+		a.lack = true
+		return view{}, err
+	}
+	v := view{ways: make(map[dataplane.Host]dataplane.Way, len(hosts)), addresses: addresses}
 	for _, h := range hosts {
 		if h.Local.IsValid() && !v.has(h.Local) {
 			v.ways[h] = dataplane.Way{Reason: fmt.Sprintf("local_ip %s is no address of this host", h.Local)}
@@ -46,7 +51,7 @@ func (a *asker) look(hosts []dataplane.Host, inUse bool) view {
 		}
 		v.ways[h] = a.way(h, inUse)
 	}
-	return v
+	return v, nil
 }
 
 // has reports whether some device has an address.

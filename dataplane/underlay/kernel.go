@@ -160,12 +160,16 @@ func listen(stop, news chan struct{}) *nl.NetlinkSocket {
 	return sock
 }
 
-// look asks the kernel, and tells if anything is different.
+// look asks the kernel, and tells if anything is different. If it cannot be asked, all is
+// left as it was.
 func (k *Kernel) look(stop chan struct{}, a *asker, inUse bool) {
 	k.mu.Lock()
 	hosts := slices.Clone(k.hosts)
 	k.mu.Unlock()
-	now := a.look(hosts, inUse)
+	now, err := a.look(hosts, inUse)
+	if err != nil {
+		return
+	}
 	k.mu.Lock()
 	moved := k.stop == stop && !now.equal(k.last)
 	if moved {
@@ -179,10 +183,15 @@ func (k *Kernel) look(stop chan struct{}, a *asker, inUse bool) {
 }
 
 // addressesOf lists the addresses of all devices.
-func addressesOf() map[int][]netip.Addr {
-	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
-	if err != nil {
-		return nil
+func addressesOf() (map[int][]netip.Addr, error) {
+	const tries = 10 // another change may come while they are listed
+	var list []netlink.Addr
+	err := error(netlink.ErrDumpInterrupted)
+	for n := 0; n < tries && errors.Is(err, netlink.ErrDumpInterrupted); n++ {
+		list, err = netlink.AddrList(nil, netlink.FAMILY_ALL)
+	}
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	by := map[int][]netip.Addr{}
 	for i := range list {
@@ -193,7 +202,7 @@ func addressesOf() map[int][]netip.Addr {
 	for _, l := range by {
 		slices.SortFunc(l, netip.Addr.Compare)
 	}
-	return by
+	return by, nil
 }
 
 // text is an error of the kernel about a route to a host.

@@ -7,8 +7,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"millrace/dataplane"
 	"millrace/dataplane/netnstest"
@@ -101,6 +103,40 @@ func TestKernel(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// TestNotAsked: what is known stays while the kernel cannot be asked, for want of descriptors.
+func TestNotAsked(t *testing.T) {
+	netnstest.Need(t)
+	pod := netnstest.NewPod(t, "eth2", 1)
+	pod.Address(1)
+	netnstest.IP(t, "addr add 10.9.0.9/24 dev eth2")
+	var k Kernel
+	host := dataplane.Host{Remote: netip.MustParseAddr("10.9.0.1"), Local: netip.MustParseAddr("10.9.0.9")}
+	k.Follow([]dataplane.Host{host}, func() {})
+	t.Cleanup(func() { k.Follow(nil, func() {}) })
+	netnstest.Wait(t, func() string { return k.Way(host).Reason })
+
+	var most unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &most); err != nil {
+		t.Fatal(err)
+	}
+	none := most
+	none.Cur = 3
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	a := asker{asked: map[neighbour]time.Time{}}
+	k.look(k.stop, &a, false)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &most); err != nil {
+		t.Fatal(err)
+	}
+	if w := k.Way(host); w.Reason != "" {
+		t.Errorf("way to %s: %+v", host.Remote, w)
+	}
+	if !a.waiting() {
+		t.Error("nobody looks again soon")
+	}
 }
 
 // mac is the address of a pod's device.

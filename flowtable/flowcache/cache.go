@@ -59,7 +59,8 @@ func (o *CacheOptions) bytes() uint64 {
 }
 
 // A Cache leads from keys to composed programs. One worker owns it; nothing in
-// it is for anybody else, except that Usage may be read between two turns.
+// it is for anybody else, except that Usage may be read between two turns, and
+// that Supply is for a goroutine beside the worker.
 //
 // Its tables and programs lie in mapped memory. An entry refers to its program
 // by offset and generation and counts as a reference, so the memory of a

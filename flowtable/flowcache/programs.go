@@ -43,7 +43,7 @@ type Patcher interface {
 // content are one program: many flows that one set of rules decides share it
 // and its line stays hot.
 type Program struct {
-	Packets, Bytes uint64                        // counted by Cache.Count
+	Packets, Bytes uint64                        // counted by whoever carries it out
 	guards         [guardsInLine]flowtable.Guard // what is not used is cell 0, which is 0 for ever
 	gen            uint16                        // entries that hold another are dead
 	guardCount     uint16                        // all guards

@@ -35,7 +35,7 @@ func fold(a, b uint64) uint64 {
 
 // The hash of a masked key is a sum of folds of pairs of words, each with
 // secrets of its own, and one more fold, which mixes in the seed of the mask.
-// The loops of lookup_narrow.go and lookup_wide.go have it written out; hash is for
+// The loops of cache_lookup.go and cache_wide.go have it written out; hash is for
 // all that is not hot, and the tests hold them to each other.
 
 // hash returns the hash of masked words, NarrowWords or KeyWords of them.

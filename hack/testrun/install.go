@@ -22,9 +22,11 @@ var peers = []string{
 	"dpdk",                        //
 	"dpdk-dev",                    // dpdk-testpmd
 	"iperf3",                      //
+	"strace",                      //
 	"iproute2",                    // namespaces and veths of the tests
 	"libprotobuf-dev",             // what .proto files import
 	"linux-image-amd64",           // the QEMU guest's kernel; the machine keeps its own
+	"nftables",                    // the NAT that nodes are behind
 	"openvswitch-switch",          // ovsdb-server, ovs-vsctl, ovs-ofctl
 	"openvswitch-switch-dpdk",     // the switch we are compared with
 	"ovn-central",                 //

@@ -223,6 +223,13 @@ func (b *badGuest) show(r int, n uint16) {
 	b.kick(r)
 }
 
+// used is the used index of a ring.
+func (b *badGuest) used(r int) uint16 {
+	// SAFETY: the slice is in bounds and the offset a multiple of 4.
+	word := (*atomic.Uint32)(unsafe.Pointer(&b.mem[r*badSlot+badUsed : r*badSlot+badUsed+4][0]))
+	return uint16(word.Load() >> 16)
+}
+
 func (b *badGuest) kick(r int) {
 	_, _ = unix.Write(b.kicks[r], []byte{1, 0, 0, 0, 0, 0, 0, 0}) // full is as good
 }

@@ -8,6 +8,7 @@ import (
 
 	"millrace/dataplane/api"
 	"millrace/dataplane/sys"
+	"millrace/waittest"
 )
 
 // TestQueuesMoveUnderTraffic deals receive queues anew, again and again, while two guests
@@ -25,7 +26,7 @@ func TestQueuesMoveUnderTraffic(t *testing.T) {
 	s.add("b", listens, 0)
 	generator := exec.Command(program, "--run-dir", s.dir, "pktgen", s.path("a"), s.path("b"),
 		"--bidi", "--flows", "32", "--queues", "2", "--rate", "2000", "--ring", "1024", "--duration", "4s", "--no-ceiling", "--json")
-	var out, errs lockedBuffer
+	var out, errs waittest.Buffer
 	generator.Stdout, generator.Stderr = &out, &errs
 	done := make(chan struct{})
 	check(t, startChild(generator, done))

@@ -11,6 +11,7 @@
 //	TestControlAway, TestDatabaseAway, TestBootWithoutDatabase  what goes on without them
 //	TestConnectionsOutliveControl  connections that control has nothing to do with
 //	TestSNAT, TestLoadBalancer  kernels that speak TCP through connection tracking, many connections at a time
+//	TestEgress, TestEgressFaults  a control plane's requests through a tunnel, also while servers, the agent and the link fail
 //	TestHostileGuest  all mischief that a guest can do, beside two ports that forward
 //
 // Each test ends with the same questions: do the accounts of all ports balance,

@@ -18,6 +18,7 @@ import (
 
 	"millrace/dataplane/sys"
 	"millrace/vhost/frontend"
+	"millrace/waittest"
 )
 
 // guestEnv holds the guestConfig of a process that is to be a guest.
@@ -194,7 +195,7 @@ type guestProcess struct {
 	cfg  guestConfig
 	page *page
 	cmd  *exec.Cmd
-	out  lockedBuffer
+	out  waittest.Buffer
 	done chan struct{}
 }
 

@@ -257,7 +257,10 @@ func intoBuffers(addr uint64, n uint32, flags, next uint16) func(*badGuest) erro
 		for i := range uint16(badRing) {
 			b.desc(toGuest, i, addr, n, flags, next)
 		}
-		b.show(toGuest, badRing) // the first are used up
+		_ = wait()
+		if b.used(toGuest) == b.idx[toGuest] { // the first are used up, all as good ones
+			b.show(toGuest, badRing)
+		}
 		return nil
 	}
 }

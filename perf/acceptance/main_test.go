@@ -24,6 +24,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, serversMain())
 		os.Exit(1)
 	}
+	if config := os.Getenv(egressServerEnv); config != "" {
+		fmt.Fprintln(os.Stderr, egressServerMain(config))
+		os.Exit(1)
+	}
 	flag.Parse()
 	os.Exit(mainCode(m))
 }

@@ -16,6 +16,7 @@ import (
 
 	"millrace/dataplane/sys"
 	"millrace/vhost/frontend"
+	"millrace/waittest"
 )
 
 // Last bytes of addresses.
@@ -212,7 +213,7 @@ func newPair(t *testing.T, s *switchRun, a, b string) *page {
 	check(t, err)
 	self, err := os.Executable()
 	check(t, err)
-	cmd, done, out := exec.Command(self), make(chan struct{}), &lockedBuffer{}
+	cmd, done, out := exec.Command(self), make(chan struct{}), &waittest.Buffer{}
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s", guestEnv, config))
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

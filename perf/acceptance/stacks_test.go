@@ -20,6 +20,7 @@ import (
 	"millrace/dataplane/api"
 	"millrace/dataplane/sys"
 	"millrace/dataplane/tap/taptest"
+	"millrace/waittest"
 )
 
 // connectionsEnv is how many connections TestSNAT and TestLoadBalancer have open at a
@@ -140,7 +141,7 @@ func (l *tcpLab) startServers() {
 	l.t.Helper()
 	self, err := os.Executable()
 	check(l.t, err)
-	cmd, out, done := l.server.Command(l.t, self), &lockedBuffer{}, make(chan struct{})
+	cmd, out, done := l.server.Command(l.t, self), &waittest.Buffer{}, make(chan struct{})
 	cmd.Env = append(os.Environ(), serversEnv+"=yes")
 	cmd.Stdout, cmd.Stderr = out, out
 	check(l.t, startChild(cmd, done))

@@ -17,6 +17,7 @@ import (
 
 	"millrace/dataplane/sys"
 	"millrace/vhost/frontend"
+	"millrace/waittest"
 )
 
 // A steadyPair is a process that is two guests on one thread, which send to each
@@ -174,7 +175,7 @@ func newSteady(t *testing.T, path, path2, file string) *steady {
 	check(t, err)
 	self, err := os.Executable()
 	check(t, err)
-	cmd, done, out := exec.Command(self), make(chan struct{}), &lockedBuffer{}
+	cmd, done, out := exec.Command(self), make(chan struct{}), &waittest.Buffer{}
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s", guestEnv, config), "GOMAXPROCS=2")
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

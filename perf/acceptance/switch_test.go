@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +22,7 @@ import (
 	"millrace/dataplane/service"
 	"millrace/dataplane/sys"
 	"millrace/perf/peers"
+	"millrace/waittest"
 )
 
 // patience bounds every wait for something that should come soon; the machine
@@ -60,11 +60,7 @@ func check(t *testing.T, err error) {
 // does not in time.
 func eventually(t *testing.T, f func() bool, what string, args ...any) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !f(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in %v: %s", patience, fmt.Sprintf(what, args...))
-		}
-	}
+	waittest.Until(t, fmt.Sprintf(what, args...), f)
 }
 
 // tail returns the end of a log.
@@ -73,32 +69,14 @@ func tail(log string) string {
 	return log[max(0, len(log)-most):]
 }
 
-// A lockedBuffer collects output while others look at it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // A switchRun is one `millrace run`, or `millrace dataplane`, with a run directory
 // of its own.
 type switchRun struct {
 	t    *testing.T
 	dir  string
 	cmd  *exec.Cmd
-	out  lockedBuffer // standard output
-	log  lockedBuffer // standard error, of all processes
+	out  waittest.Buffer // standard output
+	log  waittest.Buffer // standard error, of all processes
 	done chan struct{}
 	api  *api.Client
 

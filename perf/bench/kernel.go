@@ -135,9 +135,12 @@ func noCeiling(context.Context, settings, scenario) (float64, error) { return 0,
 
 // kernelCases are those of ports to the kernel, and of guests with a kernel.
 func kernelCases() []scenario {
-	cases := slices.Concat(afxdpCases(), tapCases(), qemuCases())
+	cases := slices.Concat(afxdpCases(), tapCases(), qemuCases(), geneveCases())
 	for i := range cases {
-		cases[i].Group, cases[i].Flows, cases[i].Sizes = kernelGroup, 1, small()
+		cases[i].Group, cases[i].Flows = kernelGroup, 1
+		if cases[i].Sizes == nil {
+			cases[i].Sizes = small()
+		}
 	}
 	return cases
 }

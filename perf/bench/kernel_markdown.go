@@ -13,7 +13,10 @@ const kernelProcedure = "One worker of millrace, one poll-mode thread of OVS, on
 	"- tap: TCP of iperf3 between two network namespaces; both cores for all, the switch's thread on one. Congestion control is cubic. OVS's TAP ports are its main thread's. " +
 	"OVS cuts super-frames in the kernel unless `userspace-tso-enable` is set, which its manual calls experimental: both are measured. Linux's bridge with veths is what " +
 	"a kernel does that moves no frame to another process.\n" +
-	"- qemu: iperf3 in two guests. The processors of guests are emulated where the machine has no KVM: then they take most of the time.\n\n"
+	"- qemu: iperf3 in two guests. The processors of guests are emulated where the machine has no KVM: then they take most of the time.\n" +
+	"- geneve: a vhost-user port and Geneve (key, no checksum) over AF_XDP on a veth. The veth's far end sends each frame back, addresses turned round, by XDP, so one core puts " +
+	"it into outer headers and takes it out of them. geneve-loop: the uplink is a vhost-user port of the generator, which sends plain frames into one port and frames in outer " +
+	"headers into the other, both at once; a frame of either is a packet.\n\n"
 
 // kernelMarkdown is the page of ports to the kernel.
 func kernelMarkdown(done []outcome) string {

@@ -1,9 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+
+	"millrace/perf/pktgen"
 )
 
 // TestReadIperf reads what iperf3 prints, and takes its errors for errors.
@@ -29,6 +35,23 @@ func TestKernelMarkdown(t *testing.T) {
 	for _, want := range []string{"| forwarder in C | Mpps | 3.00 | 2.00 | **1.50** | 1 |", "| Linux bridge | Gbit/s |", "| OVS-DPDK | Gbit/s |"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+// TestInGeneve reads what the generator sends in outer headers, of both sides.
+func TestInGeneve(t *testing.T) {
+	inner, err := pktgen.Frame(farMAC(1), farMAC(0), 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, letter := range []string{"a", "b"} {
+		local, remote := ends(letter)
+		p := gopacket.NewPacket(inGeneve(letter, inner), layers.LayerTypeEthernet, gopacket.Default)
+		g, _ := p.Layer(layers.LayerTypeGeneve).(*layers.Geneve)
+		ip, _ := p.NetworkLayer().(*layers.IPv4)
+		if p.ErrorLayer() != nil || g == nil || ip == nil || g.VNI != tunnelKey || !bytes.Equal(g.Payload, inner) || !ip.SrcIP.Equal(remote) || !ip.DstIP.Equal(local) {
+			t.Errorf("%v", p)
 		}
 	}
 }

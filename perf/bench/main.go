@@ -105,6 +105,10 @@ func run(ctx context.Context, s settings) error {
 			c.tunings = slices.DeleteFunc(c.tunings, func(t tuning) bool { return t.Name != s.Tuning })
 		}
 		o, err := measure(ctx, s, c)
+		if errors.Is(err, errAbsent) && len(cases) > 1 {
+			fmt.Fprintf(os.Stderr, "case %s is left out: %v\n", c.Name, err)
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("case %s: %w", c.Name, err)
 		}
@@ -116,6 +120,9 @@ func run(ctx context.Context, s settings) error {
 		if err := writeResults(s.Results, o); err != nil {
 			return fmt.Errorf("keep results: %w", err)
 		}
+	}
+	if len(done) == 0 {
+		return fmt.Errorf("no case of %s could be measured", s.Case)
 	}
 	for _, o := range done {
 		line, err := json.Marshal(o.summary())

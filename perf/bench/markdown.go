@@ -7,8 +7,11 @@ import (
 
 // markdown is the page of a group for docs/results.
 func markdown(group string, done []outcome) string {
-	if group == kernelGroup {
+	switch group {
+	case kernelGroup:
 		return kernelMarkdown(done)
+	case egressGroup:
+		return egressMarkdown(done)
 	}
 	var b strings.Builder
 	title := map[string]string{vhostGroup: "millrace and OVS-DPDK, side by side", flowsGroup: "The flow table: millrace and OVS-DPDK, side by side",

@@ -47,7 +47,11 @@ func measure(ctx context.Context, s settings, c scenario) (outcome, error) {
 		o.PeerName = peer.about()
 	}
 	if s.Only != "ovs" {
-		if mine, err = startOurs(ctx, s, c, dir); err != nil {
+		start := c.ours
+		if start == nil {
+			start = startOurs
+		}
+		if mine, err = start(ctx, s, c, dir); err != nil {
 			return o, err
 		}
 		defer mine.close()
@@ -65,7 +69,16 @@ func prepareMachine(c scenario) (restore func(), err error) {
 	if c.plug != nil {
 		return c.plug.prepare()
 	}
-	return peers.Hugepages(generatorPages * c.generatorPorts())
+	pages, err := peers.Hugepages(generatorPages * c.generatorPorts())
+	if err != nil || c.underlay == nil {
+		return pages, err
+	}
+	devices, err := c.underlay.prepare()
+	if err != nil {
+		pages()
+		return nil, err
+	}
+	return func() { devices(); pages() }, nil
 }
 
 // ceilingFrames is how many frames the generator sends through a forwarder that only

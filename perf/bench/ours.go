@@ -71,7 +71,7 @@ func (o *ours) start() error {
 }
 
 func (o *ours) configure(ctx context.Context, c scenario) error {
-	for i, g := range o.gen {
+	for i, g := range c.bridgePorts(o.gen) {
 		how := []string{"--type", "dpdkvhostuserclient", "--path", g.Path}
 		if c.plug != nil {
 			how = c.plug.ours(g.Name, i)
@@ -94,6 +94,8 @@ func (o *ours) configure(ctx context.Context, c scenario) error {
 // decide says where frames go.
 func (o *ours) decide(ctx context.Context, c scenario) error {
 	switch {
+	case c.underlay != nil:
+		return c.underlay.ours(ctx, o)
 	case c.rules != nil:
 		if _, err := o.tool(ctx, "bridge", "set", "br0", "--pipeline", "flows"); err != nil {
 			return err

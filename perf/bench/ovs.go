@@ -40,7 +40,7 @@ func (v *ovs) configure(ctx context.Context, c scenario) error {
 	if err := v.o.AddBridge(ctx, "br0"); err != nil {
 		return err
 	}
-	for i, g := range v.gen {
+	for i, g := range c.bridgePorts(v.gen) {
 		if c.plug != nil {
 			if err := v.plugIn(ctx, c.plug, g.Name, i); err != nil {
 				return err
@@ -69,6 +69,8 @@ func (v *ovs) configure(ctx context.Context, c scenario) error {
 // decide says where frames go.
 func (v *ovs) decide(ctx context.Context, c scenario) error {
 	switch {
+	case c.underlay != nil:
+		return c.underlay.ovs(ctx, v)
 	case c.rules != nil:
 		return v.replace(ctx, c.rules())
 	case c.Bridge:

@@ -20,7 +20,7 @@ type scenario struct {
 	// Bridge: the switches learn and look up addresses. Otherwise the input
 	// port alone decides, on both sides, unless there are rules.
 	Bridge bool   `json:"bridge"`
-	Group  string `json:"group,omitempty"` // of results: vhost, flows or ct
+	Group  string `json:"group,omitempty"` // of results: vhost, flows, ct, kernel or egress
 
 	ring    uint                            // descriptors of the generator's rings; 0: as the command line says
 	ports   int                             // 0: two
@@ -37,13 +37,16 @@ type scenario struct {
 	warmup   time.Duration                // of each turn, if a sixth of it is not enough
 	ceiling  ceilingFunc                  // of the generator; nil: as many frames as go through a forwarder
 
-	plug   *plug             // how ports are made; nil: they are vhost-user sockets of the generator
-	rival  rivalFunc         // nil: OVS
-	peer   string            // the rival's name in tables; empty: OVS-DPDK
-	poll   string            // how our worker polls; empty: busy
-	unit   string            // of rates; empty: Mpps
-	config map[string]string // of Open_vSwitch.other_config, from the start
-	done   func()            // ends what turns have begun
+	ours     rivalFunc         // starts our side; nil: the switch
+	far      bool              // the link of tunnels has delay and loss
+	plug     *plug             // how ports are made; nil: they are vhost-user sockets of the generator
+	underlay *underlay         // of a tunnel, which ports lead to; nil: none
+	rival    rivalFunc         // nil: OVS
+	peer     string            // the rival's name in tables; empty: OVS-DPDK
+	poll     string            // how our worker polls; empty: busy
+	unit     string            // of rates; empty: Mpps
+	config   map[string]string // of Open_vSwitch.other_config, from the start
+	done     func()            // ends what turns have begun
 }
 
 // A rivalFunc starts the other side.
@@ -76,6 +79,7 @@ const (
 	flowsGroup   = "flows"
 	connectGroup = "ct"
 	kernelGroup  = "kernel"
+	egressGroup  = "egress"
 )
 
 func small() []pktgen.Share { return []pktgen.Share{{Size: 60, Weight: 1}} }
@@ -86,11 +90,11 @@ func allCases() []scenario {
 		{Name: "l2", About: "learning bridge (OVS: action NORMAL), 60 bytes", Sizes: small(), Flows: 1, Bridge: true, Group: vhostGroup},
 		{Name: "1500", About: "port to port, 1500 bytes", Sizes: []pktgen.Share{{Size: 1500, Weight: 1}}, Flows: 1, Group: vhostGroup},
 		{Name: "imix", About: "port to port, 7 x 60, 4 x 590, 1 x 1514 bytes", Sizes: pktgen.IMIX(), Flows: 1, Group: vhostGroup},
-	}, flowCases(), connectCases(), kernelCases())
+	}, flowCases(), connectCases(), kernelCases(), egressCases())
 }
 
 // findCases returns the case called name, with those whose names go on from there
-// (change, tap), or those of a group: vhost, flows, ct, kernel, or all.
+// (change, tap), or those of a group: vhost, flows, ct, kernel, egress, or all.
 func findCases(name string) []scenario {
 	return slices.DeleteFunc(allCases(), func(c scenario) bool {
 		return name != "all" && c.Name != name && c.Group != name && !strings.HasPrefix(c.Name, name+"-")
@@ -103,7 +107,7 @@ func caseNames() string {
 	for _, c := range allCases() {
 		names = append(names, c.Name)
 	}
-	return strings.Join(append(names, "change", vhostGroup, flowsGroup, connectGroup, kernelGroup, "all"), ", ")
+	return strings.Join(append(names, "change", vhostGroup, flowsGroup, connectGroup, kernelGroup, egressGroup, "all"), ", ")
 }
 
 // generatorPorts is how many ports the generator has.

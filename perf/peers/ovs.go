@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -376,12 +377,22 @@ func (o *OVSDPDK) Kill() {
 
 // Close stops the switch, then the database, and takes all away.
 func (o *OVSDPDK) Close() {
-	for _, p := range []*process{o.vswitch, o.db} {
-		if p != nil {
-			p.stop(5 * time.Second)
-		}
+	if o.vswitch != nil {
+		o.vswitch.finish(o.exit, 10*time.Second)
+	}
+	if o.db != nil {
+		o.db.stop(5 * time.Second)
 	}
 	o.cleanUp()
+}
+
+// exit asks the switch to end. The devices of its bridges persist unless it is told to take them away.
+func (o *OVSDPDK) exit() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if _, err := o.Appctl(ctx, "exit", "--cleanup"); err != nil { // it does not listen yet, or any more
+		_ = syscall.Kill(-o.vswitch.PID(), syscall.SIGTERM)
+	}
 }
 
 // cleanUp gives back what is not the processes'.

@@ -191,17 +191,8 @@ func (t *Testpmd) start(ctx context.Context, cmd *exec.Cmd) (err error) {
 	return nil
 }
 
-// Huge reports whether its memory is hugepages.
-func (t *Testpmd) Huge() bool { return t.huge }
-
-// PID returns its process id.
-func (t *Testpmd) PID() int { return t.p.PID() }
-
 // Log returns all that it printed.
 func (t *Testpmd) Log() string { return t.p.out.all() }
-
-// Done is closed when the program has ended.
-func (t *Testpmd) Done() <-chan struct{} { return t.p.done }
 
 // Command types one line and returns what testpmd prints before its next prompt.
 func (t *Testpmd) Command(ctx context.Context, format string, args ...any) (string, error) {
@@ -273,12 +264,6 @@ func (t *Testpmd) PortStats(ctx context.Context) ([]PortStats, error) {
 func (t *Testpmd) ClearPortStats(ctx context.Context) error {
 	_, err := t.Command(ctx, "clear port stats all")
 	return err
-}
-
-// LinkUp reports whether port has carrier: whether its peer is connected.
-func (t *Testpmd) LinkUp(ctx context.Context, port int) (bool, error) {
-	out, err := t.Command(ctx, "show port info %d", port)
-	return strings.Contains(out, "Link status: up"), err
 }
 
 // rxPath is what the virtio driver logs when it chooses its receive function.

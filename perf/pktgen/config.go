@@ -219,6 +219,9 @@ func (c *Config) check() error {
 		if err := t.check(); err != nil {
 			return fmt.Errorf("port %d (%s): %w", i, p.Name, err)
 		}
+		if t.Wrap != nil && (c.Mode != Fast || c.Pcap != "" || c.LatencyEvery > 0) {
+			return bad("port %d (%s): frames in others, want mode fast without latency", i, p.Name)
+		}
 	}
 	if c.Pcap != "" {
 		return nil

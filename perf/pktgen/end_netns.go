@@ -3,9 +3,10 @@ package pktgen
 import (
 	"fmt"
 	"path/filepath"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"millrace/dataplane/sys"
 )
 
 // inNetns runs fn in a network namespace: one that ip netns knows, or a path.
@@ -23,14 +24,10 @@ func inNetns(name string, fn func() error) error {
 		return fmt.Errorf("network namespace %s: %w (`ip netns` lists them)", path, err)
 	}
 	defer unix.Close(fd)
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread ends with its namespace
+	return sys.OnThread(func() error {
 		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", path, err)
-			return
+			return fmt.Errorf("enter network namespace %s: %w", path, err)
 		}
-		done <- fn()
-	}()
-	return <-done
+		return fn()
+	})
 }

@@ -122,7 +122,18 @@ func newTemplate(s frameSpec, size int) (template, error) {
 		}
 	}
 	t.dress(t.frame, 0, 0)
+	t.wrap(s.traffic.Wrap)
 	return t, nil
+}
+
+// wrap puts the template into another frame, if there is a way to.
+func (t *template) wrap(wrap func([]byte) []byte) {
+	if wrap == nil {
+		return
+	}
+	outer := wrap(t.frame)
+	before := len(outer) - len(t.frame)
+	t.frame, t.ip, t.tag = outer, t.ip+before, t.tag+before
 }
 
 // dress gives b, which begins as the template does, the headers of frame seq of

@@ -144,7 +144,13 @@ func (g *generator) longest() (most int) {
 	for _, s := range g.cfg.Sizes {
 		most = max(most, s.Size)
 	}
-	return most
+	grows := 0 // by wrapping, which the switch may do, too, to what comes
+	for i := range g.cfg.Ports {
+		if wrap := g.cfg.traffic(i).Wrap; wrap != nil {
+			grows = max(grows, len(wrap(make([]byte, packet.FrameMin)))-packet.FrameMin)
+		}
+	}
+	return most + grows
 }
 
 // readPcap returns all frames of a file that a port can carry.

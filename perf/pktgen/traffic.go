@@ -18,6 +18,11 @@ type Traffic struct {
 	// number First; they come round after 2^32. Flows counts as 1.
 	Fresh bool
 	First uint32
+
+	// Wrap puts a frame into another, as a tunnel does: what it returns ends with the
+	// frame. Sizes are those of the frames inside. For Fast only, which does not look at
+	// what comes.
+	Wrap func(frame []byte) []byte
 }
 
 // A Header is what the headers of a flow say, in numbers. All are UDP.

@@ -2,6 +2,7 @@ package pktgen
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -45,6 +46,37 @@ func TestTraffic(t *testing.T) {
 					t.Errorf("%v%+v", r, r.Total)
 				}
 			})
+		}
+	}
+}
+
+// TestWrap sends frames in others, all of which come; the frame inside is as it would be.
+func TestWrap(t *testing.T) {
+	outer := []byte{2, 9, 9, 9, 9, 9, 2, 9, 9, 9, 9, 8, 0x88, 0xb6, 1, 2, 3, 4}
+	wrap := func(frame []byte) []byte { return slices.Concat(outer, frame) }
+	var inside, wrapped int
+	check := func(b *packet.Batch, list []packet.Ref) []packet.Ref {
+		for _, ref := range list {
+			frame := b.Slot(int(ref.Frame))[packet.HeadRoom:][:b.Frames[ref.Frame].Len]
+			if len(frame) != 60+len(outer) {
+				continue // an announcement
+			}
+			p := gopacket.NewPacket(frame[len(outer):], layers.LayerTypeEthernet, gopacket.Default)
+			if ip, ok := p.NetworkLayer().(*layers.IPv4); ok && slices.Equal(frame[:len(outer)], outer) && ip.SrcIP[0] == 10 {
+				inside++
+			}
+			wrapped++
+		}
+		return list
+	}
+	r := local(t, Config{Mode: Fast, Ports: []Port{{Traffic: &Traffic{Flows: 3000, Rate: 200_000, Wrap: wrap}}, {}}, Count: 5000, RingSize: 1024}, check)
+	if r.Total.Received != 5000 || wrapped != 5000 || inside != 5000 {
+		t.Errorf("%d received, %d in others, %d as they should be", r.Total.Received, wrapped, inside)
+	}
+	for _, bad := range []Config{{Mode: Verify}, {Mode: Fast, LatencyEvery: 8}} {
+		bad.Ports, bad.Count = []Port{{Traffic: &Traffic{Wrap: wrap}}, {}}, 1
+		if _, err := Run(t.Context(), bad); !errors.Is(err, ErrConfig) {
+			t.Errorf("%+v: %v", bad, err)
 		}
 	}
 }

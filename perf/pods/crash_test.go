@@ -2,6 +2,7 @@ package pods
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -59,32 +60,38 @@ func (k *killer) kill(cmd *exec.Cmd) {
 	}
 }
 
-// TestCrashes kills the plugin, the agent, the dataplane and the database at many moments
-// of ADD and of DEL. Afterwards a DEL leaves nothing, and an ADD succeeds.
+// TestCrashes kills the plugin, the agent, the dataplane and the database at moments that are spread
+// over the time that an ADD takes here and now, and of a DEL. Afterwards a DEL leaves
+// nothing, and an ADD succeeds. Long runs have forty moments for each.
 func TestCrashes(t *testing.T) {
 	n := newNode(t)
-	long := os.Getenv("MILLRACE_TEST_LONG") != ""
-	for k, kind := range []string{attach.TAP, attach.Veth, attach.VhostUser} {
+	moments := map[string]int{"plugin": 6, "control": 3, "dataplane": 2, "db": 2}
+	for _, kind := range []string{attach.TAP, attach.Veth, attach.VhostUser} {
 		for _, whom := range []string{"plugin", "control", "dataplane", "db"} {
-			switch {
-			case long:
-				for i := range 40 {
-					n.crash(kind, whom, time.Duration(i)*time.Millisecond)
-				}
-			case whom == "plugin":
-				for i := range 4 {
-					n.crash(kind, whom, time.Duration(4*i+k)*time.Millisecond)
-				}
-			default:
-				n.crash(kind, whom, time.Duration(6*k+1)*time.Millisecond)
+			count := moments[whom]
+			if os.Getenv("MILLRACE_TEST_LONG") != "" {
+				count = 40
+			}
+			for i := range count {
+				n.crash(kind, whom, n.usual(kind)*time.Duration(2*i+1)/time.Duration(2*count), i)
 			}
 		}
 	}
 }
 
+// usual is how long an ADD takes that nobody disturbs.
+func (n *node) usual(kind string) time.Duration {
+	n.t.Helper()
+	list, p := n.network("1.0.0", kind, nil), n.newPod()
+	took, err := n.plugin(p.env(n, "ADD"), n.conf(list))
+	check(n.t, err)
+	check(n.t, p.del(list))
+	return took
+}
+
 // crash kills somebody some time after an ADD and a DEL have begun, tries again, and
-// looks for what is left.
-func (n *node) crash(kind, whom string, after time.Duration) {
+// looks for what is left. It is the i-th of its kind.
+func (n *node) crash(kind, whom string, after time.Duration, i int) {
 	t := n.t
 	t.Helper()
 	list := n.network("1.0.0", kind, nil)
@@ -95,7 +102,7 @@ func (n *node) crash(kind, whom string, after time.Duration) {
 		n.settled()
 	}
 	run("ADD")
-	if after%2 == 0 { // half of the runtimes call DEL first
+	if i%2 == 0 { // half of the runtimes call DEL first
 		check(t, p.del(list))
 		n.settled()
 	}
@@ -122,4 +129,62 @@ func (n *node) settled() {
 		notes, err := attach.Notes(n.run)
 		return n.status() == nil && err == nil && len(notes) == 0 && n.process("dataplane") != 0
 	})
+}
+
+// steps are the system calls by which the plugin changes something or talks to somebody. The IPAM plugin
+// is left alone: host-local that is killed leaves addresses that belong to nobody.
+const steps = "connect,sendto,write,clone,clone3,renameat,unlinkat,mkdirat,fchmod"
+
+// stepsMax is more than a thread of it makes.
+const stepsMax = 200
+
+// TestPluginSteps kills the plugin at each of its steps: at the n-th of a thread, until there is none to be
+// killed at. Afterwards an ADD succeeds, and a DEL leaves nothing.
+func TestPluginSteps(t *testing.T) {
+	if _, err := exec.LookPath("strace"); err != nil {
+		t.Skip("needs strace: apt-get install strace")
+	}
+	n := newNode(t)
+	for _, kind := range []string{attach.TAP, attach.Veth, attach.VhostUser} {
+		list, whole := n.network("1.0.0", kind, nil), 0
+		for step := 1; whole < 2; step++ {
+			if step > stepsMax {
+				t.Fatalf("%s: killed at step %d still", kind, step)
+			}
+			p := n.newPod()
+			whole = 0
+			whole += n.killedAt(step, p.env(n, "ADD"), n.conf(list))
+			if _, err := p.add(list); err != nil {
+				t.Fatalf("%s: killed at step %d of ADD: the next ADD: %v", kind, step, err)
+			}
+			if err := p.check(list); err != nil {
+				t.Errorf("%s: killed at step %d of ADD: CHECK of the next one: %v", kind, step, err)
+			}
+			whole += n.killedAt(step, p.env(n, "DEL"), n.conf(list))
+			check(t, p.del(list))
+			n.settled()
+			n.nothingLeft(p)
+			if t.Failed() {
+				t.Fatalf("%s: killed at step %d", kind, step)
+			}
+			if whole == 2 {
+				t.Logf("%s: killed at %d steps", kind, step-1)
+			}
+		}
+	}
+}
+
+// killedAt runs the plugin and has it killed at a step. It returns 1 if it came to its end before.
+func (n *node) killedAt(step int, env []string, conf []byte) int {
+	n.t.Helper()
+	cmd := exec.Command("strace", "-f", "-b", "execve", "-qq", "-o", "/dev/null", "-e", "trace="+steps, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", steps, step), n.bin+"/millrace-cni")
+	cmd.Env, cmd.Stdin = env, strings.NewReader(string(conf))
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		return 1
+	}
+	if strings.Contains(string(out), "ptrace") || strings.Contains(string(out), "strace:") {
+		n.t.Skipf("needs ptrace: %s", out)
+	}
+	return 0
 }

@@ -6,7 +6,9 @@
 //	TestUnprivileged   a DPDK application without any rights, in namespaces of its own
 //	TestCrashes        plugin, agent and switch killed at each step
 //	TestBadConf        configurations that are wrong in each of their fields
+//	TestRates, TestPortSecurity  how much a pod sends and receives, and as whom
 //	TestMultus         what Multus gives and takes when it delegates
+//	TestMultusItself   Multus, where the environment names one, with an API server and kubelet's pod resources
 //	TestOVSCNI, TestUserspaceCNI  what other plugins write into the database
 //	TestManyPods       500 pods, and 100 at a time
 //

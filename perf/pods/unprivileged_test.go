@@ -17,6 +17,7 @@ import (
 	"millrace/control/cni/attach"
 	"millrace/dataplane/sys"
 	"millrace/perf/peers"
+	"millrace/waittest"
 )
 
 const podUser = 12345
@@ -78,7 +79,7 @@ func readInfo(t *testing.T, dir string) (info agent.Info) {
 type application struct {
 	cmd  *exec.Cmd
 	in   io.Closer
-	out  *lockedBuffer
+	out  *waittest.Buffer
 	done chan struct{}
 }
 
@@ -102,7 +103,7 @@ func (n *node) startApplication(p *pod, dir string, info agent.Info) *applicatio
 		"--", "-i", "--forward-mode=icmpecho", "--total-num-mbufs=4096", "--auto-start",
 	}
 	script := fmt.Sprintf("mount --bind %s %s && exec setpriv --reuid %d --regid %d --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs unshare --user --mount --net \"$@\"", dir, mnt, podUser, podUser)
-	app := &application{out: &lockedBuffer{}, done: make(chan struct{})}
+	app := &application{out: &waittest.Buffer{}, done: make(chan struct{})}
 	app.cmd = exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, "sh"}, testpmd...)...)
 	app.cmd.Stdout, app.cmd.Stderr = app.out, app.out
 	app.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -1,4 +1,4 @@
-// Package xdpgen sends and counts frames at a veth's end by XDP, with no packet
+// Package xdpgen sends, counts and returns frames at a veth's end by XDP, with no packet
 // buffer and no socket in between: as many as a kernel can be made to send.
 package xdpgen
 

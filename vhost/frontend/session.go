@@ -54,10 +54,6 @@ func (s *Session) read() {
 	}
 }
 
-// Conn lends the connection, for tests that send what they like. Replies are
-// still read by the session.
-func (s *Session) Conn() *message.Conn { return s.conn }
-
 // Lost is closed when the connection has ended; Err says why then.
 func (s *Session) Lost() <-chan struct{} { return s.lost }
 

@@ -81,10 +81,6 @@ func (d *driverEnd) Err() error { return d.bad }
 // Pending is the number of chains that the device has and has not used.
 func (d *driverEnd) Pending() int { return int(d.next - d.done) }
 
-// Base is the index from which a new device would go on: all before it is used
-// and taken note of.
-func (d *driverEnd) Base() uint16 { return d.done }
-
 // Used is used.idx as the device has it now: where a device that was lost had
 // got to (VHOST_USER_SET_VRING_BASE after a reconnect).
 func (d *driverEnd) Used() uint16 { return uint16(d.idx.Load() >> 16) }

@@ -55,9 +55,6 @@ func NewDriver(cfg DriverConfig, tables Area) (*Driver, error) {
 	return d, nil
 }
 
-// Free is the number of descriptors in no chain.
-func (d *Driver) Free() int { return len(d.free) }
-
 // Add puts a chain of buffers into the ring, the last inner of them in an
 // indirect table (virtio 2.7.5.3), and returns its head. It reports false if
 // there is no room, now or (table too small) ever. The device sees the chain

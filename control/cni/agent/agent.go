@@ -4,7 +4,9 @@
 //	serve.go      calls of the CNI plugin, by a Unix socket of the run directory
 //	attach.go     an attachment becomes a port that is in force, and its end
 //	rows.go       attachments to rows and back; transactions
+//	limits.go     rates and port security in rows
 //	directory.go  the directory in which an application finds its socket, and what it is told
+//	kube.go       whose a pod's socket is, where the agent may ask the Kubernetes API
 //	owned.go      whether a pod still has an attachment
 //	reconcile.go  what no pod has is removed, also what was detached while nobody was here
 //
@@ -36,6 +38,7 @@ type Config struct {
 	TLS       *tls.Config  // for ssl endpoints
 	Health    func() error // why no port could be made now; nil: nobody knows
 	Log       *zap.Logger
+	Kube      *Kube // says whose a pod's socket is; nil: volumes and networks do
 
 	// What the host has where, for tests; empty: where it is on hosts.
 	Kubelet string        // directory of kubelet

@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	forceTimeout = 10 * time.Second // until a port is in force
+	forceTimeout = 20 * time.Second // until a port is in force
+	goneTimeout  = 8 * time.Second  // until it is gone: if it takes longer, a note is left
 	linkTimeout  = 5 * time.Second  // and until its device forwards
 	undoTimeout  = 5 * time.Second
 )
@@ -56,6 +57,9 @@ func judge(at *attach.Attachment) error {
 			return bad("ips", err)
 		}
 	}
+	if err := judgeLimits(at); err != nil {
+		return err
+	}
 	switch mac, err := net.ParseMAC(at.MAC); {
 	case err != nil || len(mac) != 6 || mac[0]&1 != 0:
 		return bad("mac", fmt.Errorf("%.40q is not the address of one station", at.MAC))
@@ -84,6 +88,9 @@ func (a *agent) attach(ctx context.Context, at *attach.Attachment) (*attach.Repl
 	if err := a.forget(at.Key); err != nil {
 		return nil, err
 	}
+	if err := a.consult(ctx, at); err != nil {
+		return nil, err
+	}
 	p, err := a.makePlace(at)
 	if err != nil {
 		return nil, err
@@ -93,7 +100,11 @@ func (a *agent) attach(ctx context.Context, at *attach.Attachment) (*attach.Repl
 		return nil, err
 	}
 	defer d.Close()
-	if err := a.makePort(ctx, d, at, p); err != nil {
+	err = a.makePort(ctx, d, at, p)
+	if err == nil {
+		err = a.announce(ctx, at, p)
+	}
+	if err != nil {
 		return nil, errors.Join(err, a.undo(ctx, at.Key))
 	}
 	a.Log.Info("attached", zap.String("port", at.Port()), zap.String("kind", at.Kind), zap.String("bridge", at.Bridge), zap.String("pod", at.Pod.Namespace+"/"+at.Pod.Name), zap.String("interface", at.IfName))
@@ -202,12 +213,12 @@ func (a *agent) take(ctx context.Context, k attach.Key) error {
 		return remove(uuid, row), nil
 	})
 	if err == nil {
-		err = inForce(ctx, d, next, forceTimeout)
+		err = inForce(ctx, d, next, goneTimeout)
 	}
 	if err != nil {
 		return err
 	}
-	if next > 0 {
+	if next.next > 0 {
 		a.Log.Info("detached", zap.String("port", k.Port()), zap.String("pod", old.Pod.Namespace+"/"+old.Pod.Name), zap.String("interface", k.IfName))
 	}
 	if old == nil {
@@ -282,6 +293,9 @@ func (a *agent) check(ctx context.Context, at *attach.Attachment) (*attach.Reply
 	return &attach.Reply{}, a.checkPlace(at)
 }
 
+// equal reports whether two values are there and the same, or are both not there.
+func equal[T comparable](a, b *T) bool { return a == b || a != nil && b != nil && *a == *b }
+
 // differs names the first thing in which two attachments differ that CHECK knows of.
 func differs(want, have *attach.Attachment) string {
 	for _, c := range []struct {
@@ -295,6 +309,9 @@ func differs(want, have *attach.Attachment) string {
 		{"mtu", want.MTU == have.MTU},
 		{"mac", want.MAC == have.MAC},
 		{"role", want.Server == have.Server},
+		{"rate of what it sends", equal(want.Send, have.Send)},
+		{"rate of what it receives", equal(want.Receive, have.Receive)},
+		{"port security", want.Security == have.Security},
 	} {
 		if !c.same {
 			return c.what

@@ -57,12 +57,16 @@ func (a *agent) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	list, err := a.records(ctx, d)
-	d.Close()
+	defer d.Close()
+	rates, err := rateRows(ctx, d)
 	if err != nil {
 		return err
 	}
-	var errs []error
+	list, err := a.records(ctx, d)
+	if err != nil {
+		return err
+	}
+	errs := []error{a.sweepRates(ctx, d, rates, list)}
 	lost := map[string]uint{}
 	for _, r := range list {
 		port := r.Port()

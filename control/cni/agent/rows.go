@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"millrace/control/bridge"
@@ -34,15 +35,20 @@ const (
 // tables are the rows that the agent reads.
 func tables() []ovsdb.Table {
 	return []ovsdb.Table{
-		{Name: model.BridgeTable, Row: &model.Bridge{}, Watch: []string{"name", "ports"}},
-		{Name: model.PortTable, Row: &model.Port{}, Watch: []string{"external_ids", "interfaces", "name", "tag", "trunks"}},
+		{Name: model.OpenvSwitchTable, Row: &model.OpenvSwitch{}, Watch: []string{"cur_cfg", "next_cfg"}},
+		{Name: model.BridgeTable, Row: &model.Bridge{}, Watch: []string{"name"}},
+		{Name: model.PortTable, Row: &model.Port{}, Watch: []string{"external_ids", "interfaces", "name", "qos", "tag", "trunks"}},
 		{Name: model.InterfaceTable, Row: &model.Interface{}, Watch: []string{"error", "link_state", "name", "ofport", "status", "type"}},
+		{Name: model.QoSTable, Row: &model.QoS{}, Watch: []string{"external_ids"}},
 	}
 }
 
+// schema is read once: that takes longer than all the rest of a call.
+var schema = sync.OnceValue(model.Schema)
+
 // dial connects to the database.
 func (a *agent) dial(ctx context.Context) (*ovsdb.Caller, error) {
-	return ovsdb.Dial(ctx, ovsdb.Config{Endpoints: a.Endpoints, TLS: a.TLS, Schema: model.Schema(), Tables: tables()})
+	return ovsdb.Dial(ctx, ovsdb.Config{Endpoints: a.Endpoints, TLS: a.TLS, Schema: schema(), Tables: tables()})
 }
 
 // A record is an attachment as its row has it.
@@ -73,10 +79,19 @@ func parse(uuid string, row *model.Port) (*record, error) {
 // port returns the Port row of that name, or nil.
 func port(ctx context.Context, d *ovsdb.Caller, name string) (uuid string, row *model.Port, err error) {
 	rows, err := d.Select(ctx, model.PortTable, is("name", name))
-	if err != nil || len(rows) == 0 {
+	if err != nil {
 		return "", nil, err
 	}
-	return rows[0].UUID, rows[0].Row.(*model.Port), nil
+	uuid, row = first(rows)
+	return uuid, row, nil
+}
+
+// first is the first of Port rows, or nil.
+func first(rows []ovsdb.Change) (uuid string, row *model.Port) {
+	if len(rows) == 0 {
+		return "", nil
+	}
+	return rows[0].UUID, rows[0].Row.(*model.Port)
 }
 
 // records returns all attachments, by port. Rows that say they are ours and make
@@ -126,6 +141,7 @@ func (a *agent) columns(at *attach.Attachment, p place) (port, iface map[string]
 	if at.Kind == attach.TAP {
 		iface["mac"] = at.MAC
 	}
+	limitColumns(at, iface)
 	return port, iface, nil
 }
 
@@ -165,12 +181,14 @@ func (a *agent) put(ctx context.Context, d *ovsdb.Caller, at *attach.Attachment,
 	if err != nil {
 		return nil, err
 	}
-	uuid, old, err := port(ctx, d, at.Port())
+	rows, err := d.Read(ctx, nil, ovsdb.Query{Table: model.PortTable, Where: is("name", at.Port())}, ovsdb.Query{Table: model.BridgeTable, Where: is("name", at.Bridge)})
 	if err != nil {
 		return nil, err
 	}
+	add := insert(at, rows[1], pc, ic)
+	uuid, old := first(rows[0])
 	if old == nil {
-		return a.insert(ctx, d, at.Bridge, pc, ic)
+		return add, nil
 	}
 	r, err := parse(uuid, old)
 	if err != nil || r == nil {
@@ -179,9 +197,7 @@ func (a *agent) put(ctx context.Context, d *ovsdb.Caller, at *attach.Attachment,
 	if r.text == specOf(pc) && r.boot == a.BootID {
 		return nil, nil
 	}
-	ops := remove(uuid, old)
-	more, err := a.insert(ctx, d, at.Bridge, pc, ic)
-	return append(ops, more...), err
+	return append(remove(uuid, old), add...), nil
 }
 
 // specOf is the attachment in the columns of its Port row.
@@ -194,25 +210,20 @@ func specOf(port map[string]any) string {
 	return ""
 }
 
-// insert makes the operations that add a port to a bridge, and the bridge if there is
-// none.
-func (a *agent) insert(ctx context.Context, d *ovsdb.Caller, name string, pc, ic map[string]any) ([]ovsdb.Op, error) {
+// insert makes the operations that add a port to its bridge, or to one that it makes if
+// there is none.
+func insert(at *attach.Attachment, bridges []ovsdb.Change, pc, ic map[string]any) []ovsdb.Op {
 	pc["interfaces"] = []any{"named-uuid", "iface"}
-	ops := []ovsdb.Op{
-		{"op": "insert", "table": model.InterfaceTable, "uuid-name": "iface", "row": ic},
-		{"op": "insert", "table": model.PortTable, "uuid-name": "port", "row": pc},
-	}
-	rows, err := d.Select(ctx, model.BridgeTable, is("name", name))
-	if err != nil {
-		return nil, err
-	}
-	if len(rows) > 0 {
-		id := []any{"uuid", rows[0].UUID}
-		expect := ovsdb.Op{"op": "wait", "table": model.BridgeTable, "where": is("_uuid", id), "columns": []string{"name"}, "until": "==", "rows": []any{map[string]any{"name": name}}, "timeout": 0}
+	ops := append(qosRow(at, pc),
+		ovsdb.Op{"op": "insert", "table": model.InterfaceTable, "uuid-name": "iface", "row": ic},
+		ovsdb.Op{"op": "insert", "table": model.PortTable, "uuid-name": "port", "row": pc})
+	if len(bridges) > 0 {
+		id := []any{"uuid", bridges[0].UUID}
+		expect := ovsdb.Op{"op": "wait", "table": model.BridgeTable, "where": is("_uuid", id), "columns": []string{"name"}, "until": "==", "rows": []any{map[string]any{"name": at.Bridge}}, "timeout": 0}
 		join := ovsdb.Op{"op": "mutate", "table": model.BridgeTable, "where": is("_uuid", id), "mutations": []any{[]any{"ports", "insert", []any{"named-uuid", "port"}}}}
-		return append([]ovsdb.Op{expect}, append(ops, join)...), nil
+		return append([]ovsdb.Op{expect}, append(ops, join)...)
 	}
-	return append(ops, newBridge(name)...), nil
+	return append(ops, newBridge(at.Bridge)...)
 }
 
 // newBridge makes the operations that add a bridge with the port "port" and, as
@@ -235,6 +246,7 @@ func remove(uuid string, row *model.Port) []ovsdb.Op {
 	ops := []ovsdb.Op{
 		{"op": "mutate", "table": model.BridgeTable, "where": []any{[]any{"ports", "includes", id}}, "mutations": []any{[]any{"ports", "delete", id}}},
 		{"op": "delete", "table": model.PortTable, "where": is("_uuid", id)},
+		{"op": "delete", "table": model.QoSTable, "where": ours(row.Name)},
 	}
 	for _, i := range row.Interfaces {
 		ops = append(ops, ovsdb.Op{"op": "delete", "table": model.InterfaceTable, "where": is("_uuid", []any{"uuid", i})})
@@ -246,56 +258,58 @@ func remove(uuid string, row *model.Port) []ovsdb.Op {
 // it is built on.
 const commitTries = 20
 
+// A promise is where the database is, and where it must come for a transaction to be in
+// force. The zero value is kept.
+type promise struct{ next, now int }
+
 // commit makes the transaction that build makes, again if it was overtaken, and
-// returns the next_cfg that stands for it: 0 if there was nothing to do.
-func commit(ctx context.Context, d *ovsdb.Caller, build func() ([]ovsdb.Op, error)) (next int, err error) {
+// returns what stands for it: nothing if there was nothing to do.
+func commit(ctx context.Context, d *ovsdb.Caller, build func() ([]ovsdb.Op, error)) (p promise, err error) {
 	for range commitTries {
 		var ops []ovsdb.Op
 		if ops, err = build(); err != nil || len(ops) == 0 {
-			return 0, err
+			return promise{}, err
 		}
 		ops = append(ops,
 			ovsdb.Op{"op": "comment", "comment": "millrace cni"},
-			ovsdb.Op{"op": "mutate", "table": model.OpenvSwitchTable, "where": []any{}, "mutations": []any{[]any{"next_cfg", "+=", 1}}},
-			ovsdb.Op{"op": "select", "table": model.OpenvSwitchTable, "where": []any{}, "columns": []string{"next_cfg"}})
-		var results []ovsdb.Result
-		if results, err = d.Transact(ctx, ops...); err == nil {
-			return number(results[len(results)-1].Rows, "next_cfg")
+			ovsdb.Op{"op": "mutate", "table": model.OpenvSwitchTable, "where": []any{}, "mutations": []any{[]any{"next_cfg", "+=", 1}}})
+		if p, err = read(ctx, d, ops); err == nil {
+			return p, nil
 		}
 		var refused *ovsdb.TransactError
 		if !errors.As(err, &refused) || refused.Name != ovsdb.TimedOut && refused.Name != "constraint violation" {
-			return 0, err
+			return promise{}, err
 		}
 	}
-	return 0, fmt.Errorf("others change the database all the time, try again: %w", err)
+	return promise{}, fmt.Errorf("others change the database all the time, try again: %w", err)
 }
 
-// number reads a column of the one row that there must be.
-func number(rows json.RawMessage, column string) (int, error) {
-	var list []map[string]int
-	if err := json.Unmarshal(rows, &list); err != nil || len(list) != 1 {
-		return 0, errors.New("the database has no row in Open_vSwitch: `millrace run` makes one, or `ovs-vsctl init`")
+// read makes operations, and returns where the database is then.
+func read(ctx context.Context, d *ovsdb.Caller, ops []ovsdb.Op) (promise, error) {
+	rows, err := d.Read(ctx, ops, ovsdb.Query{Table: model.OpenvSwitchTable, Where: []any{}})
+	if err != nil {
+		return promise{}, err
 	}
-	return list[0][column], nil
+	if len(rows[0]) != 1 {
+		return promise{}, errors.New("the database has no row in Open_vSwitch: `millrace run` makes one, or `ovs-vsctl init`")
+	}
+	root := rows[0][0].Row.(*model.OpenvSwitch)
+	return promise{root.NextCfg, root.CurCfg}, nil
 }
 
-// inForce waits until cur_cfg has come to next, which 0 always has.
-func inForce(ctx context.Context, d *ovsdb.Caller, next int, limit time.Duration) error {
-	for end := time.Now().Add(limit); next > 0; {
-		r, err := d.Transact(ctx, ovsdb.Op{"op": "select", "table": model.OpenvSwitchTable, "where": []any{}, "columns": []string{"cur_cfg"}})
-		if err != nil {
-			return err
-		}
-		now, err := number(r[0].Rows, "cur_cfg")
-		if err != nil || now >= next {
-			return err
-		}
+// inForce waits until a promise is kept.
+func inForce(ctx context.Context, d *ovsdb.Caller, p promise, limit time.Duration) error {
+	for end := time.Now().Add(limit); p.now < p.next; {
 		left := time.Until(end)
 		if left <= 0 {
 			return attach.Errorf(attach.CodeAgain, "the database has it, but it is not in force after %v: `millrace status` says what is missing", limit)
 		}
-		if err := await(ctx, d, model.OpenvSwitchTable, []any{}, "!=", map[string]any{"cur_cfg": now}, left); err != nil {
+		now, err := read(ctx, d, []ovsdb.Op{wait(model.OpenvSwitchTable, []any{}, "!=", map[string]any{"cur_cfg": p.now}, left)})
+		if err != nil && !timedOut(err) {
 			return err
+		}
+		if err == nil {
+			p.now = now.now
 		}
 	}
 	return nil
@@ -303,13 +317,22 @@ func inForce(ctx context.Context, d *ovsdb.Caller, next int, limit time.Duration
 
 // await waits until rows are or are not as given, and no longer than limit.
 func await(ctx context.Context, d *ovsdb.Caller, table string, where []any, until string, row map[string]any, limit time.Duration) error {
-	_, err := d.Transact(ctx, ovsdb.Op{"op": "wait", "table": table, "where": where, "columns": slices.Sorted(maps.Keys(row)),
-		"until": until, "rows": []any{row}, "timeout": limit.Milliseconds() + 1})
-	var refused *ovsdb.TransactError
-	if errors.As(err, &refused) && refused.Name == ovsdb.TimedOut {
-		return nil
+	if _, err := d.Transact(ctx, wait(table, where, until, row, limit)); err != nil && !timedOut(err) {
+		return err
 	}
-	return err
+	return nil
+}
+
+// wait makes the operation that waits for rows.
+func wait(table string, where []any, until string, row map[string]any, limit time.Duration) ovsdb.Op {
+	return ovsdb.Op{"op": "wait", "table": table, "where": where, "columns": slices.Sorted(maps.Keys(row)),
+		"until": until, "rows": []any{row}, "timeout": limit.Milliseconds() + 1}
+}
+
+// timedOut reports whether a wait has waited in vain.
+func timedOut(err error) bool {
+	var refused *ovsdb.TransactError
+	return errors.As(err, &refused) && refused.Name == ovsdb.TimedOut
 }
 
 // Values and conditions as RFC 7047 5.1 has them.

@@ -84,6 +84,18 @@ type Owner struct {
 	GID uint32 `json:"gid"`
 }
 
+// A Rate is the most that a pod may send or receive.
+type Rate struct {
+	Bits  int64 `json:"bits"`  // a second
+	Burst int64 `json:"burst"` // bits at once
+}
+
+// What port security lets a pod be the source of.
+const (
+	SecureMAC       = "mac"       // frames of its address
+	SecureAddresses = "addresses" // and of these, packets of its addresses; of any, if it has none
+)
+
 // An Attachment is what a pod's interface asks of the switch.
 type Attachment struct {
 	Key
@@ -96,6 +108,10 @@ type Attachment struct {
 	MTU    int    `json:"mtu"`
 	MAC    string `json:"mac"`
 	Queues int    `json:"queues,omitempty"` // 0: as many as the switch likes
+
+	Send     *Rate  `json:"send,omitempty"`     // nil: any
+	Receive  *Rate  `json:"receive,omitempty"`  // nil: any
+	Security string `json:"security,omitempty"` // as whom it may send; empty: as anybody
 
 	IPs      []string `json:"ips,omitempty"` // with the lengths of their prefixes
 	Gateways []string `json:"gateways,omitempty"`

@@ -26,7 +26,10 @@ type Agent struct {
 	links   map[*link]struct{}
 	live    map[*request]struct{}
 	recent  ring
-	count   int    // servers that there are, as they say
+	totals  Totals
+	said    int    // servers that there are, as they say
+	leased  int    // the same as CountServers was told; 0: it was not
+	count   int    // the same as it is believed
 	trouble string // the last error of a link, "" after a success
 }
 
@@ -68,6 +71,9 @@ type address struct {
 	host     string // as configured: the name in its certificate
 	text     string // host and address, for people
 	addrPort netip.AddrPort
+
+	mu   sync.Mutex
+	lost []net.Addr // our ends of connections of which the server may think that they live
 }
 
 // lookAgain is how often a server's name is looked up.
@@ -115,7 +121,10 @@ func (a *Agent) match(ctx context.Context, server string, found []netip.AddrPort
 		stops[f] = stop
 		ad := &address{host: host, text: describe(server, f), addrPort: f}
 		for range a.cfg.Links {
-			all.Go(func() { a.keep(own, ad) })
+			all.Go(func() { a.keep(own, ad, a.cfg.idleStreams()) })
+		}
+		if a.cfg.adaptive {
+			all.Go(func() { a.widen(own, ad) })
 		}
 		all.Go(func() { a.hunt(own, ad) })
 	}
@@ -159,11 +168,11 @@ func (a *Agent) resolve(ctx context.Context, server string) ([]netip.AddrPort, e
 }
 
 // keep holds one link to an address.
-func (a *Agent) keep(ctx context.Context, ad *address) {
+func (a *Agent) keep(ctx context.Context, ad *address, idle int) {
 	wait := newBackoff()
 	for ctx.Err() == nil {
 		start := time.Now()
-		err := a.runLink(ctx, ad, false)
+		err := a.runLink(ctx, ad, idle, false)
 		if ctx.Err() != nil {
 			return
 		}
@@ -173,6 +182,40 @@ func (a *Agent) keep(ctx context.Context, ad *address) {
 		a.failed(ad.text, err)
 		sleep(ctx, wait.next())
 	}
+}
+
+// Links to a server that is far away: each is a TCP connection, which loses the
+// same share of its pace with every lost segment, and takes as many round trips
+// to have it back.
+const (
+	farLinks = 8
+	farAway  = 5 * time.Millisecond
+)
+
+// widen keeps more links to an address, once it is known to be far away.
+func (a *Agent) widen(ctx context.Context, ad *address) {
+	for pause := time.Second / 4; sleep(ctx, pause); pause = min(pause*3/2, lookAgain) {
+		if rtt, ok := a.distance(ad); ok && rtt >= farAway {
+			break
+		}
+	}
+	var all sync.WaitGroup
+	for range farLinks - a.cfg.Links {
+		all.Go(func() { a.keep(ctx, ad, 1) })
+	}
+	all.Wait()
+}
+
+// distance is the shortest round trip of an address's links.
+func (a *Agent) distance(ad *address) (least time.Duration, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for l := range a.links {
+		if i, known := l.info(); l.addr == ad && known && (!ok || i.rtt < least) {
+			least, ok = i.rtt, true
+		}
+	}
+	return least, ok
 }
 
 // Pauses between attempts to find a server that has no link.
@@ -191,7 +234,7 @@ func (a *Agent) hunt(ctx context.Context, ad *address) {
 			pause = huntFirst
 			continue
 		}
-		if err := a.runLink(ctx, ad, true); err != nil {
+		if err := a.runLink(ctx, ad, a.cfg.idleStreams(), true); err != nil {
 			pause = min(pause*3/2, huntMost)
 		} else {
 			pause = huntFirst
@@ -230,6 +273,9 @@ func (a *Agent) adopt(l *link, spare bool) bool {
 func (a *Agent) abandon(l *link) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if _, counted := a.links[l]; counted {
+		a.metrics.lost.Add(l.resent.Load())
+	}
 	delete(a.links, l)
 }
 
@@ -237,7 +283,29 @@ func (a *Agent) abandon(l *link) {
 func (a *Agent) counted(n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.count = n
+	a.said = n
+	a.countLocked()
+}
+
+// CountServers tells an agent how many servers there are. What they say
+// themselves does not count any more, or only if it is more and Config.MostServers
+// is set.
+func (a *Agent) CountServers(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.leased = n
+	a.countLocked()
+}
+
+func (a *Agent) countLocked() {
+	switch {
+	case a.leased == 0:
+		a.count = a.said
+	case a.cfg.MostServers:
+		a.count = max(a.leased, a.said)
+	default:
+		a.count = a.leased
+	}
 }
 
 // failed notes why there is no link.

@@ -7,8 +7,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -163,6 +163,45 @@ func TestStalledOnASharedStream(t *testing.T) {
 	}
 }
 
+// TestForgotten: a connection whose client has gone without a word, as some
+// servers have it, is ended. One on which the target speaks goes on.
+func TestForgotten(t *testing.T) {
+	s := &konntest.Server{ID: "s1"}
+	const unused = 300 * time.Millisecond
+	r := start(t, func(c *Config) { c.UnusedTimeout = unused }, s)
+	gone := make(chan time.Time, 1)
+	idle := listen(t, func(c *net.TCPConn) { _, _ = c.Read(make([]byte, 1)); gone <- time.Now() })
+	ticks := listen(t, func(c *net.TCPConn) {
+		for range 10 {
+			time.Sleep(unused / 3)
+			if _, err := c.Write([]byte("tick")); err != nil {
+				return
+			}
+		}
+	})
+	forgotten, err := s.DialHTTP(t, t.Context(), idle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer forgotten.Close() //nolint:errcheck // nothing is lost
+	talks, err := s.DialHTTP(t, t.Context(), ticks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-gone:
+	case <-time.After(15 * time.Second):
+		t.Fatal("it is not ended")
+	}
+	if got, _ := io.ReadAll(talks); len(got) != 40 {
+		t.Errorf("%d of 40 bytes came from a target that speaks", len(got))
+	}
+	eventually(t, "an account that says why", func() bool {
+		_, ended := r.Requests()
+		return slices.ContainsFunc(ended, func(q Request) bool { return q.ClosedBy == byUs && strings.Contains(q.Error, "forgotten") })
+	})
+}
+
 // zeros never ends.
 type zeros struct{}
 
@@ -243,31 +282,6 @@ func (f dialFunc) DialContext(ctx context.Context, network, address string) (net
 	return f(ctx, network, address)
 }
 
-// TestManyAtOnce: a thousand connections at a time.
-func TestManyAtOnce(t *testing.T) {
-	s := &konntest.Server{ID: "s1"}
-	r := start(t, nil, s)
-	target := listen(t, echo)
-	var all sync.WaitGroup
-	var failed atomic.Int64
-	for range 1000 {
-		all.Go(func() {
-			if err := probe(t, ways[1], s, target); err != nil {
-				failed.Add(1)
-				t.Log(err)
-			}
-		})
-	}
-	all.Wait()
-	if n := failed.Load(); n > 0 {
-		t.Errorf("%d of 1000 failed", n)
-	}
-	eventually(t, "streams that were used are gone", func() bool { all, ready := s.Backends(); return all == ready })
-	if open, _ := r.Requests(); len(open) > 0 {
-		t.Errorf("%d requests are left", len(open))
-	}
-}
-
 // TestServerRestarts: a server that is gone is connected to again.
 func TestServerRestarts(t *testing.T) {
 	s := &konntest.Server{ID: "s1"}
@@ -319,9 +333,7 @@ func TestBehindABalancer(t *testing.T) {
 		_, _ = io.Copy(c, far)
 	})
 	r := start(t, func(c *Config) { c.Servers, c.Links = []string{balancer}, 1 }, a, b)
-	if st := r.Status(); st.ServersUp != 2 {
-		t.Errorf("%d servers are connected", st.ServersUp)
-	}
+	eventually(t, "two servers are connected", func() bool { return r.Status().ServersUp == 2 })
 }
 
 // TestDrain: an agent that ends takes no more dials, and lets open connections

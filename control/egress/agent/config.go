@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"millrace/control/egress/policy"
 )
@@ -35,22 +36,33 @@ type Config struct {
 	Policy func() *policy.Policy // in force for the next request
 	Host   Dialer                // to targets by the host's sockets
 	Port   Dialer                // to targets behind the port; nil: there is none
+	// PortName is what metrics and logs call Port; port if empty.
+	PortName string
 	// HostNames and PortNames resolve names; nil: no such name is resolved.
 	HostNames, PortNames Resolver
 	Static               map[string][]netip.Addr // names that nobody is asked for, in lower case
 
-	Links      int  // gRPC connections to each address, 2 if 0
+	MostServers bool // the greater number of servers counts: what they say, or what CountServers was told
+
+	Links      int  // gRPC connections to each address; if 0 it is 2, and 8 to one that is far away
 	Idle       int  // idle streams at each address, 8 if 0
 	Shared     bool // requests share streams, as with stock agents
 	MaxStreams int  // of each link; above it requests share them; 1,024 if 0
 
-	DialTimeout  time.Duration // to a target, with lookups; 5 s if 0
-	StallTimeout time.Duration // a target that takes nothing for so long is given up; 5 min if 0
-	CloseTimeout time.Duration // so long a target may take what is left after the client has closed; 30 s if 0
-	DrainTimeout time.Duration // so long Run waits for requests at the end; 30 s if 0
+	DialTimeout   time.Duration // to a target, with lookups; 5 s if 0
+	StallTimeout  time.Duration // a target that takes nothing for so long is given up; 5 min if 0
+	UnusedTimeout time.Duration // a client that never says anything, and hears nothing for so long, is taken for gone; 2 min if 0
+	CloseTimeout  time.Duration // so long a target may take what is left after the client has closed; 30 s if 0
+	DrainTimeout  time.Duration // so long Run waits for requests at the end; 30 s if 0
 
 	Registry prometheus.Registerer // may be nil
 	Log      *zap.Logger
+	// LogRequests is at which level a request that ended well is logged. One that
+	// did not is at info, if that is higher.
+	LogRequests zapcore.Level
+
+	adaptive      bool          // Links is our choice
+	headerTimeout time.Duration // that a server may take to greet a stream; 5 s
 }
 
 // Files are what proves to servers who we are, and to us who they are. Each is
@@ -65,10 +77,11 @@ type Files struct {
 
 // Bounds that are not options.
 const (
-	readSize  = 64 << 10 // of one read from a target: a DATA packet
-	softQueue = 1 << 20  // bytes that wait for a target before its stream is read no further
-	hardQueue = 8 << 20  // the same on a shared stream, which must be read: the request is closed
-	budgetAll = 64 << 20 // bytes in all queues together
+	readSize  = 64 << 10        // of one read from a target: a DATA packet
+	softQueue = 1 << 20         // bytes that wait for a target before its stream is read no further
+	hardQueue = 8 << 20         // the same on a shared stream, which must be read: the request is closed
+	budgetAll = 64 << 20        // bytes in all queues together
+	hardWait  = 3 * time.Second // that a target may take nothing then
 	hold      = 2 * time.Millisecond
 	linger    = time.Second
 )
@@ -84,13 +97,19 @@ func (c *Config) setDefaults() {
 			*p = d
 		}
 	}
+	c.adaptive = c.Links <= 0
 	orInt(&c.Links, 2)
 	orInt(&c.Idle, 8)
 	orInt(&c.MaxStreams, 1024)
+	orTime(&c.headerTimeout, 5*time.Second)
 	orTime(&c.DialTimeout, 5*time.Second)
 	orTime(&c.StallTimeout, 5*time.Minute)
+	orTime(&c.UnusedTimeout, 2*time.Minute)
 	orTime(&c.CloseTimeout, 30*time.Second)
 	orTime(&c.DrainTimeout, 30*time.Second)
+	if c.PortName == "" {
+		c.PortName = "port"
+	}
 	if c.Log == nil {
 		c.Log = zap.NewNop()
 	}

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // A link is one gRPC connection to a server, with its streams.
@@ -18,7 +21,7 @@ type link struct {
 	agent *Agent
 	addr  *address
 	cc    *grpc.ClientConn
-	tcp   atomic.Pointer[net.TCPConn] // for its signs of life
+	tcp   atomic.Pointer[serverConn] // for its signs of life
 	// Server is known when the first stream has been greeted.
 	server string
 	since  time.Time
@@ -26,10 +29,15 @@ type link struct {
 	want    chan struct{} // a stream was used: another is wanted
 	failed  chan error    // a stream that should not have ended has ended
 	noDrain atomic.Bool   // the server takes no notice of DRAIN
+	resent  atomic.Uint64 // segments sent again, as of the last tick
+	used    atomic.Int64  // streams that have had a dial
+	bad     atomic.Int64  // streams that were given up
+	idle    int           // streams that wait for dials at first
 
 	mu      sync.Mutex
 	streams map[*stream]struct{}
 	closing bool
+	spares  spares
 }
 
 // errKnown says that there are links enough to the server that an address led to.
@@ -37,34 +45,45 @@ var errKnown = errors.New("the address leads to a server that has its links alre
 
 // runLink connects, and serves until the connection fails or ctx ends; then it
 // drains. A nil error: ctx ended.
-func (a *Agent) runLink(ctx context.Context, ad *address, spare bool) error {
-	l := &link{agent: a, addr: ad, since: time.Now(), streams: map[*stream]struct{}{},
+func (a *Agent) runLink(ctx context.Context, ad *address, idle int, spare bool) error {
+	l := &link{agent: a, addr: ad, idle: idle, since: time.Now(), streams: map[*stream]struct{}{},
 		want: make(chan struct{}, a.cfg.MaxStreams+a.cfg.Idle), failed: make(chan error, 1)}
 	if err := l.connect(); err != nil {
 		return err
 	}
-	defer l.cc.Close() // ends what is left; its error would say only that
 	base, cancel := context.WithCancel(context.Background())
-	defer cancel()
+	end := func() {
+		a.abandon(l)
+		l.tcp.Load().leave()
+		cancel()
+		_ = l.cc.Close() // its error would say only that streams were left
+		ad.lose(l.tcp.Load())
+	}
 	if err := l.open(base); err != nil {
+		end()
 		return err
 	}
 	if !a.adopt(l, spare) {
-		l.drain(0)
+		l.retire()
+		end()
 		return errKnown
 	}
-	defer a.abandon(l)
 	a.cfg.Log.Info("connected to a server", zap.String("address", ad.text), zap.String("server_id", l.server))
-	for range l.idleStreams() - 1 {
+	for range l.idle - 1 {
 		l.replace()
 	}
-	return l.serve(ctx, base)
+	err := l.serve(ctx, base)
+	if errors.Is(err, errSilent) { // what is open goes on there, if the link lives
+		a.work.Go(func() { defer end(); l.retire(); l.await(ctx.Done()) })
+		return err
+	}
+	end()
+	return err
 }
 
-// idleStreams is how many streams wait for dials on each link.
-func (l *link) idleStreams() int {
-	return max(1, (l.agent.cfg.Idle+l.agent.cfg.Links-1)/l.agent.cfg.Links)
-}
+// idleStreams is how many streams wait for dials on each link, if they are as many
+// as were configured.
+func (c *Config) idleStreams() int { return max(1, (c.Idle+c.Links-1)/c.Links) }
 
 func (l *link) connect() error {
 	creds, err := l.agent.cfg.Files.transport(l.addr.host)
@@ -76,6 +95,7 @@ func (l *link) connect() error {
 		if err != nil {
 			return nil, err
 		}
+		l.addr.knock(ctx)
 		l.tcp.Store(c)
 		return c, nil
 	}
@@ -118,9 +138,30 @@ func (l *link) attend(s *stream) {
 	l.mu.Lock()
 	delete(l.streams, s)
 	l.mu.Unlock()
-	if err != nil {
+	if s.wasUsed() {
+		l.used.Add(-1)
+	}
+	switch {
+	case err == nil:
+	case unreadable(err) && l.bad.Add(1) <= badMost:
+		l.agent.cfg.Log.Warn("a stream is given up for what the server sent", zap.String("address", l.addr.text), zap.String("agent_id", s.id), zap.Error(err))
+		if !s.wasUsed() {
+			l.replace()
+		}
+	default:
 		l.fail(fmt.Errorf("a stream ended: %w", err))
 	}
+}
+
+// badMost is how many streams of a link may be given up for what came on them
+// before the link is.
+const badMost = 64
+
+// unreadable reports whether a stream ended for a packet that is too large, or
+// none at all. The link and its other streams know nothing of that.
+func unreadable(err error) bool {
+	c := status.Code(err)
+	return c == codes.ResourceExhausted || c == codes.Internal && strings.Contains(err.Error(), "unmarshal")
 }
 
 // fail has the link end for an error, if it is one.
@@ -138,10 +179,12 @@ func (l *link) fail(err error) {
 func (l *link) serve(ctx, base context.Context) error {
 	tick := time.NewTicker(linger)
 	defer tick.Stop()
+	w := watch{link: l, free: make(chan struct{}, 1)}
 	for {
 		select {
 		case <-ctx.Done():
-			l.drain(l.agent.cfg.DrainTimeout)
+			l.retire()
+			l.await(ctx.Done())
 			return nil
 		case err := <-l.failed:
 			return err
@@ -149,6 +192,19 @@ func (l *link) serve(ctx, base context.Context) error {
 			l.agent.work.Go(func() { l.fail(l.open(base)) })
 		case <-tick.C:
 			l.sweep()
+			l.shrink()
+			l.topUp()
+			if i, ok := l.info(); ok {
+				l.resent.Store(i.retransmits)
+			}
+			if l.addr.hasLost() {
+				l.agent.work.Go(func() { l.addr.knock(ctx) })
+			}
+			if w.look(ctx) {
+				return errSilent
+			}
+		case <-w.free:
+			return errSilent
 		}
 	}
 }
@@ -172,19 +228,31 @@ func (l *link) list() []*stream {
 	return list
 }
 
-// drain has the server send dials elsewhere, and waits for requests to end, for
-// a time.
-func (l *link) drain(most time.Duration) {
+// retire has the server send dials elsewhere.
+func (l *link) retire() {
 	l.mu.Lock()
 	l.closing = true
 	l.mu.Unlock()
 	for _, s := range l.list() {
 		s.drain()
 	}
-	end := time.Now().Add(most)
-	for len(l.list()) > 0 && time.Now().Before(end) {
-		l.sweep()
-		time.Sleep(20 * time.Millisecond)
+}
+
+// await waits until no stream is left, but when over is closed no longer than
+// DrainTimeout.
+func (l *link) await(over <-chan struct{}) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	var late <-chan time.Time
+	for len(l.list()) > 0 {
+		select {
+		case <-over:
+			over, late = nil, time.After(l.agent.cfg.DrainTimeout)
+		case <-late:
+			return
+		case <-tick.C:
+			l.sweep()
+		}
 	}
 }
 
@@ -232,9 +300,15 @@ func (l *link) hasIdle() bool {
 
 // lastSeen returns how long ago the server's machine gave a sign of life.
 func (l *link) lastSeen() (time.Duration, bool) {
+	info, ok := l.info()
+	return info.seen, ok
+}
+
+// info is what the kernel knows of the connection, if there is one.
+func (l *link) info() (socketInfo, bool) {
 	c := l.tcp.Load()
 	if c == nil {
-		return 0, false
+		return socketInfo{}, false
 	}
-	return lastSeen(c)
+	return infoOf(c)
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,13 +18,18 @@ type metrics struct {
 	errors       *prometheus.CounterVec
 	linkFailures *prometheus.CounterVec
 
-	requests  *prometheus.CounterVec
-	denied    *prometheus.CounterVec
-	phases    *prometheus.HistogramVec
-	firstByte *prometheus.HistogramVec
-	durations *prometheus.HistogramVec
-	bytes     *prometheus.CounterVec
-	stalls    *prometheus.CounterVec
+	requests    *prometheus.CounterVec
+	denied      *prometheus.CounterVec
+	phases      *prometheus.HistogramVec
+	firstByte   *prometheus.HistogramVec
+	durations   *prometheus.HistogramVec
+	bytes       *prometheus.CounterVec
+	stalls      *prometheus.CounterVec
+	retransmits *prometheus.CounterVec
+
+	lost atomic.Uint64 // segments that links sent again which are no more
+	// by type, since there is one for each packet
+	in, out [konn.PacketType_DRAIN + 1]prometheus.Counter
 }
 
 // seconds are buckets from 0.5 ms to 16 s.
@@ -44,37 +50,51 @@ func newMetrics(r prometheus.Registerer, a *Agent) *metrics {
 		dialDuration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: stock + "dial_duration_seconds", Help: "Time until a target was connected.", Buckets: seconds}),
 		dialFailures: counter(stock+"endpoint_dial_failure_total", "Targets that were not reached.", "reason"),
 		packets:      counter(stock+"stream_packets_total", "Packets of the tunnel.", "segment", "packet_type"),
-		errors:       counter(stock+"stream_errors_total", "Packets that could not be sent.", "segment", "code", "packet_type"),
+		errors:       counter(stock+"stream_errors_total", "Packets that could not be sent or read.", "segment", "code", "packet_type"),
 		linkFailures: counter(stock+"server_connection_failure_count", "Failures of connections to servers.", "direction"),
 
-		requests:  counter("egress_requests_total", "Requests that have ended.", "class", "result"),
-		denied:    counter("egress_denied_total", "Requests that the policy denied.", "reason"),
-		phases:    histogram("egress_dial_seconds", "Parts of the time until a target was connected.", "phase"),
-		firstByte: histogram("egress_first_byte_seconds", "Time from the dial to the target's first byte.", "class"),
-		durations: histogram("egress_request_seconds", "Time from the dial to the end.", "class"),
-		bytes:     counter("egress_bytes_total", "Bytes of requests that have ended.", "dir", "class"),
-		stalls:    counter("egress_stall_seconds_total", "Time in which a side took nothing of what waited for it.", "side"),
+		requests:    counter("egress_requests_total", "Requests that have ended.", "class", "port", "result"),
+		denied:      counter("egress_denied_total", "Requests that the policy denied.", "class", "reason"),
+		phases:      histogram("egress_dial_seconds", "Parts of the time until a target was connected, or was not.", "class", "port", "phase"),
+		firstByte:   histogram("egress_first_byte_seconds", "Time from the dial to the target's first byte.", "class", "port"),
+		durations:   histogram("egress_request_seconds", "Time from the dial to the end.", "class", "port"),
+		bytes:       counter("egress_bytes_total", "Bytes of requests that have ended.", "class", "port", "dir"),
+		stalls:      counter("egress_stall_seconds_total", "Time in which a side took nothing of what waited for it.", "class", "port", "side"),
+		retransmits: counter("egress_retransmits_total", "Segments that were sent to targets again.", "class", "port"),
+	}
+	for t := range m.in {
+		name := konn.PacketType(t).String()
+		m.in[t], m.out[t] = m.packets.WithLabelValues("to_agent", name), m.packets.WithLabelValues("from_agent", name)
 	}
 	if r == nil {
 		return m
 	}
 	r.MustRegister(m.dialDuration, m.dialFailures, m.packets, m.errors, m.linkFailures,
-		m.requests, m.denied, m.phases, m.firstByte, m.durations, m.bytes, m.stalls,
+		m.requests, m.denied, m.phases, m.firstByte, m.durations, m.bytes, m.stalls, m.retransmits,
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "egress_tunnel_retransmits_total", Help: "Segments that were sent to servers again."},
+			func() float64 { return float64(a.retransmits()) }),
 		gauge("open_server_connections", "Servers that are connected.", func() float64 { return float64(a.Status().ServersUp) }),
-		gauge("known_server_count", "Servers that there are, as they say.", func() float64 { return float64(a.Status().ServersKnown) }),
+		gauge("known_server_count", "Servers that there are, as they or their leases say.", func() float64 { return float64(a.Status().ServersKnown) }),
 		gauge("open_endpoint_connections", "Requests that are open.", func() float64 { return float64(a.Status().Requests) }))
 	return m
 }
 
 func (m *metrics) received(p *konn.Packet) {
-	m.packets.WithLabelValues("to_agent", p.Type.String()).Inc()
+	if t := p.GetType(); t >= 0 && int(t) < len(m.in) {
+		m.in[t].Inc()
+	}
 }
 
 func (m *metrics) sent(p *konn.Packet, err error) {
-	m.packets.WithLabelValues("from_agent", p.Type.String()).Inc()
+	m.out[p.GetType()].Inc()
 	if err != nil {
 		m.errors.WithLabelValues("from_agent", status.Code(err).String(), p.Type.String()).Inc()
 	}
+}
+
+// unread counts the end of a stream that should not have ended.
+func (m *metrics) unread(err error) {
+	m.errors.WithLabelValues("to_agent", status.Code(err).String(), "").Inc()
 }
 
 func (m *metrics) linkFailed() { m.linkFailures.WithLabelValues("connect").Inc() }
@@ -83,25 +103,26 @@ func (m *metrics) dialed(d time.Duration) { m.dialDuration.Observe(d.Seconds()) 
 
 // ended counts a request that has ended. reason is the policy's, if it denied.
 func (m *metrics) ended(r *request, res result, reason string) {
-	class := string(r.visit.Class)
-	m.requests.WithLabelValues(class, string(res)).Inc()
+	class, port := string(r.visit.Class), r.visit.Port
+	m.requests.WithLabelValues(class, port, string(res)).Inc()
 	if reason != "" {
-		m.denied.WithLabelValues(reason).Inc()
+		m.denied.WithLabelValues(class, reason).Inc()
 	}
-	m.phases.WithLabelValues("resolve").Observe(r.visit.Resolve.Seconds())
-	m.phases.WithLabelValues("connect").Observe(r.visit.Connect.Seconds())
+	m.phases.WithLabelValues(class, port, "resolve").Observe(r.visit.Resolve.Seconds())
+	m.phases.WithLabelValues(class, port, "connect").Observe(r.visit.Connect.Seconds())
 	if res != resultOK {
 		m.dialFailures.WithLabelValues(stockReason(res)).Inc()
 		return
 	}
 	if f := r.first.Load(); f > 0 {
-		m.firstByte.WithLabelValues(class).Observe(time.Duration(f).Seconds())
+		m.firstByte.WithLabelValues(class, port).Observe(time.Duration(f).Seconds())
 	}
-	m.durations.WithLabelValues(class).Observe(time.Since(r.started).Seconds())
-	m.bytes.WithLabelValues("to_target", class).Add(float64(r.toward.Load()))
-	m.bytes.WithLabelValues("to_client", class).Add(float64(r.back.Load()))
+	m.durations.WithLabelValues(class, port).Observe(time.Since(r.started).Seconds())
+	m.bytes.WithLabelValues(class, port, "to_target").Add(float64(r.toward.Load()))
+	m.bytes.WithLabelValues(class, port, "to_client").Add(float64(r.back.Load()))
+	m.retransmits.WithLabelValues(class, port).Add(float64(r.retransmits.Load()))
 	for side, name := range []string{"client", "target"} {
-		m.stalls.WithLabelValues(name).Add(time.Duration(r.stalled[side].Load()).Seconds())
+		m.stalls.WithLabelValues(class, port, name).Add(time.Duration(r.stalled[side].Load()).Seconds())
 	}
 }
 

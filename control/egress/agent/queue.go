@@ -3,6 +3,7 @@ package agent
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A budget bounds the bytes of many queues together.
@@ -53,14 +54,8 @@ func newQueue(b *budget) *queue {
 	return q
 }
 
-// offer puts a chunk unless that makes the queue longer than limit bytes, or the
-// budget is used up. A broken or ended queue takes all, and forgets it.
-func (q *queue) offer(b []byte, limit int) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.offerLocked(b, limit)
-}
-
+// offerLocked puts a chunk unless that makes the queue longer than limit bytes,
+// or the budget is used up. A broken or ended queue takes all, and forgets it.
 func (q *queue) offerLocked(b []byte, limit int) bool {
 	if q.ended || q.broken {
 		return true
@@ -78,13 +73,31 @@ func (q *queue) offerLocked(b []byte, limit int) bool {
 	return true
 }
 
-// put waits until offer takes the chunk.
+// put waits until there is room for the chunk.
 func (q *queue) put(b []byte, limit int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for !q.offerLocked(b, limit) {
 		q.change.Wait()
 	}
+}
+
+// putWithin is put, but it fails when there is no room and nothing is taken for most.
+func (q *queue) putWithin(b []byte, limit int, most time.Duration) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for start, size := time.Now(), q.size; !q.offerLocked(b, limit); {
+		if q.size != size {
+			start, size = time.Now(), q.size
+		}
+		if time.Since(start) >= most {
+			return false
+		}
+		wake := time.AfterFunc(most/8, q.change.Broadcast)
+		q.change.Wait()
+		wake.Stop()
+	}
+	return true
 }
 
 // take waits for a chunk. ok is false if there will be none.

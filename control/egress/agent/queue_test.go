@@ -44,19 +44,19 @@ func TestQueue(t *testing.T) {
 func TestBudgetIsNobodys(t *testing.T) {
 	b := newBudget(100)
 	full, empty := newQueue(b), newQueue(b)
-	for full.offer(make([]byte, 50), 1<<20) {
+	for full.putWithin(make([]byte, 50), 1<<20, 0) {
 	}
-	if !empty.offer(make([]byte, 5000), 10) {
+	if !empty.putWithin(make([]byte, 5000), 10, 0) {
 		t.Error("an empty queue refuses a chunk")
 	}
-	if empty.offer(make([]byte, 1), 1<<20) {
+	if empty.putWithin(make([]byte, 1), 1<<20, 0) {
 		t.Error("the budget is used up, and a second chunk is taken")
 	}
 	full.breakOff()
 	if left := b.left.Load(); left != 100 {
 		t.Errorf("%d of 100 bytes came back", left)
 	}
-	if !full.offer(make([]byte, 50), 0) {
+	if !full.putWithin(make([]byte, 50), 0, 0) {
 		t.Error("a queue that is broken makes its peer wait")
 	}
 }

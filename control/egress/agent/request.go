@@ -38,6 +38,9 @@ type request struct {
 	back    atomic.Int64 // bytes to the client
 	stalled [2]atomic.Int64
 	state   atomic.Int32
+
+	retransmits atomic.Uint64 // segments to the target, as far as they were counted
+	unused      atomic.Pointer[time.Timer]
 }
 
 // Sides of a connection, as places of request.stalled: who did not take what it
@@ -98,6 +101,8 @@ func (r *request) run() {
 		r.close(byTunnel, err)
 		return
 	}
+	r.watchUse(-1)
+	defer func() { r.unused.Load().Stop() }()
 	var writer sync.WaitGroup
 	writer.Go(r.write)
 	r.read()
@@ -167,6 +172,27 @@ func (r *request) holdFirst() {
 
 func (r *request) hasSpoken() { r.once.spoke.Do(func() { close(r.spoke) }) }
 
+var errUnused = errors.New("neither side has said anything for long, and the client never has: the server has forgotten it, perhaps")
+
+// watchUse ends a connection whose client says nothing from the start, if the
+// target says nothing for a time either. Proxy-servers do not tell of a client
+// that went while its dial was under way (HTTP CONNECT), so nobody else would.
+// back is how much the target had said before.
+func (r *request) watchUse(back int64) {
+	r.unused.Store(time.AfterFunc(r.stream.link.agent.cfg.UnusedTimeout, func() {
+		select {
+		case <-r.spoke:
+			return
+		default:
+		}
+		if now := r.back.Load(); now != back {
+			r.watchUse(now)
+			return
+		}
+		r.close(byUs, errUnused)
+	}))
+}
+
 // write carries what the client has sent to the target, to the end.
 func (r *request) write() {
 	stall := r.stream.link.agent.cfg.StallTimeout
@@ -196,6 +222,7 @@ func (r *request) write() {
 // takes those on their way with it.
 func (r *request) leave() {
 	r.once.close.Do(func() {
+		r.countRetransmits()
 		r.conclude(byClient, nil)
 		if c, ok := r.conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
 			_ = r.conn.SetReadDeadline(time.Now().Add(r.stream.link.agent.cfg.CloseTimeout))
@@ -203,6 +230,17 @@ func (r *request) leave() {
 		}
 		_ = r.conn.Close()
 	})
+}
+
+// A retransmitter counts for itself what its stack has sent again.
+type retransmitter interface{ Retransmits() uint64 }
+
+func (r *request) countRetransmits() {
+	if c, ok := r.conn.(retransmitter); ok {
+		r.retransmits.Store(c.Retransmits())
+	} else if i, ok := infoOf(r.conn); ok {
+		r.retransmits.Store(i.retransmits)
+	}
 }
 
 // stallLeast is what passes for a stall: less is scheduling.
@@ -215,7 +253,7 @@ func (r *request) noteStall(side int, start time.Time) {
 }
 
 // fromClient takes a packet. It waits while the target takes less than comes,
-// unless others depend on the stream being read.
+// unless others depend on the stream being read and it takes nothing at all.
 func (r *request) fromClient(b []byte) {
 	r.hasSpoken()
 	if len(b) == 0 {
@@ -225,12 +263,12 @@ func (r *request) fromClient(b []byte) {
 		r.queue.put(b, softQueue)
 		return
 	}
-	if !r.queue.offer(b, hardQueue) {
+	if !r.queue.putWithin(b, hardQueue, hardWait) {
 		r.close(byUs, errTooSlow)
 	}
 }
 
-var errTooSlow = errors.New("the target takes less than the client sends, and others share the stream")
+var errTooSlow = errors.New("the target takes nothing of what the client sends, and others share the stream")
 
 // clientClosed has the target get what is left, for a time, and closes then.
 func (r *request) clientClosed() {
@@ -253,6 +291,7 @@ func (r *request) streamEnded() {
 // of a request counts.
 func (r *request) close(by string, err error) {
 	r.once.close.Do(func() {
+		r.countRetransmits()
 		_ = r.conn.Close()
 		r.queue.breakOff()
 		r.conclude(by, err)

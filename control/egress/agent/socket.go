@@ -3,32 +3,77 @@ package agent
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
+	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// How a dead link is noticed: by probes on an idle connection (5 + 3 x 2 s), by
+// How a dead link is noticed: by probes on an idle connection (1 + 10 x 1 s), by
 // unanswered data (10 s) on a busy one. gRPC's own pings would do, but servers
 // take more than one in 30 seconds for an attack.
 const (
-	probeIdle     = 5 * time.Second
-	probeInterval = 2 * time.Second
-	probes        = 3
+	probeEvery    = time.Second
+	probes        = 10
 	userTimeout   = 10 * time.Second
+	retryMost     = time.Second      // between two attempts to send what was not acknowledged
 	roundTripMost = 10 * time.Second // since the last sign of life of a link that is ready
 )
 
+// A serverConn is the TCP connection of a link.
+type serverConn struct {
+	*net.TCPConn
+	vanished atomic.Bool // the server's machine has gone without a word
+}
+
+func (c *serverConn) Read(b []byte) (int, error) {
+	n, err := c.TCPConn.Read(b)
+	c.note(err)
+	return n, err
+}
+
+func (c *serverConn) Write(b []byte) (int, error) {
+	n, err := c.TCPConn.Write(b)
+	c.note(err)
+	return n, err
+}
+
+// note tells an end of which the server knows from one of which it may not.
+func (c *serverConn) note(err error) {
+	for _, known := range []error{nil, io.EOF, net.ErrClosed, os.ErrDeadlineExceeded, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, known) {
+			return
+		}
+	}
+	c.vanished.Store(true)
+}
+
+// leave has a connection end at once that nothing has come through for a time:
+// its end would wait for an answer.
+func (c *serverConn) leave() {
+	if c == nil {
+		return
+	}
+	if i, ok := infoOf(c.TCPConn); ok && i.seen > silence {
+		c.vanished.Store(true)
+		_ = c.SetLinger(0)
+	}
+}
+
 // dialServer opens the TCP connection of a link.
-func dialServer(ctx context.Context, address string) (*net.TCPConn, error) {
+func dialServer(ctx context.Context, address string) (*serverConn, error) {
 	d := net.Dialer{
 		Timeout:         2 * time.Second,
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: probeIdle, Interval: probeInterval, Count: probes},
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: probeEvery, Interval: probeEvery, Count: probes},
 		Control: func(_, _ string, c syscall.RawConn) (err error) {
 			cerr := c.Control(func(fd uintptr) {
 				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
+				// Linux 6.15 and later: pauses do not grow longer while a link is out.
+				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS, int(retryMost.Milliseconds()))
 			})
 			return errors.Join(cerr, err)
 		},
@@ -37,19 +82,31 @@ func dialServer(ctx context.Context, address string) (*net.TCPConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.(*net.TCPConn), nil
+	return &serverConn{TCPConn: c.(*net.TCPConn)}, nil
 }
 
-// lastSeen returns how long ago the peer acknowledged anything: data, or a
-// probe on an idle connection (tcp(7), TCP_INFO).
-func lastSeen(c *net.TCPConn) (time.Duration, bool) {
-	raw, err := c.SyscallConn()
+// A socketInfo is what the kernel knows of a connection (tcp(7), TCP_INFO).
+type socketInfo struct {
+	seen        time.Duration // since the peer acknowledged anything: data, or a probe
+	rtt         time.Duration // the shortest round trip
+	retransmits uint64        // segments sent again
+}
+
+// infoOf asks the kernel. ok is false for what is no socket of it.
+func infoOf(c any) (i socketInfo, ok bool) {
+	s, ok := c.(syscall.Conn)
+	if !ok {
+		return i, false
+	}
+	raw, err := s.SyscallConn()
 	if err != nil {
-		return 0, false
+		return i, false
 	}
 	var info *unix.TCPInfo
 	if cerr := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); cerr != nil || err != nil {
-		return 0, false
+		return i, false
 	}
-	return time.Duration(info.Last_ack_recv) * time.Millisecond, true
+	return socketInfo{
+		seen: time.Duration(info.Last_ack_recv) * time.Millisecond, rtt: time.Duration(info.Min_rtt) * time.Microsecond, retransmits: uint64(info.Total_retrans),
+	}, true
 }

@@ -15,10 +15,30 @@ import (
 type Status struct {
 	Ready        bool         `json:"ready"` // a server answered in the last 10 s
 	ServersUp    int          `json:"servers_up"`
-	ServersKnown int          `json:"servers_known"` // as servers say
+	ServersKnown int          `json:"servers_known"` // as servers or leases say
 	Requests     int          `json:"requests"`      // dialling or open
 	Trouble      string       `json:"trouble,omitempty"`
+	Totals       Totals       `json:"totals"`
 	Links        []LinkStatus `json:"links"`
+}
+
+// Totals are counts since the agent's start.
+type Totals struct {
+	Requests uint64 `json:"requests"` // that have ended
+	Denied   uint64 `json:"denied"`
+	Failed   uint64 `json:"failed"` // in another way
+}
+
+// count counts a request that has ended.
+func (t *Totals) count(res result) {
+	t.Requests++
+	switch res {
+	case resultOK, resultCanceled:
+	case resultDenied:
+		t.Denied++
+	default:
+		t.Failed++
+	}
 }
 
 // A LinkStatus tells of one connection to a server.
@@ -27,6 +47,8 @@ type LinkStatus struct {
 	Server   string        `json:"server_id"`
 	Since    time.Time     `json:"since"`
 	LastSeen time.Duration `json:"last_seen_ns"` // since the peer acknowledged anything
+	RTT      time.Duration `json:"rtt_ns"`       // the shortest round trip
+	Resent   uint64        `json:"retransmits"`  // segments sent again
 	Streams  int           `json:"streams"`
 	Idle     int           `json:"idle_streams"`
 	NoDrain  bool          `json:"takes_no_drain,omitempty"` // requests share streams
@@ -35,7 +57,7 @@ type LinkStatus struct {
 // Status tells how the agent is. It may be called at any time.
 func (a *Agent) Status() Status {
 	a.mu.Lock()
-	s := Status{ServersUp: len(a.serversLocked()), ServersKnown: a.count, Requests: len(a.live), Trouble: a.trouble}
+	s := Status{ServersUp: len(a.serversLocked()), ServersKnown: a.count, Requests: len(a.live), Trouble: a.trouble, Totals: a.totals}
 	links := make([]*link, 0, len(a.links))
 	for l := range a.links {
 		links = append(links, l)
@@ -54,8 +76,8 @@ func (a *Agent) Status() Status {
 
 func (l *link) status() LinkStatus {
 	s := LinkStatus{Address: l.addr.text, Since: l.since, NoDrain: l.noDrain.Load(), LastSeen: time.Since(l.since)}
-	if seen, ok := l.lastSeen(); ok {
-		s.LastSeen = seen
+	if i, ok := l.info(); ok {
+		s.LastSeen, s.RTT, s.Resent = i.seen, i.rtt, i.retransmits
 	}
 	s.Server = l.server
 	for _, st := range l.list() {
@@ -81,6 +103,7 @@ type Request struct {
 	Address  string        `json:"address,omitempty"`
 	Local    string        `json:"local,omitempty"` // joins with flow counters and traces
 	Class    string        `json:"class"`
+	Port     string        `json:"port,omitempty"` // by what it was dialled
 	Resolve  time.Duration `json:"resolve_ns"`
 	Dialled  time.Duration `json:"connect_ns"`
 	First    time.Duration `json:"first_byte_ns,omitempty"`
@@ -89,7 +112,8 @@ type Request struct {
 	ToClient int64         `json:"bytes_to_client"`
 	StallC   time.Duration `json:"client_stalled_ns,omitempty"`
 	StallT   time.Duration `json:"target_stalled_ns,omitempty"`
-	State    string        `json:"state"` // dialling, open, closing, or a result
+	Resent   uint64        `json:"retransmits,omitempty"` // segments to the target; when it has ended
+	State    string        `json:"state"`                 // dialling, open, closing, or a result
 	ClosedBy string        `json:"closed_by,omitempty"`
 	Error    string        `json:"error,omitempty"`
 }
@@ -111,7 +135,8 @@ func (r *request) tell() Request {
 
 // tellVisit adds what is known when the target was reached, or was not.
 func (r *request) tellVisit(q *Request) {
-	q.Connect, q.Class = r.id, string(r.visit.Class)
+	q.Connect, q.Class, q.Port = r.id, string(r.visit.Class), r.visit.Port
+	q.Resent = r.retransmits.Load()
 	q.Resolve, q.Dialled, q.First = r.visit.Resolve, r.visit.Connect, time.Duration(r.first.Load())
 	q.ToTarget, q.ToClient = r.toward.Load(), r.back.Load()
 	q.StallC, q.StallT = time.Duration(r.stalled[clientSide].Load()), time.Duration(r.stalled[targetSide].Load())
@@ -150,10 +175,11 @@ func (a *Agent) finished(r *request, res result, by string, err error) {
 	}
 	a.mu.Lock()
 	a.recent.add(q)
+	a.totals.count(res)
 	a.mu.Unlock()
-	level := zap.DebugLevel
+	level := a.cfg.LogRequests
 	if res != resultOK {
-		level = zap.InfoLevel
+		level = max(level, zap.InfoLevel)
 	}
 	if e := a.cfg.Log.Check(level, "request"); e != nil {
 		e.Write(zap.Any("request", q), zap.String("denied", reason))
@@ -170,6 +196,17 @@ func (a *Agent) Requests() (open, ended []Request) {
 	}
 	slices.SortFunc(open, func(a, b Request) int { return a.Started.Compare(b.Started) })
 	return open, a.recent.latest()
+}
+
+// retransmits is how many segments were sent to servers again.
+func (a *Agent) retransmits() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := a.metrics.lost.Load()
+	for l := range a.links {
+		n += l.resent.Load()
+	}
+	return n
 }
 
 // A ring holds the last requests that ended.

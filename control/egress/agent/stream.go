@@ -38,6 +38,7 @@ type stream struct {
 	dials    map[int64]*request // by what the server calls the dial
 	requests map[int64]*request // by connect id
 	drained  time.Time          // when DRAIN was sent, or zero
+	used     bool               // it was drained for a dial
 	idled    time.Time          // when it last had a dial or a request
 	over     bool               // nothing is accepted any more
 }
@@ -56,8 +57,12 @@ func openStream(ctx context.Context, l *link) (s *stream, count int, err error) 
 	if ctx, err = s.introduce(ctx); err != nil {
 		return nil, 0, err
 	}
-	impatient := time.AfterFunc(headerTimeout, cancel)
-	defer impatient.Stop()
+	impatient := time.AfterFunc(l.agent.cfg.headerTimeout, cancel)
+	defer func() {
+		if !impatient.Stop() && err != nil {
+			err = fmt.Errorf("the server has not greeted a stream in %v: %w", l.agent.cfg.headerTimeout, context.DeadlineExceeded)
+		}
+	}()
 	if s.cs, err = l.cc.NewStream(ctx, connectDesc, connectMethod); err != nil {
 		return nil, 0, fmt.Errorf("open a stream: %w", err)
 	}
@@ -71,9 +76,6 @@ func openStream(ctx context.Context, l *link) (s *stream, count int, err error) 
 	s.server, count, err = readHeader(header)
 	return s, count, err
 }
-
-// headerTimeout is how long a server may take to greet a stream.
-const headerTimeout = 5 * time.Second
 
 // agentID returns a name that no stream has had before.
 func agentID(node string) string {
@@ -91,7 +93,9 @@ func (s *stream) introduce(ctx context.Context) (context.Context, error) {
 	}
 	pairs := []string{"agentID", s.id}
 	if cfg.Identifiers != nil {
-		pairs = append(pairs, "agentIdentifiers", cfg.Identifiers())
+		if ids := cfg.Identifiers(); ids != "" {
+			pairs = append(pairs, "agentIdentifiers", ids)
+		}
 	}
 	if auth != "" {
 		pairs = append(pairs, "Authorization", auth)
@@ -119,7 +123,10 @@ func (s *stream) run() error {
 	for {
 		p := new(konn.Packet)
 		if err := s.cs.RecvMsg(p); err != nil {
-			return s.ending(err)
+			if err = s.ending(err); err != nil {
+				s.link.agent.metrics.unread(err)
+			}
+			return err
 		}
 		s.link.agent.metrics.received(p)
 		s.take(p)
@@ -177,11 +184,24 @@ func (s *stream) use() {
 	s.mu.Unlock()
 	switch {
 	case drained.IsZero() && s.link.wantsDrain():
+		s.mu.Lock()
+		s.used = true
+		s.mu.Unlock()
+		s.link.used.Add(1)
 		s.drain()
-		s.link.replace()
-	case !drained.IsZero() && time.Since(drained) > linger:
+		s.link.agent.place(s.link).replace()
+	case drained.IsZero():
+	case time.Since(drained) > linger:
 		s.link.undrainable()
+	default:
+		s.link.tooFew()
 	}
+}
+
+func (s *stream) wasUsed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.used
 }
 
 // drain has the server send no dials here, if it has a choice. Only the first call does.

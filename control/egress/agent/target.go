@@ -16,6 +16,7 @@ import (
 // A visit is one attempt to reach a target, with what is known of it.
 type visit struct {
 	Class   policy.Class
+	Port    string         // by what it was dialled: the port's name, host, or nothing
 	Addr    netip.AddrPort // dialled, or tried last
 	Resolve time.Duration
 	Connect time.Duration
@@ -44,7 +45,7 @@ func (a *Agent) reach(ctx context.Context, protocol, address string) (net.Conn, 
 		class, err := p.Judge(addr, t.Port)
 		v.Addr = netip.AddrPortFrom(addr, t.Port)
 		if err == nil {
-			v.Class = class
+			v.Class, v.Port = class, a.way(class)
 			c, dialErr := a.dial(ctx, class, t.Network, v.Addr)
 			if dialErr == nil {
 				v.Connect = time.Since(start)
@@ -86,6 +87,14 @@ func (a *Agent) addresses(ctx context.Context, p *policy.Policy, t policy.Target
 		return nil, fmt.Errorf("look up %s: no such host with an address of %s", t.Name, t.Network)
 	}
 	return fit, nil
+}
+
+// way is by what targets of a class are reached.
+func (a *Agent) way(class policy.Class) string {
+	if class.ByPort() {
+		return a.cfg.PortName
+	}
+	return "host"
 }
 
 // dial opens a connection to an address that was judged.

@@ -146,6 +146,20 @@ func (s *Server) DialHTTP(t testing.TB, ctx context.Context, address string) (ne
 	return Connect(near, address)
 }
 
+// ServeHTTP takes clients that ask by CONNECT, until l is closed.
+func (s *Server) ServeHTTP(l net.Listener) error {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.conns[c] = struct{}{}
+		s.mu.Unlock()
+		go s.serveHTTP(c)
+	}
+}
+
 // Connect asks a proxy-server at the other end of c for a connection, by HTTP CONNECT.
 // The connection takes c over, and c is closed if it is refused.
 func Connect(c net.Conn, address string) (net.Conn, error) {

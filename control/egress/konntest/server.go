@@ -170,6 +170,18 @@ func (s *Server) connect(st grpc.ServerStream) error {
 	}
 }
 
+// Inject sends a packet to an agent on a stream that waits for dials. It need not
+// make sense.
+func (s *Server) Inject(p *konn.Packet) error {
+	s.mu.Lock()
+	b := s.chooseLocked()
+	s.mu.Unlock()
+	if b == nil {
+		return errNoAgent
+	}
+	return b.send(p)
+}
+
 // remove forgets a stream, and closes what depends on it.
 func (s *Server) remove(b *backend) {
 	s.mu.Lock()
@@ -251,7 +263,26 @@ var errNoAgent = errors.New("no agent is connected")
 // dial sends a dial for a client to an agent that does not drain, if there is
 // one; to any otherwise.
 func (s *Server) dial(c client, protocol, address string) (*backend, int64, error) {
+	random := rand.Int64()
 	s.mu.Lock()
+	b := s.chooseLocked()
+	if b == nil {
+		s.mu.Unlock()
+		return nil, 0, errNoAgent
+	}
+	s.pending[random] = &pendingDial{c, b}
+	s.mu.Unlock()
+	err := b.send(&konn.Packet{Type: konn.PacketType_DIAL_REQ, Payload: &konn.Packet_DialRequest{
+		DialRequest: &konn.DialRequest{Protocol: protocol, Address: address, Random: random}}})
+	if err != nil {
+		return nil, 0, fmt.Errorf("send the dial: %w", err)
+	}
+	return b, random, nil
+}
+
+// chooseLocked returns a stream that does not drain, if there is one, any
+// otherwise. Called with mu held.
+func (s *Server) chooseLocked() *backend {
 	var ready []*backend
 	for _, b := range s.backends {
 		if !b.draining {
@@ -262,18 +293,9 @@ func (s *Server) dial(c client, protocol, address string) (*backend, int64, erro
 		ready = s.backends
 	}
 	if len(ready) == 0 {
-		s.mu.Unlock()
-		return nil, 0, errNoAgent
+		return nil
 	}
-	b, random := ready[rand.IntN(len(ready))], rand.Int64()
-	s.pending[random] = &pendingDial{c, b}
-	s.mu.Unlock()
-	err := b.send(&konn.Packet{Type: konn.PacketType_DIAL_REQ, Payload: &konn.Packet_DialRequest{
-		DialRequest: &konn.DialRequest{Protocol: protocol, Address: address, Random: random}}})
-	if err != nil {
-		return nil, 0, fmt.Errorf("send the dial: %w", err)
-	}
-	return b, random, nil
+	return ready[rand.IntN(len(ready))]
 }
 
 // abandon tells the agent that nobody waits for a dial any more.

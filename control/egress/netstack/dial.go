@@ -57,7 +57,16 @@ func (s *Stack) dialUDP(to netip.AddrPort) (net.Conn, error) {
 // A conn is a connection that gives back its share of the budget.
 type conn struct {
 	*gonet.TCPConn
+	ep   tcpip.Endpoint
 	over func()
+}
+
+// Retransmits is how many segments of the connection were sent again.
+func (c *conn) Retransmits() uint64 {
+	if s, ok := c.ep.Stats().(*tcp.Stats); ok {
+		return s.SendErrors.Retransmits.Value()
+	}
+	return 0
 }
 
 // Close closes the connection. What was written is sent.
@@ -84,7 +93,7 @@ func (s *Stack) dialTCP(ctx context.Context, to netip.AddrPort) (net.Conn, error
 		ep.Close()
 		return nil, err
 	}
-	return &conn{gonet.NewTCPConn(&queue, ep), give}, nil
+	return &conn{gonet.NewTCPConn(&queue, ep), ep, give}, nil
 }
 
 // prepare sets the options of a connection. Half its share is for each direction.

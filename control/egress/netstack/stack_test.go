@@ -76,6 +76,9 @@ func pour(t *testing.T, from, to *Stack, n int64) {
 	if _, err := io.CopyN(c, endless{}, n); err != nil {
 		t.Error(err)
 	}
+	if one, all := c.(*conn).Retransmits(), from.Retransmits(); one > all {
+		t.Errorf("%d segments of one connection were sent again, %d of all", one, all)
+	}
 	_ = c.Close()
 	if g := <-got; g != n {
 		t.Errorf("%d bytes of %d arrive", g, n)

@@ -100,7 +100,7 @@ func (k *keyring) client() (*tls.Config, error) {
 	if pool == nil {
 		return nil, errors.New("no authority given that the other end's certificate must be signed by")
 	}
-	conf.VerifyConnection = signedBy(pool)
+	conf.VerifyConnection = SignedBy(pool)
 	return conf, nil
 }
 
@@ -146,13 +146,13 @@ func readKeys(f keyFiles) (*tls.Config, error) {
 	}
 	return &tls.Config{
 		Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12,
-		ClientAuth: tls.RequireAnyClientCert, VerifyConnection: signedBy(pool),
+		ClientAuth: tls.RequireAnyClientCert, VerifyConnection: SignedBy(pool),
 	}, nil
 }
 
-// signedBy checks that the other end's certificate comes from an authority of
+// SignedBy checks that the other end's certificate comes from an authority of
 // pool.
-func signedBy(pool *x509.CertPool) func(tls.ConnectionState) error {
+func SignedBy(pool *x509.CertPool) func(tls.ConnectionState) error {
 	return func(s tls.ConnectionState) error {
 		if len(s.PeerCertificates) == 0 {
 			return errors.New("the other end shows no certificate")

@@ -4,13 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"testing"
-	"time"
 
 	"github.com/go-logr/logr"
 	libclient "github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/database/inmemory"
 	"github.com/ovn-kubernetes/libovsdb/model"
 	"github.com/ovn-kubernetes/libovsdb/ovsdb"
+
+	"millrace/waittest"
 )
 
 // bridgeModel is part of a row of table Bridge.
@@ -92,13 +93,9 @@ func transactLib(ctx context.Context, t *testing.T, c libclient.Client, ops []ov
 }
 
 // eventually waits until ok.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never came: %s", what)
-		}
-	}
+	waittest.Until(t, what, ok)
 }
 
 // flowModel is a row of flowSchema.

@@ -260,6 +260,8 @@ func (srv *Server) Stats(ctx context.Context) (Stats, error) {
 			dbs = append(dbs, db.stats())
 		}
 	})
-	st.Databases = dbs
+	if err == nil { // else the hub may be at them yet
+		st.Databases = dbs
+	}
 	return st, err
 }

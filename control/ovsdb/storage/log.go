@@ -49,6 +49,7 @@ func (d osDisk) datasync() error { return unix.Fdatasync(int(d.Fd())) }
 // Open opens the log at path. Each record's JSON goes to replay, the schema
 // first. A missing file is made, with schema as its first record.
 func Open(path string, schema []byte, replay func(json []byte) error) (*Log, error) {
+	path = followed(path)
 	lock, err := lockFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
@@ -59,6 +60,25 @@ func Open(path string, schema []byte, replay func(json []byte) error) (*Log, err
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
 	return l, nil
+}
+
+// linksMax is how many symbolic links in a row lead to a file.
+const linksMax = 10
+
+// followed returns what a path leads to that is a symbolic link, as the stock programs
+// do: the lock is beside the file itself, and a compacted one takes its place, not the link's.
+func followed(path string) string {
+	for range linksMax {
+		to, err := os.Readlink(path)
+		if err != nil {
+			break
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Dir(path) + "/" + to
+		}
+		path = to
+	}
+	return path
 }
 
 // lockFile takes the lock that the stock programs take for path.

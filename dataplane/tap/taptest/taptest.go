@@ -17,6 +17,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"millrace/dataplane/sys"
 )
 
 // inside names the variable that tells the test binary that it runs in its own
@@ -126,16 +128,13 @@ func At(t testing.TB, path string) *Namespace {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error)
-	go func() { // on a thread that is thrown away
-		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			err = unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
+	err := sys.OnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
 		}
-		ended <- err
-	}()
-	if err := <-ended; err != nil {
+		return unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
+	})
+	if err != nil {
 		t.Fatalf("make network namespace: %v", err)
 	}
 	ns := &Namespace{path}
@@ -163,12 +162,7 @@ func (ns *Namespace) remove() {
 // Do runs fn on a thread in the namespace. Sockets that it opens stay there.
 func (ns *Namespace) Do(t testing.TB, fn func() error) {
 	t.Helper()
-	ended := make(chan error)
-	go func() { // on a thread that is thrown away
-		runtime.LockOSThread()
-		ended <- ns.enter(fn)
-	}()
-	if err := <-ended; err != nil {
+	if err := sys.OnThread(func() error { return ns.enter(fn) }); err != nil {
 		t.Fatalf("in network namespace %s: %v", ns.Path, err)
 	}
 }

@@ -1,0 +1,180 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	konn "sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
+
+	"millrace/control/egress/konntest"
+)
+
+// junk are packets that no server should send.
+func junk() map[string]*konn.Packet {
+	broken := &konn.Packet{Type: konn.PacketType_DATA}
+	broken.ProtoReflect().SetUnknown([]byte{0xff, 0xff, 0xff}) // a varint without an end
+	return map[string]*konn.Packet{
+		"bytes that are no packet":     broken,
+		"a packet of 5 MiB":            dataPacket(1, make([]byte, 5<<20)),
+		"a type that there is not":     {Type: 99},
+		"data without data":            {Type: konn.PacketType_DATA},
+		"data of nobody":               dataPacket(12345, []byte("hello")),
+		"an end of nobody":             {Type: konn.PacketType_CLOSE_REQ, Payload: &konn.Packet_CloseRequest{CloseRequest: &konn.CloseRequest{ConnectID: 12345}}},
+		"an end of no dial":            {Type: konn.PacketType_DIAL_CLS, Payload: &konn.Packet_CloseDial{CloseDial: &konn.CloseDial{Random: 12345}}},
+		"a dial without a target":      {Type: konn.PacketType_DIAL_REQ},
+		"what only agents may say":     dialResponse(1, 2, "x"),
+		"the end that only agents say": closeResponse(1, "x"),
+		"a drain from a server":        {Type: konn.PacketType_DRAIN, Payload: &konn.Packet_Drain{Drain: &konn.Drain{}}},
+	}
+}
+
+// TestJunk: whatever comes on one stream, connections on others go on, and new
+// ones come. What is not understood at all is counted, and costs its stream only.
+func TestJunk(t *testing.T) {
+	s := &konntest.Server{ID: "s1"}
+	r := start(t, nil, s)
+	target := listen(t, echo)
+	long, err := s.DialHTTP(t, t.Context(), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer long.Close() //nolint:errcheck // nothing is lost
+	eventually(t, "both connections to the server", func() bool { return len(r.Status().Links) == 2 })
+	links := r.Status().Links
+	before := runtime.NumGoroutine()
+	for name, p := range junk() {
+		for range 3 {
+			eventually(t, name+" is sent", func() bool { return s.Inject(p) == nil }) // the stream may be ending
+		}
+		_ = long.SetDeadline(time.Now().Add(probeTime))
+		if err := ping(long, 100); err != nil {
+			t.Fatalf("%s: a connection on another stream: %v", name, err)
+		}
+		for _, w := range ways {
+			eventually(t, name+": a new connection", func() bool { return probe(t, w, s, target) == nil })
+		}
+	}
+	for i, l := range r.Status().Links {
+		if !l.Since.Equal(links[i].Since) {
+			t.Errorf("the connection to the server was given up: %+v", l)
+		}
+	}
+	for code, want := range map[string]float64{"Internal": 3, "ResourceExhausted": 3} {
+		eventually(t, "streams given up are counted: "+code, func() bool {
+			return r.metric(t, "konnectivity_network_proxy_agent_stream_errors_total", "code", code) == want
+		})
+	}
+	eventually(t, "nothing is left", func() bool { return runtime.NumGoroutine() <= before+100 })
+}
+
+// metric is the sum of a metric's values whose label is value; of all if label is empty.
+func (r *rig) metric(t *testing.T, name, label, value string) (sum float64) {
+	t.Helper()
+	families, err := r.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			fits := f.GetName() == name && label == ""
+			for _, l := range m.GetLabel() {
+				fits = fits || f.GetName() == name && l.GetName() == label && l.GetValue() == value
+			}
+			if fits {
+				sum += m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	return sum
+}
+
+// TestMuteServers: a server that takes connections and says nothing, one that
+// greets no stream, and one that is none at all, are told of in words, and
+// counted; a good one beside them serves.
+func TestMuteServers(t *testing.T) {
+	never := make(chan struct{})
+	t.Cleanup(func() { close(never) })
+	rude := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, st grpc.ServerStream) error { <-never; return nil }))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go rude.Serve(l) //nolint:errcheck // ends by Stop
+	t.Cleanup(rude.Stop)
+	for name, tt := range map[string]struct{ addr, part string }{
+		"greets no stream": {l.Addr().String(), "has not greeted a stream in"},
+		"is no server":     {listen(t, func(c *net.TCPConn) { _, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")) }), "connection"},
+		"says nothing":     {listen(t, func(c *net.TCPConn) { <-never }), "has not greeted a stream in"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &konntest.Server{ID: "s1"}
+			s.Start(t, "127.0.0.1:0")
+			r := start(t, func(c *Config) { c.Servers, c.headerTimeout = []string{tt.addr, s.Addr()}, 200*time.Millisecond })
+			eventually(t, "trouble with "+tt.part, func() bool { return strings.Contains(r.Status().Trouble, tt.part) })
+			if n := r.metric(t, "konnectivity_network_proxy_agent_server_connection_failure_count", "", ""); n == 0 {
+				t.Error("no failure is counted")
+			}
+			eventually(t, "the other server has agents", func() bool { _, ready := s.Backends(); return ready > 0 })
+			if err := probe(t, ways[1], s, listen(t, echo)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestRebinding: a name is looked up once, and what is dialled is what was
+// judged, whatever it stands for a moment later. Of several addresses only those
+// that are allowed are dialled.
+func TestRebinding(t *testing.T) {
+	good, bad := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.0.2.66")
+	for name, tt := range map[string]struct {
+		answers [][]netip.Addr
+		part    string // of the error; empty: it connects
+	}{
+		"good, then bad": {[][]netip.Addr{{good}, {bad}}, ""},
+		"bad, then good": {[][]netip.Addr{{bad}, {good}}, "no rule"},
+		"both":           {[][]netip.Addr{{bad, good}}, ""},
+		"mapped":         {[][]netip.Addr{{netip.MustParseAddr("::ffff:192.0.2.66")}}, "no rule"},
+		"mapped good":    {[][]netip.Addr{{netip.MustParseAddr("::ffff:127.0.0.1")}}, ""},
+		"none":           {[][]netip.Addr{{}}, "no such host"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &konntest.Server{ID: "s1"}
+			asked := new(atomic.Int64)
+			var dialled atomic.Pointer[string]
+			start(t, func(c *Config) {
+				c.HostNames = lookupFunc(func() []netip.Addr { return tt.answers[min(int(asked.Add(1)), len(tt.answers))-1] })
+				c.Host = dialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+					dialled.Store(&address)
+					return new(net.Dialer).DialContext(ctx, network, address)
+				})
+			}, s)
+			_, port, _ := net.SplitHostPort(listen(t, echo))
+			err := dialRaw(t.Context(), t, s, "tcp", "changes.test:"+port)
+			if (err == nil) != (tt.part == "") || err != nil && !strings.Contains(err.Error(), tt.part) {
+				t.Errorf("%v; want %q", err, tt.part)
+			}
+			if n := asked.Load(); n != 1 {
+				t.Errorf("the name was looked up %d times", n)
+			}
+			want := "127.0.0.1:" + port
+			if d := dialled.Load(); tt.part == "" && (d == nil || *d != want) || tt.part != "" && d != nil {
+				t.Errorf("%s was dialled", fmt.Sprint(d))
+			}
+		})
+	}
+}
+
+type lookupFunc func() []netip.Addr
+
+func (f lookupFunc) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	return f(), nil
+}

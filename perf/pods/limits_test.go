@@ -1,0 +1,244 @@
+package pods
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"millrace/control/cni/attach"
+	"millrace/perf/peers"
+)
+
+const (
+	mbit     = 1_000_000
+	sendRate = 80 * mbit
+	readRate = 40 * mbit
+)
+
+// TestRates: a pod sends and receives as much as it may, within a tenth, and what is beyond that
+// is counted; where the runtime says another rate, that is it.
+func TestRates(t *testing.T) {
+	peers.Need(t, "iperf3")
+	n := newNode(t)
+	for _, kind := range []string{attach.TAP, attach.Veth} {
+		n.rates(t, kind, fields{"egressRate": sendRate, "ingressRate": readRate}, func(a *pod, to string) {
+			a.holds(t, kind+": sends TCP", sendRate, "-c", to, "-t", "3", "-O", "1")
+			a.holds(t, kind+": receives TCP", readRate, "-c", to, "-t", "3", "-O", "1", "-R")
+		})
+		runtime := fields{"egressRate": sendRate, "egressBurst": mbit, "ingressRate": readRate, "ingressBurst": mbit}
+		n.rates(t, kind, fields{"ingressRate": mbit, "runtimeConfig": fields{"bandwidth": runtime}}, func(a *pod, to string) {
+			a.holds(t, kind+": sends UDP", sendRate, "-c", to, "-u", "-b", "200M", "-l", "1400", "-t", "2")
+			a.holds(t, kind+": receives UDP", readRate, "-c", to, "-u", "-b", "200M", "-l", "1400", "-t", "2", "-R")
+		})
+	}
+}
+
+// rates has a pod with limits measured, against one without, and looks at what the switch tells of
+// it.
+func (n *node) rates(t *testing.T, kind string, limits fields, measure func(a *pod, to string)) {
+	list := n.network("1.0.0", kind, nil)
+	a, b := n.newPod(), n.newPod()
+	conf := n.conf(n.network("1.0.0", kind, limits))
+	if _, err := n.plugin(a.env(n, "ADD"), conf); err != nil {
+		t.Fatal(err)
+	}
+	to := b.mustAdd(list).IPs[0].Address.IP.String()
+	addr, _ := netip.ParseAddr(to)
+	if err := a.Ping(t, addr, 100, patience); err != nil {
+		t.Fatal(err)
+	}
+	stop := b.serve(t, to)
+	measure(a, to)
+	stop()
+	port := a.key().Port()
+	for _, reason := range []string{"ingress_rate", "egress_rate"} {
+		if drops := n.cli("drops"); lineOf(drops, port, reason) == "" {
+			t.Errorf("%s: no drops of %s for %s:\n%s", kind, port, reason, drops)
+		}
+	}
+	if show := n.cli("port", "show", port); !strings.Contains(show, "80.0 Mbit/s") || !strings.Contains(show, "40.0 Mbit/s") {
+		t.Errorf("%s: port show:\n%s", kind, show)
+	}
+	eventually(t, kind+": statistics tell of the drops", func() bool {
+		out, err := exec.Command("ovs-vsctl", "--db=unix:"+n.run+"/db.sock", "--timeout=10", "get", "Interface", port, "statistics").CombinedOutput()
+		return err == nil && strings.Contains(string(out), "ovs_rx_qos_drops") && strings.Contains(string(out), "ovs_tx_qos_drops")
+	})
+	if _, err := n.plugin(a.env(n, "DEL"), conf); err != nil {
+		t.Error(err)
+	}
+	check(t, b.del(list))
+	n.nothingLeft(a, b)
+}
+
+// lineOf is the first line that has all words.
+func lineOf(text string, words ...string) string {
+next:
+	for line := range strings.Lines(text) {
+		for _, w := range words {
+			if !strings.Contains(line, w) {
+				continue next
+			}
+		}
+		return line
+	}
+	return ""
+}
+
+// serve has a server of iperf3 listen in the pod, until stop is called.
+func (p *pod) serve(t *testing.T, ip string) (stop func()) {
+	t.Helper()
+	server := p.Command(t, "iperf3", "-s", "-B", ip)
+	server.SysProcAttr = nil // the thread that starts it may be thrown away
+	check(t, server.Start())
+	return func() { _ = server.Process.Kill(); _ = server.Wait() }
+}
+
+// holds fails the test unless iperf3 comes within a tenth of a rate, in one of some tries: others have
+// the machine, too.
+func (p *pod) holds(t *testing.T, what string, rate float64, args ...string) {
+	t.Helper()
+	var all []string
+	for range 5 {
+		var r struct {
+			End struct {
+				Received struct {
+					Bits float64 `json:"bits_per_second"`
+				} `json:"sum_received"`
+			} `json:"end"`
+		}
+		out, err := p.Try(t, append([]string{"iperf3", "-J"}, args...)...)
+		if err != nil || json.Unmarshal([]byte(out), &r) != nil {
+			all = append(all, fmt.Sprintf("%v %.200s", err, out))
+			continue
+		}
+		got := r.End.Received.Bits
+		all = append(all, fmt.Sprintf("%.1f", got/mbit))
+		if got > 0.9*rate && got < 1.1*rate {
+			t.Logf("%s: %v of %v Mbit/s", what, all, rate/mbit)
+			return
+		}
+	}
+	t.Errorf("%s: %v, want %v Mbit/s", what, all, rate/mbit)
+}
+
+// TestPortSecurity: a pod is heard under its own addresses and no others, whatever it does to its
+// interface, and a trace says why.
+func TestPortSecurity(t *testing.T) {
+	n := newNode(t)
+	plain := n.newPod()
+	open := n.network("1.0.0", attach.TAP, nil)
+	var there []netip.Addr
+	for _, ip := range plain.mustAdd(open).IPs {
+		a, _ := netip.AddrFromSlice(ip.Address.IP)
+		there = append(there, a.Unmap())
+	}
+	for _, kind := range []string{attach.TAP, attach.Veth} {
+		list := n.network("1.0.0", kind, fields{"portSecurity": true})
+		p := n.newPod()
+		own := p.mustAdd(list)
+		port := p.key().Port()
+		reach := func() {
+			t.Helper()
+			for _, to := range there {
+				if err := p.Ping(t, to, 1000, patience); err != nil {
+					t.Fatalf("%s: %v", kind, err)
+				}
+			}
+		}
+		spoof := func(what string, to netip.Addr) {
+			t.Helper()
+			before := n.refusals(port)
+			if err := p.Ping(t, to, 100, 2*time.Second); err == nil {
+				t.Errorf("%s: %s is answered", kind, what)
+			}
+			if n.refusals(port) == before {
+				t.Errorf("%s: %s is not counted:\n%s", kind, what, n.cli("drops"))
+			}
+		}
+		reach()
+		p.Run(t, "ip", "addr", "add", "10.77.200.1/16", "dev", "net1")
+		p.Run(t, "ip", "addr", "add", "fd77::200:1/64", "dev", "net1", "nodad")
+		p.Run(t, "ip", "route", "add", there[0].String(), "dev", "net1", "src", "10.77.200.1")
+		p.Run(t, "ip", "route", "add", there[1].String(), "dev", "net1", "src", "fd77::200:1")
+		spoof("another address", there[0])
+		spoof("another IPv6 address", there[1])
+		if out := plain.Run(t, "ip", "neigh", "show"); strings.Contains(out, "10.77.200.1 ") || strings.Contains(out, "fd77::200:1 ") {
+			t.Errorf("%s: a neighbour believes it: %s", kind, out)
+		}
+		mac := own.Interfaces[0].Mac
+		p.Run(t, "ip", "link", "set", "net1", "address", "02:00:00:00:be:ef")
+		p.Run(t, "ip", "route", "del", there[0].String(), "dev", "net1")
+		spoof("another station", there[0])
+		p.Run(t, "ip", "link", "set", "net1", "address", mac)
+		p.Run(t, "ip", "addr", "del", "10.77.200.1/16", "dev", "net1")
+		p.Run(t, "ip", "route", "del", there[1].String(), "dev", "net1")
+		p.Run(t, "ip", "addr", "del", "fd77::200:1/64", "dev", "net1")
+		reach()
+		for frame, dropped := range map[string]bool{
+			"ip4.src=" + own.IPs[0].Address.IP.String():                           false,
+			"ip4.src=10.77.200.1":                                                 true,
+			"arp.spa=10.77.200.1 arp.sha=" + mac:                                  true,
+			"arp.sha=02:00:00:00:be:ef arp.spa=" + own.IPs[0].Address.IP.String(): true,
+		} {
+			out := n.cli(append([]string{"flow", "trace", port, "eth.src=" + mac, "eth.dst=ff:ff:ff:ff:ff:ff"}, strings.Fields(frame)...)...)
+			if strings.Contains(out, "port-security of the input port") != dropped {
+				t.Errorf("%s: trace of %s:\n%s", kind, frame, out)
+			}
+		}
+		if show := n.cli("port", "show", port); !strings.Contains(show, mac+" "+own.IPs[0].Address.IP.String()) {
+			t.Errorf("%s: port show:\n%s", kind, show)
+		}
+		check(t, p.check(list))
+		check(t, p.del(list))
+		n.nothingLeftBut(plain, p)
+	}
+	check(t, plain.del(open))
+	n.nothingLeft(plain)
+}
+
+// nothingLeftBut fails the test if there is another attachment than that of one pod.
+func (n *node) nothingLeftBut(one, gone *pod) {
+	n.t.Helper()
+	if left := n.attachments(); len(left) != 1 || left[0].ContainerID != one.ContainerID || gone.has() {
+		n.t.Errorf("left: %+v", left)
+	}
+}
+
+// refusals is how many frames of a port were dropped by port security.
+func (n *node) refusals(port string) string {
+	return lineOf(n.cli("drops"), port, "port_security")
+}
+
+// TestRatesGo: the row of a rate goes with its port, and without it when others have deleted that.
+func TestRatesGo(t *testing.T) {
+	peers.Need(t, "ovs-vsctl")
+	n := newNode(t)
+	vsctl := func(args ...string) string {
+		t.Helper()
+		out, err := exec.Command("ovs-vsctl", append([]string{"--db=unix:" + n.run + "/db.sock", "--timeout=30"}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("ovs-vsctl %v: %v\n%s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	vsctl("--", "--id=@q", "create", "QoS", "type=linux-noop") // somebody else's
+	list := n.network("1.0.0", attach.VhostUser, fields{"ingressRate": 8 * mbit, "ipam": nil})
+	a, b := n.newPod(), n.newPod()
+	a.mustAdd(list)
+	b.mustAdd(list)
+	if out := vsctl("--bare", "--columns=other_config", "find", "QoS", "type=egress-policer"); strings.Count(out, "cbs=250000 cir=1000000") != 2 {
+		t.Errorf("QoS rows: %s", out)
+	}
+	vsctl("del-port", b.key().Port())
+	check(t, a.del(list))
+	n.cli("agent", "reconcile")
+	if out := vsctl("--bare", "--columns=type", "list", "QoS"); out != "linux-noop" {
+		t.Errorf("QoS rows left: %s", out)
+	}
+	check(t, b.del(list))
+	n.nothingLeft(a, b)
+}
