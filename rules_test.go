@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	"control/egress/agent":    {"control/egress/policy"},
 	"control/egress/kernel":   {"dataplane/sys"},
 	"control/egress/leases":   nil,
+	"control/egress/netstack": {"dataplane/packet", "dataplane/sys", "vhost/frontend", "vhost/message", "vhost/virtq"},
 	"control/egress/policy":   nil,
 	"control/egress/konntest": nil,
 	"control/flows":           {"control/logical", "control/ovsdb/flowmodel", "flowtable"},

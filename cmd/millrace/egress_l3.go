@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -199,7 +200,7 @@ func (a *app) egressL3(cmd *cobra.Command, f *l3Flags) error {
 	if err := setup.Check(); err != nil {
 		return usage(cmd, "--server: %w", err)
 	}
-	shown, err := a.listenSocket(l3Socket)
+	shown, err := listenLocal(filepath.Join(a.runDir, l3Socket))
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -137,7 +138,7 @@ func (a *app) egressServer(cmd *cobra.Command, f *serverFlags) error {
 	if _, err := file.load(); err != nil {
 		return usage(cmd, "--config: %w", err)
 	}
-	shown, err := a.listenSocket(serverSocket)
+	shown, err := listenLocal(filepath.Join(a.runDir, serverSocket))
 	if err != nil {
 		return err
 	}

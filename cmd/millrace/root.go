@@ -29,6 +29,8 @@ type app struct {
 	runDir   string
 	json     bool
 	logLevel string
+
+	egressPort string // whose agent is asked
 }
 
 // A closingSwitch is a switch that ends with us.
@@ -166,9 +168,14 @@ func (a *app) logger(cmd *cobra.Command, name string) (*zap.Logger, error) {
 	if err != nil {
 		return nil, usage(cmd, "--log-level: %w", err)
 	}
+	return a.loggerAt(level, name), nil
+}
+
+// loggerAt is logger with a level that may change.
+func (a *app) loggerAt(level zapcore.LevelEnabler, name string) *zap.Logger {
 	c := zap.NewDevelopmentEncoderConfig()
 	c.EncodeLevel = zapcore.LowercaseLevelEncoder
 	c.CallerKey = ""
 	enc := zapcore.NewConsoleEncoder(c)
-	return zap.New(zapcore.NewCore(enc, zapcore.Lock(zapcore.AddSync(a.err)), level)).Named(name), nil
+	return zap.New(zapcore.NewCore(enc, zapcore.Lock(zapcore.AddSync(a.err)), level)).Named(name)
 }
