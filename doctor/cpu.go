@@ -105,7 +105,7 @@ func quota(p *Patient) []Finding {
 func (p *Patient) group(dir string) string {
 	for line := range strings.Lines(p.text("%s/cgroup", dir)) {
 		if g, ok := strings.CutPrefix(strings.TrimSpace(line), "0::/"); ok {
-			return path.Clean(g)
+			return path.Clean(strings.TrimLeft(g, "/"))
 		}
 	}
 	return ""

@@ -154,10 +154,12 @@ func checkState(t *testing.T, st *State, policy Policy) {
 		if badName(name) != nil || badName(p.Bridge) != nil || p.Name != name || !utf8.ValidString(name) {
 			t.Errorf("port %+v", p)
 		}
-		if isDevice := p.Type == TypeTAP || p.Type == TypeInternal; isDevice && (badDevice(name) != nil || p.Path != "" || p.Host.Persist && p.Host.Netns != "") {
+		isSocket := p.Type == TypeVhostClient || p.Type == TypeVhostServer
+		switch isDevice := p.Type == TypeTAP || p.Type == TypeInternal; {
+		case isDevice && (badDevice(name) != nil || p.Host.Persist && p.Host.Netns != ""), p.Type == TypeAFXDP && len(name) > deviceMax:
 			t.Errorf("device %+v", p)
-		} else if !isDevice && p.Type != TypePatch && (!filepath.IsAbs(p.Path) || len(p.Path) > socketPathMax || filepath.Clean(p.Path) != p.Path) {
-			t.Errorf("path %q", p.Path)
+		case isSocket && (!filepath.IsAbs(p.Path) || len(p.Path) > socketPathMax || filepath.Clean(p.Path) != p.Path), !isSocket && p.Path != "":
+			t.Errorf("path %q of %v", p.Path, p)
 		}
 		if p.Mode == Trunk && p.Tag != 0 || p.Mode != Trunk && (p.Tag == 0 || p.Tag > VLANMax) || p.Mode == Access && p.Trunks != nil {
 			t.Errorf("VLANs of %v", p)

@@ -61,12 +61,11 @@ func (s *Server) DelEntry(ctx context.Context, req *api.DelEntryRequest) (*api.D
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.Switch.DelMAC(ctx, m); err != nil {
+	e := toStatic(m)
+	if err := s.Switch.DelMAC(ctx, m); err != nil && !(notThere(err) && s.state.delEntry(e)) {
 		return nil, err
 	}
-	e := toStatic(m)
 	s.state.delEntry(e)
-	s.settled(e.String())
 	s.save()
 	s.Log.Info("entry deleted", zap.String("bridge", e.Bridge), zap.String("mac", e.MAC))
 	return &api.DelEntryResponse{}, nil

@@ -245,7 +245,8 @@ func (s *Server) SetWire(_ context.Context, req *api.SetWireRequest) (*api.SetWi
 func (s *Server) DelWire(_ context.Context, req *api.DelWireRequest) (*api.DelWireResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.Switch.Unwire(req.GetIn()); err != nil {
+	err := s.Switch.Unwire(req.GetIn())
+	if err != nil && !(notThere(err) && s.state.delWire(req.GetIn())) {
 		return nil, err
 	}
 	delete(s.wiredAt, req.GetIn())

@@ -115,8 +115,11 @@ func (st *state) addWire(w wire) {
 	st.Wires = append(st.Wires, w)
 }
 
-func (st *state) delWire(in string) {
+// delWire forgets the wire from a port, and reports whether there was one.
+func (st *state) delWire(in string) bool {
+	n := len(st.Wires)
 	st.Wires = slices.DeleteFunc(st.Wires, func(w wire) bool { return w.In == in })
+	return len(st.Wires) < n
 }
 
 func (st *state) addEntry(e staticEntry) {
@@ -124,7 +127,31 @@ func (st *state) addEntry(e staticEntry) {
 	st.Entries = append(st.Entries, e)
 }
 
-func (st *state) delEntry(e staticEntry) { st.Entries = slices.DeleteFunc(st.Entries, e.at) }
+// delEntry forgets an entry, and reports whether it was there.
+func (st *state) delEntry(e staticEntry) bool {
+	n := len(st.Entries)
+	st.Entries = slices.DeleteFunc(st.Entries, e.at)
+	return len(st.Entries) < n
+}
+
+// names are what is remembered, in the words of what could not be restored.
+func (st *state) names() map[string]bool {
+	names := map[string]bool{onCPUs(st.Workers): true}
+	for _, p := range st.Ports {
+		names["port "+p.GetName()] = true
+	}
+	note(names, st.Bridges)
+	note(names, st.Wires)
+	note(names, st.Limits)
+	note(names, st.Entries)
+	return names
+}
+
+func note[T fmt.Stringer](names map[string]bool, list []T) {
+	for _, x := range list {
+		names[x.String()] = true
+	}
+}
 
 // readState reads what the directory remembers: nothing, if it is new.
 func (d *Dir) readState() (state, error) {
@@ -168,6 +195,10 @@ func (d *Dir) writeState(st state) error {
 // save remembers what is configured now. A change that cannot be remembered
 // stands all the same: traffic is worth more. The caller holds mu.
 func (s *Server) save() {
+	if len(s.unrestored) > 0 {
+		names := s.state.names()
+		s.unrestored = slices.DeleteFunc(s.unrestored, func(u *api.Unrestored) bool { return !names[u.GetWhat()] })
+	}
 	if err := s.Dir.writeState(s.state); err != nil {
 		s.Log.Error("the next restart will miss the last change", zap.Error(err))
 	}
@@ -215,6 +246,12 @@ func (s *Server) restore(ctx context.Context, fresh bool) error {
 	return nil
 }
 
+// notThere reports whether an error of the switch says that there is no such thing. If it
+// could not be restored, it is deleted by forgetting it.
+func notThere(err error) bool {
+	return errors.Is(err, dataplane.ErrNoEntry) || errors.Is(err, dataplane.ErrNoPort) || errors.Is(err, dataplane.ErrNoBridge)
+}
+
 func (s *Server) restored(what string, err error) {
 	if err == nil {
 		return
@@ -223,8 +260,8 @@ func (s *Server) restored(what string, err error) {
 	s.Log.Error("not restored", zap.String("what", what), zap.Error(err))
 }
 
-// settled forgets what could not be restored and is no longer wanted, or has
-// come after all.
+// settled forgets what could not be restored, and has come after all. What is no longer
+// wanted, save forgets.
 func (s *Server) settled(what string) {
 	s.unrestored = slices.DeleteFunc(s.unrestored, func(u *api.Unrestored) bool { return u.GetWhat() == what })
 }

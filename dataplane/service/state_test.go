@@ -111,8 +111,23 @@ func TestUnrestored(t *testing.T) {
 	stop()
 
 	_, stop = serve(t, dir, &switchtest.Switch{Refuse: refuse}, false)
-	if _, err := dial(t, dir).DelPort(testContext(t), &api.DelPortRequest{Name: "p2"}); err != nil {
+	c, ctx := dial(t, dir), testContext(t)
+	_, err := c.DelWire(ctx, &api.DelWireRequest{In: "p1"})
+	_, err2 := c.DelEntry(ctx, &api.DelEntryRequest{Bridge: "br1", Vlan: 7, Mac: "02:00:00:00:00:0a"})
+	info, err3 := c.GetInfo(ctx, &api.GetInfoRequest{})
+	_, err4 := c.DelPort(ctx, &api.DelPortRequest{Name: "p2"})
+	left, err5 := c.GetInfo(ctx, &api.GetInfoRequest{})
+	if err := errors.Join(err, err2, err3, err4, err5); err != nil {
 		t.Fatal(err)
+	}
+	if u := info.GetUnrestored(); len(u) != 2 || u[0].GetWhat() != "port p2" || u[1].GetWhat() != "settings of bridge br1" {
+		t.Errorf("without wire and entry, not restored: %v", u)
+	}
+	if u := left.GetUnrestored(); len(u) != 0 {
+		t.Errorf("without the port, not restored: %v", u)
+	}
+	if _, err := c.DelWire(ctx, &api.DelWireRequest{In: "p1"}); !errors.Is(err, api.ErrNoEntry) {
+		t.Errorf("wire deleted again: %v", err)
 	}
 	stop()
 	sw = &switchtest.Switch{}

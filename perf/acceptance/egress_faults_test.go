@@ -22,7 +22,7 @@ import (
 	"millrace/control/egress/kernel"
 	"millrace/control/egress/konntest"
 	"millrace/dataplane/tap/taptest"
-	"millrace/perf/peers"
+	"millrace/waittest"
 )
 
 // What the environment says of TestEgressFaults: how long it shall be, and a
@@ -88,7 +88,7 @@ type child struct {
 	begin func() *exec.Cmd
 	cmd   *exec.Cmd
 	done  chan struct{}
-	out   peers.Buffer
+	out   waittest.Buffer
 }
 
 func (c *child) start() {
