@@ -20,12 +20,12 @@ func (a *app) egressCmd() *cobra.Command {
 		Long: `A node behind NAT has no address that its control plane could reach. An egress
 agent dials out to the control plane's konnectivity proxy-servers, and opens the
 connections that come back through them: to kubelet, pods and services, as far as
-its policy allows.`,
+its policy allows. Operators who need whole subnets have a tunnel instead: l3.`,
 		Example: `  millrace egress agent --server konnectivity.example:8132 --ca ca.crt --token token --allow node=192.0.2.10@10250
   millrace egress status`,
 		Args: noSubcommand, RunE: helpOnly,
 	}
-	cmd.AddCommand(a.egressAgentCmd(), a.egressStatusCmd(), a.egressRequestsCmd(), a.egressTopCmd(), a.egressExplainCmd())
+	cmd.AddCommand(a.egressAgentCmd(), a.egressStatusCmd(), a.egressRequestsCmd(), a.egressTopCmd(), a.egressExplainCmd(), a.egressL3Cmd(), a.egressGenkeyCmd(), a.egressPubkeyCmd())
 	return cmd
 }
 

@@ -243,7 +243,7 @@ func (f *egressFlags) portNames(d *kernel.Dialer) agent.Resolver {
 // showAgent serves the socket of the run directory, and metrics.
 func (a *app) showAgent(ctx context.Context, f *egressFlags, ag *agent.Agent, metrics prometheus.Gatherer, log *zap.Logger) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it shows how draining goes, too
-	socket, err := a.listenLocal()
+	socket, err := a.listenSocket(admin.SocketName)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -268,13 +268,13 @@ func (a *app) showAgent(ctx context.Context, f *egressFlags, ag *agent.Agent, me
 	return cancel, nil
 }
 
-// listenLocal makes the agent's socket, for root and the owner. One that a dead
-// agent has left is taken away.
-func (a *app) listenLocal() (net.Listener, error) {
+// listenSocket makes a socket of an agent in the run directory, for root and the
+// owner. One that a dead agent has left is taken away.
+func (a *app) listenSocket(name string) (net.Listener, error) {
 	if err := os.MkdirAll(a.runDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the run directory: %w", err)
 	}
-	path := filepath.Join(a.runDir, admin.SocketName)
+	path := filepath.Join(a.runDir, name)
 	if c, err := net.Dial("unix", path); err == nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("listen at %s: %w", path, admin.ErrInUse)

@@ -65,7 +65,7 @@ by its run directory and show or change it.`,
 	f.StringVar(&a.runDir, "run-dir", defaultRunDir(os.Getenv, os.Geteuid()), "directory of the switch's sockets (env MILLRACE_RUN_DIR)")
 	f.BoolVar(&a.json, "json", false, "print JSON: field names are those of dataplane/api/millrace.proto")
 	f.StringVar(&a.logLevel, "log-level", "info", "what to log on standard error: debug, info, warn, error")
-	cmd.AddCommand(a.runCmd(), a.dataplaneCmd(), a.controlCmd(), a.showCmd(), a.statusCmd(), a.bridgeCmd(), a.portCmd(), a.macCmd(), a.statsCmd(), a.dropsCmd(), a.topCmd(), a.workerCmd(), a.doctorCmd(), a.flowCmd(), a.ctCmd(), a.egressCmd(), a.memCmd(), a.pktgenCmd(), a.dbCmd(), a.agentCmd(), a.devicePluginCmd(), a.demoCmd(), a.versionCmd())
+	cmd.AddCommand(a.runCmd(), a.dataplaneCmd(), a.controlCmd(), a.showCmd(), a.statusCmd(), a.bridgeCmd(), a.portCmd(), a.macCmd(), a.statsCmd(), a.dropsCmd(), a.topCmd(), a.workerCmd(), a.doctorCmd(), a.flowCmd(), a.ctCmd(), a.egressCmd(), a.egressServerCmd(), a.memCmd(), a.pktgenCmd(), a.dbCmd(), a.agentCmd(), a.devicePluginCmd(), a.demoCmd(), a.versionCmd())
 	return cmd
 }
 

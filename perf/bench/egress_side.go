@@ -144,7 +144,11 @@ func (t *tunnel) reset(ctx context.Context) error {
 	if err := t.begin(); err != nil {
 		return err
 	}
-	return t.ready(ctx, 30*time.Second)
+	if err := t.ready(ctx, 30*time.Second); err != nil {
+		return err
+	}
+	time.Sleep(2 * time.Second) // until a program has all connections that it wants
+	return nil
 }
 
 func (t *tunnel) endPrograms() {

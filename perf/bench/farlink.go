@@ -16,7 +16,8 @@ import (
 
 // A farLink is a link with delay and loss between two network namespaces. It is
 // what tc's netem does, for machines whose kernel has none: a packet that one
-// side's device is given comes out of the other's later, or never.
+// side's device is given comes out of the other's later, or never. It carries
+// what the processor can, and its queue is short, as a router's should be.
 type farLink struct {
 	ends [2]*os.File
 	over sync.WaitGroup
@@ -32,7 +33,7 @@ func newFarLink(a, b string) (*farLink, error) {
 			return nil, err
 		}
 		l.ends[i] = f
-		if err := ip(fmt.Sprintf("-n %s link set link0 mtu %d txqueuelen 10000", ns, farMTU)); err != nil {
+		if err := ip(fmt.Sprintf("-n %s link set link0 mtu %d txqueuelen 1000", ns, farMTU)); err != nil {
 			l.close()
 			return nil, err
 		}
@@ -77,8 +78,11 @@ type delayed struct {
 	bytes []byte
 }
 
-// farQueue is how many packets may be under way: more than a Gbit/s takes.
-const farQueue = 8192
+// Bounds of what the link holds.
+const (
+	farQueue = 8192                  // packets under way: more than a Gbit/s takes
+	farLate  = 20 * time.Millisecond // beyond their time: a queue, where more are dropped
+)
 
 // carry carries packets one way.
 func (l *farLink) carry(from, to io.ReadWriter, random *rand.Rand) {
@@ -105,10 +109,13 @@ func (l *farLink) carry(from, to io.ReadWriter, random *rand.Rand) {
 	})
 	l.over.Go(func() {
 		for p := range way {
-			if wait := time.Until(p.due); wait > 0 {
+			wait := time.Until(p.due)
+			if wait > 0 {
 				time.Sleep(wait)
 			}
-			_, _ = to.Write(p.bytes) // a device that is down takes none
+			if wait > -farLate {
+				_, _ = to.Write(p.bytes) // a device that is down takes none
+			}
 			free.Put((*[farMTU]byte)(p.bytes[:farMTU]))
 		}
 	})

@@ -194,7 +194,7 @@ const (
 
 // widen keeps more links to an address, once it is known to be far away.
 func (a *Agent) widen(ctx context.Context, ad *address) {
-	for pause := time.Second / 4; sleep(ctx, pause); pause = min(pause*3/2, lookAgain) {
+	for pause := time.Second / 20; sleep(ctx, pause); pause = min(pause*3/2, lookAgain) {
 		if rtt, ok := a.distance(ad); ok && rtt >= farAway {
 			break
 		}

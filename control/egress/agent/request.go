@@ -41,6 +41,8 @@ type request struct {
 
 	retransmits atomic.Uint64 // segments to the target, as far as they were counted
 	unused      atomic.Pointer[time.Timer]
+	left        atomic.Bool  // the target has all that the client sent, and knows that nothing follows
+	forgotten   atomic.Int64 // bytes that the target said after that
 }
 
 // Sides of a connection, as places of request.stalled: who did not take what it
@@ -139,10 +141,10 @@ func (r *request) read() {
 }
 
 // toClient sends what a target has said, and reports whether to go on. Nobody
-// wants it when the client has closed.
+// wants it when the client has closed: see leave.
 func (r *request) toClient(b []byte) bool {
 	if r.state.Load() == closing {
-		return true
+		return !r.left.Load() || r.forgotten.Add(int64(len(b))) <= forgetMost
 	}
 	r.first.CompareAndSwap(0, int64(time.Since(r.started)))
 	start := time.Now()
@@ -219,9 +221,11 @@ func (r *request) write() {
 // leave parts from a target after the client: it is told that nothing follows,
 // and may read what is on its way for a time. What it says meanwhile is read and
 // forgotten, for a connection that is closed with bytes unread is reset, and
-// takes those on their way with it.
+// takes those on their way with it. One that says more than forgetMost does not
+// care: a client has left a download.
 func (r *request) leave() {
 	r.once.close.Do(func() {
+		r.left.Store(true)
 		r.countRetransmits()
 		r.conclude(byClient, nil)
 		if c, ok := r.conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {

@@ -252,3 +252,31 @@ func TestClientAborts(t *testing.T) {
 		}
 	}
 }
+
+// TestLeftDownload: a client that leaves a download leaves no download behind.
+func TestLeftDownload(t *testing.T) {
+	s := &konntest.Server{ID: "s1"}
+	r := start(t, nil, s)
+	left := make(chan int64, 1)
+	flood := listen(t, func(c *net.TCPConn) {
+		_, _ = io.ReadFull(c, make([]byte, 1))
+		n, _ := io.Copy(c, zeros{})
+		left <- n
+	})
+	for _, w := range ways {
+		c, err := w.dial(s, t, t.Context(), flood)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = c.Write([]byte("x"))
+		_, _ = io.ReadFull(c, make([]byte, 100<<10))
+		_ = c.Close()
+		select {
+		case n := <-left:
+			t.Logf("%s: the target has sent %d MiB", w.name, n>>20)
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: the target sends on", w.name)
+		}
+	}
+	eventually(t, "nothing stays open", func() bool { return r.Status().Requests == 0 })
+}
