@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	"control/egress/agent":    {"control/egress/policy"},
 	"control/egress/kernel":   {"dataplane/sys"},
 	"control/egress/leases":   nil,
+	"control/egress/netstack": {"dataplane/packet", "dataplane/sys", "vhost/frontend", "vhost/message", "vhost/virtq"},
 	"control/egress/policy":   nil,
 	"control/egress/konntest": nil,
 	"control/flows":           {"control/logical", "control/ovsdb/flowmodel", "flowtable"},
@@ -72,6 +73,14 @@ var mayImport = map[string][]string{
 	"vhost/guestmem":          {"dataplane/sys"},
 	"vhost/message":           nil,
 	"vhost/virtq":             {"vhost/guestmem", "dataplane/packet", "dataplane/sys"},
+
+	// Tunnels, by themselves because their names are long.
+	"control/egress/l3":        {"control/egress/l3/packet"},
+	"control/egress/l3/guard":  {"control/egress/l3", "control/egress/l3/packet", "control/egress/policy"},
+	"control/egress/l3/kernel": {"dataplane/sys"},
+	"control/egress/l3/nic":    {"control/egress/l3/packet"},
+	"control/egress/l3/packet": nil,
+	"control/egress/l3/roster": {"control/egress/l3"},
 }
 
 // allowed returns what package pkg may import, and whether any rule names it.

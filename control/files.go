@@ -25,8 +25,9 @@ const desiredVersion = 1
 // desired is what was wanted last, for a start without the database.
 type desired struct {
 	Version int             `json:"version"`
-	Ports   []bridge.Port   `json:"ports"`   // by name
-	Bridges []bridge.Bridge `json:"bridges"` // by name
+	Ports   []bridge.Port   `json:"ports"`            // by name
+	Bridges []bridge.Bridge `json:"bridges"`          // by name
+	Egress  []bridge.Egress `json:"egress,omitempty"` // by name
 	CPUs    []int           `json:"cpus,omitempty"`
 	Balance bridge.Balance  `json:"balance,omitzero"`
 }
@@ -36,6 +37,9 @@ func newDesired(s *bridge.State) desired {
 	for _, name := range slices.Sorted(maps.Keys(s.Ports)) {
 		d.Ports = append(d.Ports, s.Ports[name])
 	}
+	for _, name := range slices.Sorted(maps.Keys(s.Egress)) {
+		d.Egress = append(d.Egress, s.Egress[name])
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.Bridges)) {
 		d.Bridges = append(d.Bridges, s.Bridges[name])
 	}
@@ -44,9 +48,12 @@ func newDesired(s *bridge.State) desired {
 
 // state is d as From would have returned it, without rows to tell anything.
 func (d desired) state() *bridge.State {
-	s := &bridge.State{Ports: map[string]bridge.Port{}, Bridges: map[string]bridge.Bridge{}, Stats: bridge.StatsDefault, CPUs: d.CPUs, Balance: d.Balance}
+	s := &bridge.State{Ports: map[string]bridge.Port{}, Bridges: map[string]bridge.Bridge{}, Egress: map[string]bridge.Egress{}, Stats: bridge.StatsDefault, CPUs: d.CPUs, Balance: d.Balance}
 	for _, p := range d.Ports {
 		s.Ports[p.Name] = p
+	}
+	for _, e := range d.Egress {
+		s.Egress[e.Name] = e
 	}
 	for _, b := range d.Bridges {
 		s.Bridges[b.Name] = b

@@ -35,8 +35,12 @@ type Config struct {
 	SocketDirs []string    // where absolute vhost-user paths may be; none: anywhere
 	LocalPorts bool        // a bridge's own port is a network device, unless its row says otherwise
 	Version    string      // release of the program
-	Log        *zap.Logger
-	Ready      func() // called once, when the run directory is ours; may be nil
+
+	// Agent says what is wrong with the options of an egress port's agent. Nil:
+	// there are no egress ports.
+	Agent func(options map[string]string) []error
+	Log   *zap.Logger
+	Ready func() // called once, when the run directory is ours; may be nil
 
 	balanceEvery time.Duration // instead of a row's interval, in tests
 }
@@ -57,6 +61,8 @@ type loop struct {
 	session *session // nil while there is no dataplane
 	plant   *plant   // of the session
 	flow    *flowing
+
+	egress *egress
 
 	book    *copybook
 	seen    bool   // the database has been read
@@ -121,8 +127,8 @@ func newLoop(cfg Config, db *ovsdb.Client, flow *flowing) *loop {
 	now := time.Now()
 	l := &loop{
 		balance: newBalancer(cfg.balanceEvery),
-		cfg:     cfg, log: cfg.Log, db: db, flow: flow, book: newCopybook(), failed: map[string]*failure{}, said: map[string]bool{},
-		policy: bridge.Policy{RunDir: cfg.RunDir, Dirs: cfg.SocketDirs, Follow: filepath.EvalSymlinks, Local: cfg.LocalPorts},
+		cfg:     cfg, log: cfg.Log, db: db, flow: flow, egress: newEgress(cfg.RunDir, cfg.Log), book: newCopybook(), failed: map[string]*failure{}, said: map[string]bool{},
+		policy: bridge.Policy{RunDir: cfg.RunDir, Dirs: cfg.SocketDirs, Follow: filepath.EvalSymlinks, Local: cfg.LocalPorts, Agent: cfg.Agent},
 		files:  newFiler(cfg), dirty: true, system: readSystem("/etc/os-release", "/usr/lib/os-release"),
 		status: Status{PID: os.Getpid(), Version: cfg.Version, Started: now, Database: Database{Since: now}},
 		retry:  time.NewTimer(offlineAfter), tidy: time.NewTimer(0), stats: time.NewTimer(bridge.StatsDefault),
@@ -134,11 +140,12 @@ func newLoop(cfg Config, db *ovsdb.Client, flow *flowing) *loop {
 func (l *loop) run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	begun := make(chan *session)
-	ended := make(chan struct{}, 3)
+	ended := make(chan struct{}, 4)
 	db, endDB := context.WithCancel(context.WithoutCancel(ctx)) // an answer that is under way still comes
 	go func() { l.db.Run(db); ended <- struct{}{} }()
 	go func() { l.flow.db.Run(db); ended <- struct{}{} }()
 	go func() { sessions(ctx, l.cfg.RunDir, l.log, begun); ended <- struct{}{} }()
+	go func() { l.egress.ask(ctx); ended <- struct{}{} }()
 	defer func() {
 		cancel()
 		endDB()
@@ -165,6 +172,7 @@ func (l *loop) run(ctx context.Context) {
 			continue
 		case <-ready:
 			l.hear()
+		case l.egress.told = <-l.egress.news:
 		case <-l.retry.C:
 			l.fallBack()
 		case <-l.stats.C:
@@ -273,6 +281,7 @@ func (l *loop) pass(ctx context.Context) {
 		return
 	}
 	l.status.Counters.Passes++
+	l.egress.want(l.want.Egress)
 	l.balance.follow(l.want.Balance)
 	changes := bridge.Diff(l.plant.have(), l.want)
 	if l.offline {
@@ -410,7 +419,7 @@ func (l *loop) report(ctx context.Context) {
 		old, row := b.ports[uuid], portRow(l.want.PortErrors[uuid])
 		w.set(model.PortTable, uuid, row, portColumns(old, row), func() { b.ports[uuid] = row })
 	}
-	root := rootRow(b.rows.Root.NextCfg, OVSVersion, l.session.client.Info.GetPortTypes())
+	root := rootRow(b.rows.Root.NextCfg, OVSVersion, l.portTypes())
 	root.SystemType, root.SystemVersion = firstOf(b.root.SystemType, text(l.system.kind)), firstOf(b.root.SystemVersion, text(l.system.version))
 	w.set(model.OpenvSwitchTable, b.rootUUID, root, rootColumns(b.root, root), func() { b.root = root })
 	l.transact(ctx, w)
@@ -419,7 +428,7 @@ func (l *loop) report(ctx context.Context) {
 // reportInterface adds what has changed for an Interface row.
 func (l *loop) reportInterface(w *writing, v bridge.InterfaceView) {
 	b, d, failed := l.book, l.plant.ports[v.Name], l.failed[v.Name]
-	n := news{view: v, device: d}
+	n := news{view: v, device: d, egress: l.egress.told[v.Name]}
 	if d != nil {
 		n.state = d.state
 	}
@@ -430,6 +439,7 @@ func (l *loop) reportInterface(w *writing, v bridge.InterfaceView) {
 		return
 	}
 	old, row := b.interfaces[v.UUID], interfaceRow(v, d, failed)
+	egressRow(row, v, n.egress)
 	row.Statistics = old.Statistics
 	columns := interfaceColumns(old, row)
 	if len(columns) == 0 {

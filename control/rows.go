@@ -65,6 +65,7 @@ type news struct {
 	device *device
 	state  *api.PortState
 	failed string
+	egress *egressState
 }
 
 func newCopybook() *copybook {

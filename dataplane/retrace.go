@@ -146,7 +146,7 @@ func (w *worker) lookAhead() {
 
 // mayRetrace reports whether frames of p that have missed are to be retraced.
 func (w *worker) mayRetrace(p *workerPort) bool {
-	if p.level != parse.Full || p.isTunnel || w.trace != nil || !w.flow.ct.table.Briefs() {
+	if p.level != parse.Full || p.isTunnel || w.trace != nil || !w.flow.walker.Retraces(p.number) || !w.flow.ct.table.Briefs() {
 		return false
 	}
 	if p.doubt >= doubtMany {
@@ -216,11 +216,7 @@ func (w *worker) endRetrace(p *workerPort, i int, what flowtable.Retraced) {
 	w.flow.ct.took++
 	w.flow.ct.given.n = 0
 	walker, n := w.flow.walker, w.batch.Frames[i].Len
-	rules, visited := walker.RetraceRules()
-	w.visited += visited
-	for _, h := range rules {
-		w.flow.counters.Add(h, 1, uint64(n))
-	}
+	w.visited += walker.CountRetrace(w.flow.counters, uint64(n))
 	arg := walker.RetraceArg()
 	if o := w.port(arg); what == flowtable.RetraceOutput && o != nil && o.plain && o.n < len(o.own) {
 		w.sendAs(p, o, i)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"millrace/dataplane/conntrack"
+	"millrace/dataplane/packet"
 	"millrace/flowtable"
 )
 
@@ -179,4 +180,24 @@ func (r *rig) retraceAccount() (all []string) {
 	stats := r.s.ConnectionStats()
 	stats.Invalid, stats.Late = 0, 0 // follow from what the cache holds, which is not the same in both
 	return append(all, fmt.Sprint(r.counts(ids...)), fmt.Sprintf("%+v", stats), fmt.Sprint(r.s.ConnectionZones()), fmt.Sprint(list))
+}
+
+// TestRetracesNoAlloc checks that frames of new connections, which are retraced, allocate nothing.
+func TestRetracesNoAlloc(t *testing.T) {
+	if raceOn {
+		t.Skip("needs a build without the race detector, which allocates")
+	}
+	s := newStageOf(t, newTCPDevice())
+	s.add(tracking(2, false))
+	w := s.s.workers[0]
+	for range 200 {
+		w.turn()
+	}
+	before := w.retracings
+	if n := testing.AllocsPerRun(200, w.turn); n != 0 {
+		t.Errorf("%v allocations a turn", n)
+	}
+	if n := w.retracings - before; n < 200*packet.BatchMax*3/4 {
+		t.Errorf("%d frames were retraced in 200 turns, want most", n)
+	}
 }

@@ -16,8 +16,8 @@ type retrace struct {
 	written uint64 // words of it that are not of a narrow key, and may not be zero
 	at      uint16 // stage that it is behind
 	stage   *stage // that it is in
-	visited int
-	rules   []uint32
+	stages  [retraceStages]uint16
+	n       int // stages that it came through
 }
 
 // A Retraced says what a retrace has come to.
@@ -31,8 +31,15 @@ const (
 	RetraceDrop                    // it is dropped for the reason RetraceArg
 )
 
-// retraceRules is how many rules a retrace counts at most.
-const retraceRules = 64
+// retraceStages is how many stages a retrace comes through at most.
+const retraceStages = 16
+
+// Retraces reports whether some packets that come in by a port may be retraced: some are asked about.
+func (w *Walker) Retraces(port uint32) bool {
+	m := &w.stages
+	at := m.root(port)
+	return at != 0 && m.list[at].child != 0 && m.changes == w.t.changes.Load()
+}
 
 // Retrace begins a retrace of a packet with this key, narrow or whole, that came by no tunnel.
 // It reports false if nothing is known of its port.
@@ -55,7 +62,7 @@ func (w *Walker) Retrace(key []uint64) bool {
 		r.ctx[i] = key[i] // word by word: so they are read again
 	}
 	r.ctx[WordL4] &^= 0xffff // of whoever has the key
-	r.at, r.visited, r.rules = at, 0, r.rules[:0]
+	r.at, r.n = at, 0
 	r.write(m, &m.list[at])
 	return true
 }
@@ -73,12 +80,12 @@ func (r *retrace) write(m *stages, s *stage) {
 func (w *Walker) Next() Retraced {
 	m, r := &w.stages, &w.retrace
 	s := r.find(m)
-	if s == nil || !s.plain || len(r.rules)+int(s.rules[1]-s.rules[0]) > retraceRules {
+	if s == nil || !s.plain || r.n == retraceStages {
 		return RetraceUnknown
 	}
 	r.write(m, s)
-	r.rules = append(r.rules, m.rules[s.rules[0]:s.rules[1]]...)
-	r.visited += int(s.visited)
+	r.stages[r.n] = r.at
+	r.n++
 	r.stage = s
 	switch s.kind {
 	case stageAsk:
@@ -116,9 +123,18 @@ func (w *Walker) RetraceAsks() *Connect { return &w.retrace.stage.ask }
 // RetraceArg is the port, or the reason of a drop.
 func (w *Walker) RetraceArg() uint32 { return w.retrace.stage.arg }
 
-// RetraceRules are the rules that a retrace went by, and how many tables it came through.
-func (w *Walker) RetraceRules() (rules []uint32, visited int) {
-	return w.retrace.rules, w.retrace.visited
+// CountRetrace counts a frame of so many bytes for the rules that its retrace went by, and
+// returns how many tables it came through.
+func (w *Walker) CountRetrace(c *Counters, bytes uint64) (visited int) {
+	m, r := &w.stages, &w.retrace
+	for _, at := range r.stages[:r.n] {
+		s := &m.list[at]
+		for _, h := range m.rules[s.rules[0]:s.rules[1]] {
+			c.Add(h, 1, bytes)
+		}
+		visited += int(s.visited)
+	}
+	return visited
 }
 
 // Answer gives the packet what connection tracking says of it. It is not translated.

@@ -22,6 +22,15 @@ func TestRetrace(t *testing.T) {
 			w, plain := x.tab.NewWalker(side), x.tab.NewWalker(side)
 			defer w.Close()
 			defer plain.Close()
+			counters, err := NewCounters(1 << 12)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := counters.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
 			id := RuleID(1000)
 			for i := range perTables {
 				if i%500 == 0 {
@@ -35,11 +44,16 @@ func TestRetrace(t *testing.T) {
 				noisy := key
 				key[WordL4] &^= 0xffff
 				noisy[WordL4] |= uint64(c.n(1 << 16))
-				got, asks, ok := retraced(w, noisy[:])
+				got, asks, ok := retraced(w, counters, noisy[:])
 				if ok {
 					want, visited := plain.Walk(&key, 100, 0), plain.visited
 					if err := got.compare(want, visited); err != nil {
 						t.Fatalf("packet %d %x: %v\n got %+v\nwant %+v, %d tables", i, key, err, got, *want, visited)
+					}
+					for _, h := range want.Rules[:min(1, len(want.Rules))] {
+						if n, _ := counters.Get(h); n == 0 {
+							t.Fatalf("packet %d %x: rule %d was not counted", i, key, h)
+						}
 					}
 					ended++
 					asked += asks
@@ -66,7 +80,7 @@ type retracing struct {
 
 // retraced retraces a packet as far as that goes. It returns how many questions were asked,
 // and whether it came to its end.
-func retraced(w *Walker, key []uint64) (r retracing, asks int, ok bool) {
+func retraced(w *Walker, counters *Counters, key []uint64) (r retracing, asks int, ok bool) {
 	for ok = w.Retrace(key); ok; {
 		switch r.what = w.Next(); r.what {
 		case RetraceAsk:
@@ -86,7 +100,11 @@ func retraced(w *Walker, key []uint64) (r retracing, asks int, ok bool) {
 			return r, asks, false
 		default:
 			r.arg = w.RetraceArg()
-			r.rules, r.visited = w.RetraceRules()
+			for _, at := range w.retrace.stages[:w.retrace.n] {
+				s := &w.stages.list[at]
+				r.rules = append(r.rules, w.stages.rules[s.rules[0]:s.rules[1]]...)
+			}
+			r.visited = w.CountRetrace(counters, 100)
 			return r, asks, true
 		}
 	}

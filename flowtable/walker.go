@@ -115,7 +115,6 @@ func (t *Tables) NewWalker(side SideTables) *Walker {
 	w.out.Rules = make([]uint32, 0, 128)
 	w.edges = make([]uint64, 0, 256)
 	w.ahead.words = make([]aheadWord, 0, 2*KeyWords)
-	w.retrace.rules = make([]uint32, 0, retraceRules)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	w.epoch.Store(t.epoch.Load())

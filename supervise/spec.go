@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"syscall"
+	"time"
 
 	"go.uber.org/zap"
 )
@@ -27,6 +28,10 @@ type Spec struct {
 	// Sweep removes what a process leaves that is killed. May be nil.
 	Sweep func() error
 
+	// Grace is how long a process of Config.More may take to end by itself when
+	// it is wanted no more; it is killed then.
+	Grace time.Duration
+
 	// Find returns the pid of the process that does the work already, or 0. Nil:
 	// nobody is looked for.
 	Find func() (pid int, err error)
@@ -38,13 +43,17 @@ type Spec struct {
 
 // A Config says what to keep alive.
 type Config struct {
-	RunDir string    // where run.json is written
-	Status Status    // what is known beforehand: all but PID, times and Children
-	Specs  []Spec    // in the order in which they are started; the last one is ended first
-	InUse  int       // exit code of a process that finds another one at its work
-	Ready  func()    // called once, when all have been ready
-	Err    io.Writer // where the processes log to
-	Log    *zap.Logger
+	RunDir string // where run.json is written
+	Status Status // what is known beforehand: all but PID, times and Children
+	Specs  []Spec // in the order in which they are started; the last one is ended first
+	InUse  int    // exit code of a process that finds another one at its work
+	Ready  func() // called once, when all have been ready
+	// More yields which other processes there shall be, all of them each time.
+	// They come and go while the others run, and whatever becomes of them is no
+	// reason to give up. May be nil.
+	More <-chan []Spec
+	Err  io.Writer // where the processes log to
+	Log  *zap.Logger
 }
 
 // An ExitError says how a process ended.

@@ -38,7 +38,7 @@ const (
 
 // A Child is one process that is kept alive.
 type Child struct {
-	Name     string    `json:"name"` // database, dataplane, control
+	Name     string    `json:"name"` // database, dataplane, control, egress NAME
 	PID      int       `json:"pid"`  // 0 while Waiting
 	State    string    `json:"state"`
 	Since    time.Time `json:"since"`    // when State became what it is

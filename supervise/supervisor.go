@@ -28,7 +28,8 @@ const (
 type supervisor struct {
 	cfg      Config
 	began    time.Time
-	children []*child
+	children []*child // those of Config.Specs, and behind them others
+	more     []Spec   // what others there shall be
 	events   chan event
 	over     chan struct{} // closed when nobody takes events any more
 	told     bool          // that all are ready
@@ -38,12 +39,13 @@ type supervisor struct {
 // A child is one of the processes.
 type child struct {
 	Spec
-	at       int     // index in supervisor.children
+	at       int     // index in Config.Specs; -1: it is of Config.More
 	proc     process // nil while there is none
 	life     int     // number of proc
 	born     time.Time
 	cancel   context.CancelFunc // ends Await
 	wasReady bool
+	unwanted bool // it is to end for good
 	pace     pace
 	told     Child
 }
@@ -61,7 +63,8 @@ type eventKind int
 const (
 	isReady eventKind = iota
 	hasEnded
-	isDue // for its next start
+	isDue  // for its next start
+	isLate // to end, though unwanted
 )
 
 // Run keeps processes alive until ctx ends, and ends them then. It returns
@@ -87,6 +90,8 @@ func Run(ctx context.Context, cfg Config) error {
 		select {
 		case <-ctx.Done():
 			return s.end(false)
+		case s.more = <-s.cfg.More:
+			s.follow()
 		case e := <-s.events:
 			if err := s.handle(e); err != nil {
 				return errors.Join(err, s.end(true))
@@ -108,15 +113,65 @@ func (s *supervisor) handle(e event) error {
 		return s.ended(c, e.exit)
 	case isDue:
 		return s.begin(c)
+	case isLate:
+		s.cfg.Log.Warn("does not end, so it is killed", zap.String("process", c.Name), zap.Int("pid", c.proc.pid()))
+		s.signal(c.proc, c.Name, syscall.SIGKILL)
 	}
 	return nil
+}
+
+// extra reports whether the child is of Config.More.
+func (c *child) extra() bool { return c.at < 0 }
+
+// follow starts those of more that there are not, and ends those that are none of
+// more. One that is wanted again while it ends is started when it has.
+func (s *supervisor) follow() {
+	for _, c := range slices.Clone(s.children) {
+		if c.extra() && !c.unwanted && !slices.ContainsFunc(s.more, func(m Spec) bool { return m.Name == c.Name }) {
+			s.retire(c)
+		}
+	}
+	for _, m := range s.more {
+		if slices.ContainsFunc(s.children, func(c *child) bool { return c.Name == m.Name }) {
+			continue
+		}
+		c := &child{Spec: m, at: -1, told: Child{Name: m.Name, State: Waiting, Since: time.Now()}}
+		s.children = append(s.children, c)
+		_ = s.begin(c) // it is tried again
+	}
+}
+
+// retire has a child end for good.
+func (s *supervisor) retire(c *child) {
+	c.unwanted = true
+	if c.proc == nil {
+		c.life++ // it is due no more
+		s.remove(c)
+		return
+	}
+	s.signal(c.proc, c.Name, syscall.SIGTERM)
+	life := c.life
+	time.AfterFunc(c.Grace, func() { s.send(event{c, life, isLate, nil}) })
+}
+
+// remove forgets a child that has ended, and makes place for the next of its name.
+func (s *supervisor) remove(c *child) {
+	c.life++
+	s.children = slices.DeleteFunc(s.children, func(o *child) bool { return o == c })
+	if c.Sweep != nil {
+		if err := c.Sweep(); err != nil {
+			s.cfg.Log.Warn("something is left of a process", zap.String("process", c.Name), zap.Error(err))
+		}
+	}
+	s.write()
+	s.follow()
 }
 
 // begin is start for a child that need not be able to: if it once was, it is
 // tried again.
 func (s *supervisor) begin(c *child) error {
 	err := s.start(c)
-	if err == nil || !c.wasReady {
+	if err == nil || !c.wasReady && !c.extra() {
 		return err
 	}
 	return s.ended(c, &ExitError{c.Name, -1, err.Error()})
@@ -206,7 +261,7 @@ func (s *supervisor) send(e event) {
 func (s *supervisor) ready(c *child) {
 	c.wasReady = true
 	s.tell(c, Running)
-	if !s.told && !slices.ContainsFunc(s.children, func(c *child) bool { return !c.wasReady }) {
+	if !s.told && !slices.ContainsFunc(s.children, func(c *child) bool { return !c.wasReady && !c.extra() }) {
 		s.told = true
 		s.cfg.Ready()
 	}
@@ -218,17 +273,25 @@ func (s *supervisor) ended(c *child, exit *ExitError) error {
 	lived := time.Since(c.born)
 	c.proc = nil
 	c.told.LastExit, c.told.Adopted = exit.Status, false
+	if c.unwanted {
+		s.remove(c)
+		return nil
+	}
 	// What a killed supervisor has left dies, or is adopted, in a moment.
 	yields := exit.Code == s.cfg.InUse && time.Since(s.began) < yieldTime
 	spare := c.Spare && !c.Hopeless(exit.Code)
-	if !c.wasReady && !exit.signalled() && !yields && !spare {
+	if !c.wasReady && !exit.signalled() && !yields && !spare && !c.extra() {
 		return cannotStart(exit)
 	}
 	wait := yieldEvery
 	if !yields {
 		wait = c.pace.died(lived)
 	}
-	s.cfg.Log.Warn("process will be restarted", zap.Error(exit), zap.Duration("lived", lived), zap.Duration("in", wait))
+	say := s.cfg.Log.Warn
+	if exit.Code == 0 && c.extra() {
+		say = s.cfg.Log.Info // it wants another life, with other settings
+	}
+	say("process will be restarted", zap.Error(exit), zap.Duration("lived", lived), zap.Duration("in", wait))
 	c.told.Restarts++
 	if wait == 0 {
 		return s.begin(c)
@@ -245,11 +308,16 @@ func (s *supervisor) tell(c *child, state string) {
 	if c.proc != nil {
 		c.told.PID = c.proc.pid()
 	}
+	s.write()
+}
+
+// write brings run.json up to date.
+func (s *supervisor) write() {
 	s.status.Children = nil
 	for _, c := range s.children {
 		s.status.Children = append(s.status.Children, c.told)
 	}
-	s.status.Written = c.told.Since
+	s.status.Written = time.Now()
 	if err := s.status.write(s.cfg.RunDir); err != nil {
 		s.cfg.Log.Error("supervisor cannot tell of itself", zap.Error(err))
 	}
@@ -275,9 +343,7 @@ func (s *supervisor) end(failed bool) error {
 		}
 	}
 	began := time.Now()
-	if n := len(alive); n > 0 && alive[n-1].at == len(s.children)-1 {
-		s.ask(alive[n-1:], firstGrace)
-	}
+	s.ask(slices.DeleteFunc(slices.Clone(alive), func(c *child) bool { return c.at != len(s.cfg.Specs)-1 }), firstGrace)
 	for _, c := range s.ask(alive, endGrace-time.Since(began)) {
 		s.cfg.Log.Warn("does not end, so it is killed", zap.String("process", c.Name), zap.Int("pid", c.proc.pid()))
 		s.signal(c.proc, c.Name, syscall.SIGKILL)

@@ -132,6 +132,7 @@ func (a *app) control(cmd *cobra.Command, f *controlFlags) error {
 	defer pods.wait()
 	return control.Run(cmd.Context(), control.Config{
 		RunDir: a.runDir, StateDir: f.stateDir, Endpoints: f.db, TLS: secure, SocketDirs: f.socketDirs, LocalPorts: local, Version: a.version, Log: log,
+		Agent: checkAgentOptions,
 		Ready: func() {
 			pods.start()
 			if err := a.ready(f.readyFD); err != nil {

@@ -3,12 +3,16 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"millrace/control"
 	"millrace/control/egress/admin"
 	"millrace/control/egress/agent"
 )
@@ -20,18 +24,66 @@ func (a *app) egressCmd() *cobra.Command {
 		Long: `A node behind NAT has no address that its control plane could reach. An egress
 agent dials out to the control plane's konnectivity proxy-servers, and opens the
 connections that come back through them: to kubelet, pods and services, as far as
-its policy allows.`,
+its policy allows. Each port of type egress has an agent, and there may be one by
+itself; --port of the other commands says which is asked. Operators who need whole
+subnets have a tunnel instead: l3.`,
 		Example: `  millrace egress agent --server konnectivity.example:8132 --ca ca.crt --token token --allow node=192.0.2.10@10250
   millrace egress status`,
 		Args: noSubcommand, RunE: helpOnly,
 	}
-	cmd.AddCommand(a.egressAgentCmd(), a.egressStatusCmd(), a.egressRequestsCmd(), a.egressTopCmd(), a.egressExplainCmd())
+	cmd.AddCommand(a.egressAgentCmd(), a.egressPortCmd(), a.choosePort(a.egressStatusCmd()), a.choosePort(a.egressRequestsCmd()), a.choosePort(a.egressTopCmd()), a.choosePort(a.egressExplainCmd()),
+		a.egressL3Cmd(), a.egressGenkeyCmd(), a.egressPubkeyCmd())
 	return cmd
 }
 
-// askAgent has the agent of the run directory answer a path.
+// choosePort adds the flag that says which agent is asked.
+func (a *app) choosePort(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().StringVar(&a.egressPort, "port", "", "ask the agent of this egress port (default: the only agent there is)")
+	completeWith(cmd, "port", func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		names, _ := control.EgressPorts(a.runDir) // nothing is offered then
+		return names, cobra.ShellCompDirectiveNoFileComp
+	})
+	return cmd
+}
+
+// askAgent has an agent of the run directory answer a path.
 func (a *app) askAgent(ctx context.Context, path string, query url.Values, v any) error {
-	return admin.Ask(ctx, filepath.Join(a.runDir, admin.SocketName), path, query, v)
+	socket, err := a.agentSocket()
+	if err != nil {
+		return err
+	}
+	return admin.Ask(ctx, socket, path, query, v)
+}
+
+// agentSocket is where the agent is asked that the flag names, or the only one: of
+// a port, or one by itself.
+func (a *app) agentSocket() (string, error) {
+	alone := filepath.Join(a.runDir, admin.SocketName)
+	if a.egressPort != "" {
+		return control.EgressSocket(a.runDir, a.egressPort), nil
+	}
+	names, err := control.EgressPorts(a.runDir)
+	if err != nil {
+		return "", fmt.Errorf("look for egress ports: %w", err)
+	}
+	names = slices.DeleteFunc(names, func(name string) bool {
+		e, err := control.ReadEgress(a.runDir, name)
+		return err == nil && !e.Agent()
+	})
+	if len(names) == 0 {
+		return alone, nil
+	}
+	c, err := net.Dial("unix", alone)
+	if err == nil {
+		_ = c.Close() // it was only to see whether somebody listens
+	}
+	switch {
+	case len(names) == 1 && err != nil:
+		return control.EgressSocket(a.runDir, names[0]), nil
+	case len(names) == 1:
+		return "", fmt.Errorf("there are an agent by itself and that of port %s: --port %s asks the latter, another --run-dir keeps them apart", names[0], names[0])
+	}
+	return "", fmt.Errorf("several egress ports: choose by --port: %s", strings.Join(names, ", "))
 }
 
 func (a *app) egressStatusCmd() *cobra.Command {
@@ -42,6 +94,7 @@ func (a *app) egressStatusCmd() *cobra.Command {
 the server, how long ago its machine gave a sign of life, the shortest round trip,
 the streams, idle ones among them, and segments that were sent again. Exit code 1 says that the agent runs and no server answers.`,
 		Example: `  millrace egress status
+  millrace egress status --port egress0
   millrace egress status --json | jq .servers_up`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

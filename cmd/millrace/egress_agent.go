@@ -67,7 +67,8 @@ for is judged like any other. Loopback and link-local addresses need a rule of
 their own, unix sockets cannot be had at all.
 
 The port of the switch is one of type tap or internal, in a network namespace of
-its own: --netns says which, and pods and services are dialled there.
+its own: --netns says which, and pods and services are dialled there. A port of type
+egress needs no such command: it has an agent of its own (` + "`millrace port add --help`" + `).
 
 Certificates and tokens are read anew for each connection. SIGTERM drains: servers
 send new requests elsewhere, and open ones have --drain-timeout to end.
@@ -126,7 +127,6 @@ func (a *app) egressAgent(cmd *cobra.Command, f *egressFlags) error {
 	if err != nil {
 		return err
 	}
-	f.cfg.Log = log
 	if err := f.check(cmd); err != nil {
 		return err
 	}
@@ -136,14 +136,25 @@ func (a *app) egressAgent(cmd *cobra.Command, f *egressFlags) error {
 			return err
 		}
 		defer d.Close()
-		f.cfg.Port = d
-		f.cfg.PortNames = f.portNames(d)
+		f.by(d)
 	}
+	return a.serveAgent(cmd.Context(), f, filepath.Join(a.runDir, admin.SocketName), log, nil)
+}
+
+// by has the agent reach what is behind the port by d.
+func (f *egressFlags) by(d agent.Dialer) {
+	f.cfg.Port, f.cfg.PortNames = d, f.portNames(d)
+}
+
+// serveAgent runs an agent that is asked at a socket, until ctx ends and it has
+// drained. more is counted besides what an agent counts.
+func (a *app) serveAgent(ctx context.Context, f *egressFlags, socket string, log *zap.Logger, more []prometheus.Collector) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	f.cfg.Registry = registry
+	registry.MustRegister(more...)
+	f.cfg.Registry, f.cfg.Log = registry, log
 	ag := agent.New(f.cfg)
-	stop, err := a.showAgent(cmd.Context(), f, ag, registry, log)
+	stop, err := a.showAgent(ctx, f, socket, ag, registry, log)
 	if err != nil {
 		return err
 	}
@@ -151,7 +162,7 @@ func (a *app) egressAgent(cmd *cobra.Command, f *egressFlags) error {
 	if err := a.ready(f.readyFD); err != nil {
 		log.Warn("nobody was told that the agent is ready", zap.Error(err))
 	}
-	f.runAgent(cmd.Context(), ag)
+	f.runAgent(ctx, ag)
 	return nil
 }
 
@@ -231,7 +242,7 @@ func (f *egressFlags) addHost(text string) error {
 }
 
 // portNames asks the DNS server behind the port, if there is one.
-func (f *egressFlags) portNames(d *kernel.Dialer) agent.Resolver {
+func (f *egressFlags) portNames(d agent.Dialer) agent.Resolver {
 	if f.dns == "" {
 		return nil
 	}
@@ -240,10 +251,10 @@ func (f *egressFlags) portNames(d *kernel.Dialer) agent.Resolver {
 	}}
 }
 
-// showAgent serves the socket of the run directory, and metrics.
-func (a *app) showAgent(ctx context.Context, f *egressFlags, ag *agent.Agent, metrics prometheus.Gatherer, log *zap.Logger) (stop func(), err error) {
+// showAgent serves an agent's socket, and metrics.
+func (a *app) showAgent(ctx context.Context, f *egressFlags, path string, ag *agent.Agent, metrics prometheus.Gatherer, log *zap.Logger) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it shows how draining goes, too
-	socket, err := a.listenLocal()
+	socket, err := listenLocal(path)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -268,13 +279,12 @@ func (a *app) showAgent(ctx context.Context, f *egressFlags, ag *agent.Agent, me
 	return cancel, nil
 }
 
-// listenLocal makes the agent's socket, for root and the owner. One that a dead
+// listenLocal makes an agent's socket, for root and the owner. One that a dead
 // agent has left is taken away.
-func (a *app) listenLocal() (net.Listener, error) {
-	if err := os.MkdirAll(a.runDir, 0o755); err != nil {
+func listenLocal(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make the run directory: %w", err)
 	}
-	path := filepath.Join(a.runDir, admin.SocketName)
 	if c, err := net.Dial("unix", path); err == nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("listen at %s: %w", path, admin.ErrInUse)

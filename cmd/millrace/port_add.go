@@ -39,6 +39,10 @@ database, as ovs-vsctl writes them. The types are those of Open vSwitch:
                        in the network namespace --netns, with the addresses --ip
   geneve, vxlan        a tunnel to another host: --option remote_ip=ADDRESS, and as needed
                        key, local_ip, csum, tos, ttl, df_default and dst_port
+  egress               a konnectivity agent with a TCP/IP stack, in a process of its own: the
+                       control plane reaches pods by it. --ip is its address, --option has
+                       gateway, stack=kernel for the kernel's TCP/IP, and all flags of
+                       ` + "`millrace egress agent`" + ` by their names: server, ca, token, allow, dns ...
 
 The command returns when the port is in force. What is wrong with it then is an
 error with exit code 1; its row stays, and control tries again. Its peer may
@@ -54,6 +58,9 @@ of all VLANs.`,
   millrace port add br0 to-br1 --type patch --peer to-br0
   millrace port add br0 eth1 --type tap --netns pod1 --ip 10.0.0.5/24
   millrace port add br0 node2 --type geneve --option remote_ip=192.0.2.2 --option key=flow
+  millrace port add br0 egress0 --type egress --ip 10.16.0.2/16 --option gateway=10.16.0.1 --option dns=10.96.0.10:53 \
+      --option server=konnectivity.example:8132 --option ca=/etc/konnectivity/ca.crt --option token=/var/run/secrets/tokens/konnectivity \
+      --option 'allow=pods=10.16.0.0/16 services=10.96.0.0/12@443'
   millrace port add br0 vm1 --may-exist --type dpdkvhostuser --db unix:/run/openvswitch/db.sock`,
 		Args: exactly("BRIDGE", "NAME"),
 	}
@@ -81,7 +88,7 @@ of all VLANs.`,
 // rows are the rows that the command line describes.
 func (f *portAddFlags) rows(cmd *cobra.Command, a *app, args []string) (*model.Port, *model.Interface, error) {
 	if f.port.kind == "" {
-		return nil, nil, usage(cmd, "--type: say which type of port: dpdkvhostuser, dpdkvhostuserclient, afxdp, tap, internal, patch, geneve or vxlan")
+		return nil, nil, usage(cmd, "--type: say which type of port: dpdkvhostuser, dpdkvhostuserclient, afxdp, tap, internal, patch, geneve, vxlan or egress")
 	}
 	if f.wait.noWait && f.up > 0 {
 		return nil, nil, usage(cmd, "--no-wait: contradicts --wait")

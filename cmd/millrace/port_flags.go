@@ -28,7 +28,7 @@ type portFlags struct {
 
 func (f *portFlags) add(cmd *cobra.Command, a *app, db *dbFlags) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.kind, "type", "", "dpdkvhostuser, dpdkvhostuserclient, afxdp, tap, internal, patch, geneve or vxlan")
+	fs.StringVar(&f.kind, "type", "", "dpdkvhostuser, dpdkvhostuserclient, afxdp, tap, internal, patch, geneve, vxlan or egress")
 	fs.StringVar(&f.path, "path", "", "socket of a vhost-user port, absolute or below the run directory")
 	fs.StringVar(&f.peer, "peer", "", "name of the other end of a patch port")
 	fs.Uint32Var(&f.tag, "tag", 0, "VLAN of an access or native port, 1 to 4094")
@@ -39,13 +39,13 @@ func (f *portFlags) add(cmd *cobra.Command, a *app, db *dbFlags) {
 	fs.Uint32Var(&f.macLimit, "mac-limit", 0, "most addresses that are learned on the port (default: as many as the bridge has room for)")
 	fs.Uint32Var(&f.ofport, "ofport", 0, "OpenFlow port number (default: the lowest that is free)")
 	fs.StringArrayVar(&f.options, "option", nil, "KEY=VALUE of Interface.options, such as xdp-vlans=10,20-29 or remote_ip=10.0.0.2; may be repeated")
-	fs.StringVar(&f.mac, "mac", "", "address of the device of a tap port; for others only what mac_in_use tells: a guest's own is the guest's affair")
+	fs.StringVar(&f.mac, "mac", "", "address of the device of a tap port, or of an egress port; for others only what mac_in_use tells: a guest's own is the guest's affair")
 	fs.StringVar(&f.netns, "netns", "", "network namespace of the device of a tap port: a name that ip netns knows, or an absolute path (default: the switch's)")
-	fs.StringSliceVar(&f.addresses, "ip", nil, "address of the host on the device of a tap port, such as 10.0.0.1/24; again for more")
+	fs.StringSliceVar(&f.addresses, "ip", nil, "address of the host on the device of a tap port, or of an egress port, such as 10.0.0.1/24; again for more")
 	fs.BoolVar(&f.up, "up", false, "take the device of a tap port up (default: with --netns or --ip)")
 	fs.BoolVar(&f.persist, "persist", false, "the device of a tap port stays when the switch goes, with addresses and routes")
 	_ = cmd.MarkFlagFilename("path") // fails for flags that there are not
-	complete(cmd, "type", a.types...)
+	complete(cmd, "type", append(a.types[:len(a.types):len(a.types)], bridge.TypeEgress)...)
 	complete(cmd, "vlan-mode", vlanModes()...)
 	completeWith(cmd, "peer", a.rowPorts(db))
 }
@@ -205,7 +205,7 @@ func (a *app) judge(cmd *cobra.Command, in string, p *model.Port, i *model.Inter
 		Bridges:    map[string]*model.Bridge{"b": {UUID: "b", Name: in, Ports: []string{"p"}}},
 		Ports:      map[string]*model.Port{"p": &port},
 		Interfaces: map[string]*model.Interface{"i": &iface},
-	}, bridge.Policy{RunDir: dir})
+	}, bridge.Policy{RunDir: dir, Agent: checkAgentOptions})
 	for _, e := range s.Errors {
 		flag := flagOf(e, &iface)
 		if !errors.Is(e, bridge.ErrValue) && !errors.Is(e, bridge.ErrUnknown) {
@@ -238,7 +238,7 @@ func flagOf(e *bridge.RowError, i *model.Interface) string {
 		switch {
 		case strings.HasPrefix(e.Err.Error(), keyQueues):
 			return "--queues"
-		case i.Type == bridge.TypeAFXDP || bridge.IsTunnel(i.Type):
+		case i.Type == bridge.TypeAFXDP || i.Type == bridge.TypeEgress || bridge.IsTunnel(i.Type):
 			return "--option"
 		case i.Type == bridge.TypePatch:
 			return "--peer"

@@ -29,6 +29,8 @@ type app struct {
 	runDir   string
 	json     bool
 	logLevel string
+
+	egressPort string // whose agent is asked
 }
 
 // A closingSwitch is a switch that ends with us.
@@ -65,7 +67,7 @@ by its run directory and show or change it.`,
 	f.StringVar(&a.runDir, "run-dir", defaultRunDir(os.Getenv, os.Geteuid()), "directory of the switch's sockets (env MILLRACE_RUN_DIR)")
 	f.BoolVar(&a.json, "json", false, "print JSON: field names are those of dataplane/api/millrace.proto")
 	f.StringVar(&a.logLevel, "log-level", "info", "what to log on standard error: debug, info, warn, error")
-	cmd.AddCommand(a.runCmd(), a.dataplaneCmd(), a.controlCmd(), a.showCmd(), a.statusCmd(), a.bridgeCmd(), a.portCmd(), a.macCmd(), a.statsCmd(), a.dropsCmd(), a.topCmd(), a.workerCmd(), a.doctorCmd(), a.flowCmd(), a.ctCmd(), a.egressCmd(), a.memCmd(), a.pktgenCmd(), a.dbCmd(), a.agentCmd(), a.devicePluginCmd(), a.demoCmd(), a.versionCmd())
+	cmd.AddCommand(a.runCmd(), a.dataplaneCmd(), a.controlCmd(), a.showCmd(), a.statusCmd(), a.bridgeCmd(), a.portCmd(), a.macCmd(), a.statsCmd(), a.dropsCmd(), a.topCmd(), a.workerCmd(), a.doctorCmd(), a.flowCmd(), a.ctCmd(), a.egressCmd(), a.egressServerCmd(), a.memCmd(), a.pktgenCmd(), a.dbCmd(), a.agentCmd(), a.devicePluginCmd(), a.demoCmd(), a.versionCmd())
 	return cmd
 }
 
@@ -166,9 +168,14 @@ func (a *app) logger(cmd *cobra.Command, name string) (*zap.Logger, error) {
 	if err != nil {
 		return nil, usage(cmd, "--log-level: %w", err)
 	}
+	return a.loggerAt(level, name), nil
+}
+
+// loggerAt is logger with a level that may change.
+func (a *app) loggerAt(level zapcore.LevelEnabler, name string) *zap.Logger {
 	c := zap.NewDevelopmentEncoderConfig()
 	c.EncodeLevel = zapcore.LowercaseLevelEncoder
 	c.CallerKey = ""
 	enc := zapcore.NewConsoleEncoder(c)
-	return zap.New(zapcore.NewCore(enc, zapcore.Lock(zapcore.AddSync(a.err)), level)).Named(name), nil
+	return zap.New(zapcore.NewCore(enc, zapcore.Lock(zapcore.AddSync(a.err)), level)).Named(name)
 }

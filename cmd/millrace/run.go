@@ -39,6 +39,7 @@ it dies:
   millrace db serve    the embedded database; not with --db
   millrace dataplane   ports and workers
   millrace control     holds the dataplane to what the database says
+  millrace egress port NAME   the other end of each port of type egress
 
 A process that dies is started again at once; one that dies again and again,
 after 100 ms at first and 5 s at most. What they log goes to standard error.
@@ -49,8 +50,8 @@ nothing else is printed there.
 
 SIGTERM and SIGINT end all of it within two seconds, and remove all sockets. If
 run is killed, control and the embedded database end with it; the dataplane
-forwards on, and the next ` + "`millrace run`" + ` takes it over as it is (below systemd, that
-wants KillMode=process). With --fresh it begins with a new one.
+forwards on, egress ports serve on, and the next ` + "`millrace run`" + ` takes them over as
+they are (below systemd, that wants KillMode=process). With --fresh it begins with a new one.
 
 Ports are what the database says. What the dataplane had last is only for the
 moment until control has compared: --fresh has it begin without.
@@ -66,6 +67,7 @@ Everything is kept below the run directory:
   NAME             socket of the listening vhost-user port NAME
   run.json         how the processes are, in JSON
   control.json     how control is, in JSON
+  egress/          what egress ports are, their locks and sockets
 
 A process that gives up before it was ever ready is not started again: run ends
 with its exit code. Only the database is tried on and on, say if its file is
@@ -129,11 +131,15 @@ func (a *app) run(cmd *cobra.Command, f *runFlags) (err error) {
 	if embedded {
 		specs = append(specs, a.databaseSpec(f, dir.Path()))
 	}
+	more, err := a.egressSpecs(ctx, f, dir.Path(), log)
+	if err != nil {
+		return err
+	}
 	return supervise.Run(ctx, supervise.Config{
 		RunDir: dir.Path(),
 		Status: supervise.Status{Version: a.version, DB: f.control.db, Embedded: embedded, StateDir: f.control.stateDir},
 		Specs:  append(specs, a.dataplaneSpec(f, o, dir, log), a.controlSpec(f, dir.Path())),
-		InUse:  exitInUse,
+		InUse:  exitInUse, More: more,
 		Ready: func() {
 			releaseStart() // there is little to do from now on
 			fmt.Fprintln(a.out, "ready")

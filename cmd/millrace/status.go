@@ -158,7 +158,11 @@ func (h *health) supervisor(runDir string) map[string]bool {
 	commands := map[string]string{"database": "db", "dataplane": "dataplane", "control": "control"}
 	for _, c := range s.Children {
 		told[c.Name] = true
-		there := h.process(c.Name, commands[c.Name], c.PID, c.Since, c.Restarts, c.State)
+		command := commands[c.Name]
+		if strings.HasPrefix(c.Name, "egress ") {
+			command = "egress"
+		}
+		there := h.process(c.Name, command, c.PID, c.Since, c.Restarts, c.State)
 		switch {
 		case c.State == supervise.Waiting && h.supervised:
 			h.problem("the supervisor starts it again; its log says why it ended", "%s: ended: %s", c.Name, c.LastExit)

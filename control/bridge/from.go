@@ -33,15 +33,16 @@ type found struct {
 	bridge *model.Bridge
 	want   Port
 	view   InterfaceView
-	fatal  bool // the port cannot be had
-	hosted bool // the host's end of a bridge, and a device
+	fatal  bool    // the port cannot be had
+	hosted bool    // the host's end of a bridge, and a device
+	egress *Egress // of an egress port
 	texts  []string
 }
 
 // From reads rows. It touches nothing but its arguments.
 func From(rows Rows, policy Policy) *State {
 	r := &reader{rows: rows, policy: policy, state: &State{
-		Ports: map[string]Port{}, Bridges: map[string]Bridge{}, PortErrors: map[string]string{}, Stats: StatsDefault,
+		Ports: map[string]Port{}, Bridges: map[string]Bridge{}, PortErrors: map[string]string{}, Egress: map[string]Egress{}, Stats: StatsDefault,
 	}, sorted: map[string][]*model.Port{}, bridgesOf: map[string][]string{}, portsOf: map[string][]string{}, names: map[string]int{}}
 	if rows.Root == nil {
 		return r.state
@@ -226,6 +227,9 @@ func (r *reader) finish() {
 		case !f.view.Local || f.hosted:
 			f.view.Wanted = true
 			r.state.Ports[f.want.Name] = f.want
+			if f.egress != nil {
+				r.state.Egress[f.want.Name] = *f.egress
+			}
 		}
 		r.state.Interfaces = append(r.state.Interfaces, f.view)
 	}

@@ -76,10 +76,10 @@ func (d *dice) roll() Rows {
 	for range d.n(8) {
 		id := fmt.Sprint("i", d.n(5))
 		r.Interfaces[id] = &model.Interface{
-			UUID: id, Name: d.name(), Type: pick(d, "", "internal", "patch", "patch", "patch", "dpdkvhostuser", "dpdkvhostuserclient", "tap", "geneve", d.text()),
+			UUID: id, Name: d.name(), Type: pick(d, "", "internal", "patch", "patch", "patch", "dpdkvhostuser", "dpdkvhostuserclient", "tap", "geneve", "egress", "egress", d.text()),
 			MTURequest: d.int(), Ofport: d.int(), OfportRequest: d.int(),
 			Options: map[string]string{
-				"peer": d.name(), pick(d, "vhost-server-path", "n_rxq", "netns", "ip", "up", "persist", "x"): pick(d, d.text(), "/run/x", "../x", "x", "true", "10.0.0.1/8"),
+				"peer": d.name(), pick(d, "vhost-server-path", "n_rxq", "netns", "ip", "up", "persist", "x", "stack", "gateway", "server"): pick(d, d.text(), "/run/x", "../x", "x", "true", "10.0.0.1/8", "kernel", "10.0.0.2"),
 			},
 		}
 		if d.n(4) == 1 {
@@ -111,7 +111,7 @@ func FuzzFrom(f *testing.F) {
 	f.Add(seed)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		rows, again := (&dice{data}).roll(), (&dice{data}).roll()
-		policy := Policy{RunDir: "/run/m", Local: len(data)%2 == 1}
+		policy := Policy{RunDir: "/run/m", Local: len(data)%2 == 1, Agent: agentOptions}
 		st := From(rows, policy)
 		if !reflect.DeepEqual(rows, again) {
 			t.Fatal("rows were changed")
@@ -129,7 +129,7 @@ func FuzzFrom(f *testing.F) {
 
 // text is all of a state.
 func text(st *State) string {
-	return fmt.Sprintf("%v %v %+v %v %+v %v %v %v", st.Ports, st.Bridges, st.Interfaces, st.PortErrors, st.BridgeRows, st.Stats, st.CPUs, st.Errors)
+	return fmt.Sprintf("%v %v %+v %v %+v %v %v %v", st.Ports, st.Bridges, st.Interfaces, st.PortErrors, st.BridgeRows, st.Stats, st.CPUs, st.Errors) + fmt.Sprint(st.Egress)
 }
 
 func checkState(t *testing.T, st *State, policy Policy) {

@@ -33,6 +33,8 @@ func (r *reader) iface(f *found) {
 		r.afxdp(f)
 	case IsTunnel(f.row.Type):
 		r.tunnel(f)
+	case f.row.Type == TypeEgress:
+		r.egress(f)
 	default:
 		r.refuse(f, "type", r.otherType(f.row))
 	}
@@ -47,7 +49,7 @@ func (r *reader) otherType(row *model.Interface) error {
 	case "afxdp-nonpmd", "dpdk", "dpdkr", "gre", "ip6gre", "erspan", "ip6erspan", "lisp", "stt", "gtpu", "bareudp", "srv6":
 		return notYet("type %s", row.Type)
 	}
-	return unknown("type %q: choose one of %s", short(row.Type), strings.Join([]string{TypeVhostServer, TypeVhostClient, TypeAFXDP, TypeTAP, TypeInternal, TypePatch, TypeGeneve, TypeVXLAN}, ", "))
+	return unknown("type %q: choose one of %s", short(row.Type), strings.Join([]string{TypeVhostServer, TypeVhostClient, TypeAFXDP, TypeTAP, TypeInternal, TypePatch, TypeGeneve, TypeVXLAN, TypeEgress}, ", "))
 }
 
 // noMAC is told of an interface whose address is not known: a guest's is the guest's affair.

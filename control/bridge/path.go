@@ -23,6 +23,10 @@ type Policy struct {
 	// at.
 	Follow func(dir string) (string, error)
 
+	// Agent says what is wrong with the options of an egress port's agent. Nil:
+	// there are no egress ports.
+	Agent func(options map[string]string) []error
+
 	Local     bool   // a bridge's own port is a device, if its row does not say
 	NoDevices string // why there can be none, in words; empty: there can
 }

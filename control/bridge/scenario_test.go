@@ -3,8 +3,10 @@ package bridge
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -90,7 +92,17 @@ type stage struct {
 func newStage(t *testing.T) *stage {
 	return &stage{t: t, rows: Rows{
 		Root: &model.OpenvSwitch{}, Bridges: map[string]*model.Bridge{}, Ports: map[string]*model.Port{}, Interfaces: map[string]*model.Interface{}, QoS: map[string]*model.QoS{},
-	}, have: Have{Ports: map[string]Port{}, Bridges: map[string]Bridge{}}, policy: Policy{RunDir: "/run/m"}}
+	}, have: Have{Ports: map[string]Port{}, Bridges: map[string]Bridge{}}, policy: Policy{RunDir: "/run/m", Agent: agentOptions}}
+}
+
+// agentOptions is an agent that knows two options.
+func agentOptions(options map[string]string) (problems []error) {
+	for _, key := range slices.Sorted(maps.Keys(options)) {
+		if key != "server" && key != "allow" {
+			problems = append(problems, fmt.Errorf("unknown option %q", key))
+		}
+	}
+	return problems
 }
 
 func (s *stage) state() *State { return From(s.rows, s.policy) }
@@ -266,6 +278,10 @@ func (s *stage) report() {
 			fmt.Fprintf(&s.out, " note=%q", v.Note)
 		}
 		fmt.Fprintln(&s.out)
+	}
+	for _, name := range slices.Sorted(maps.Keys(st.Egress)) {
+		e := st.Egress[name]
+		fmt.Fprintf(&s.out, "%s: %s %s%s mac=%s mtu=%d ip=%v gateway=%v options=%v\n", name, e.Stack, e.Socket, e.Netns, e.MAC, e.MTU, e.Addresses, e.Gateways, e.Options)
 	}
 	if st.Stats != StatsDefault {
 		fmt.Fprintln(&s.out, "stats every", st.Stats.Round(time.Millisecond))

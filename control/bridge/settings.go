@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"math/big"
 	"net"
@@ -187,10 +186,7 @@ func bridgeMAC(row *model.Bridge) net.HardwareAddr {
 	if mac, err := station(row.OtherConfig["hwaddr"]); err == nil {
 		return mac
 	}
-	sum := sha256.Sum256([]byte(row.UUID))
-	mac := net.HardwareAddr(sum[:6])
-	mac[0] = mac[0]&^1 | 2
-	return mac
+	return localMAC(row.UUID)
 }
 
 // datapathID is 16 hexadecimal digits: those that are asked for, or the

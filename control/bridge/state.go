@@ -191,6 +191,7 @@ func (b Bridge) String() string {
 type State struct {
 	Ports   map[string]Port
 	Bridges map[string]Bridge // also those without ports
+	Egress  map[string]Egress // what else egress ports need, by name
 
 	Interfaces []InterfaceView // by name: what to tell in Interface rows
 	PortErrors map[string]string

@@ -115,8 +115,11 @@ func (w *Worker) Verdict(b *Brief, v *Verdict) {
 
 // CommitBrief is Commit. Unless it reports brief, v is what Commit would have said of the packet.
 func (w *Worker) CommitBrief(b *Brief, c *Terms, now uint64, v *Verdict) (result Result, brief bool) {
-	if b.record == 0 && b.State == StateTracked|StateNew && c.NAT == nil && w.createBrief(b, c, now) {
-		return Created, true
+	if b.record == 0 && b.State == StateTracked|StateNew && c.NAT == nil {
+		if result, ok := w.createBrief(b, c, now); ok {
+			b.Cacheable = false
+			return result, true
+		}
 	}
 	k, p := &w.sight.keys[b.expected&(AheadMax-1)], &w.sight.packet
 	w.Verdict(b, v)
@@ -128,29 +131,32 @@ func (w *Worker) CommitBrief(b *Brief, c *Terms, now uint64, v *Verdict) (result
 	return result, false
 }
 
-// createBrief makes a connection of a packet that has none. It reports false if that is not as simple as
-// that: there is no room, somebody was faster, or a limit was reached.
-func (w *Worker) createBrief(b *Brief, c *Terms, now uint64) bool {
+// createBrief makes a connection of a packet that has none. It reports false if somebody was faster.
+func (w *Worker) createBrief(b *Brief, c *Terms, now uint64) (result Result, ok bool) {
 	t, s := w.t, &w.sight
 	k, h := &s.keys[b.expected&(AheadMax-1)], s.hashes[b.expected&(AheadMax-1)]
 	state, _, _ := t.begin(&s.packet)
 	w.makeRoom()
 	i := w.alloc()
 	if i == 0 {
-		return false
+		w.counts.full.Add(1)
+		return Full, true
 	}
 	state |= status(t.policyOf(k.zone(), c)) << policyShift
 	t.fill(i, k, s.packet.Len, c, now, state)
 	r := &t.records[i]
 	k.inverse(&r.reply)
-	if t.insertAt(i, h, t.index.seed.hash(&r.reply)) != inserted {
+	if got := t.insertAt(i, h, t.index.seed.hash(&r.reply)); got != inserted {
 		r.state.Store(uint64(dead))
 		w.free = append(w.free, i)
-		return false
+		if got == exists {
+			return 0, false
+		}
+		return w.refusal(got), true
 	}
 	t.extend(i, t.until(tickOf(now), state, k))
 	w.counts.created.Add(1)
 	b.record, b.cell, b.want, b.direction, b.what, b.status = i, i, t.cell(i), 0, accepted, state
-	b.Cacheable, b.steady, b.Mark, b.Label = false, false, r.mark, r.label
-	return true
+	b.steady, b.Mark, b.Label = false, r.mark, r.label
+	return Created, true
 }

@@ -22,8 +22,11 @@ func TestBrief(t *testing.T) {
 		a.Expire(now, 1<<20)
 		b.Expire(now, 1<<20)
 		if r.IntN(50) == 0 {
-			a.t.Flush(2)
-			b.t.Flush(2)
+			limit := uint32(r.IntN(2) * 20)
+			for _, t := range []*Table{a.t, b.t} {
+				t.Flush(2)
+				t.SetZoneLimit(2, limit)
+			}
 		}
 		packets := make([]Packet, 1+r.IntN(AheadMax))
 		for i := range packets {
@@ -59,11 +62,14 @@ func TestBrief(t *testing.T) {
 			}
 		}
 	}
+	if x, y := a.t.Zone(2), b.t.Zone(2); x != y {
+		t.Errorf("seed %d: zone %+v, want %+v", seed, x, y)
+	}
 	if x, y := listed(a.t, now), listed(b.t, now); !slices.Equal(x, y) || len(x) == 0 {
 		t.Errorf("seed %d: connections\n%q\nwant\n%q", seed, x, y)
 	}
 	x, y := a.t.Stats(), b.t.Stats()
-	if x != y || x.Invalid == 0 || x.Ended == 0 || x.Reopened == 0 || known < 1000 {
+	if x != y || x.Limited == 0 || x.Invalid == 0 || x.Ended == 0 || x.Reopened == 0 || known < 1000 {
 		t.Errorf("seed %d: %d packets of connections\n%+v\nwant\n%+v", seed, known, x, y)
 	}
 }

@@ -1,6 +1,7 @@
 package parse
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"math/rand/v2"
 	"strings"
@@ -53,6 +54,7 @@ func compare(t *testing.T, b *packet.Batch) {
 		if k, isWide, f := InspectAt(Full, b.Head(i), b.Frames[i].Len, port); k != want || f != flaw || isWide != (wide.Frames&bit != 0) {
 			t.Errorf("%x: alone %x, wide %v, %v", b.Head(i), k, isWide, f)
 		}
+		comparePlain(t, b.Head(i), b.Frames[i].Len)
 		got := flowtable.Key{}
 		copy(got[:], keys[i][:])
 		if wide.Frames&bit != 0 {
@@ -120,6 +122,34 @@ func TestNarrow(t *testing.T) {
 	}
 	if len(kinds) != 3 {
 		t.Errorf("frames by flaw: %v, want some of all three", kinds)
+	}
+}
+
+// comparePlain holds Plain to Find: it is true of frames without a flaw that are whole packets of TCP or
+// UDP right behind an IP header without options, and whose TCP header ends within.
+func comparePlain(t *testing.T, head []byte, length uint32) {
+	t.Helper()
+	l := Locate(head, length)
+	want := l.Flaw == 0 && l.L4 != 0 && l.Frag == 0 && (l.Proto == protoTCP || l.Proto == protoUDP)
+	if want {
+		at, ip := etherLen, ip4Len
+		if IsTag(binary.BigEndian.Uint16(head[12:])) {
+			at += tagLen
+		}
+		if l.Type == typeIPv6 {
+			ip = ip6Len
+		}
+		want = int(l.L3) == at && int(l.L4) == at+ip
+	}
+	if want && l.Type == typeIPv4 {
+		want = binary.BigEndian.Uint16(head[l.L3+6:])&0x3fff == 0
+	}
+	if want && l.Proto == protoTCP {
+		size := uint32(head[l.L4+12]>>4) * 4
+		want = size >= tcpLen && size <= l.End-uint32(l.L4)
+	}
+	if got := Plain(head, length); got != want {
+		t.Errorf("%x of %d bytes: plain %v, want %v (%+v)", head, length, got, want, l)
 	}
 }
 

@@ -77,3 +77,25 @@ func FuzzHostSpec(f *testing.F) {
 		}
 	})
 }
+
+// FuzzLimits: the same of rates and sources.
+func FuzzLimits(f *testing.F) {
+	f.Add(uint64(0), uint64(0), uint64(0), uint64(0), "02:00:00:00:00:01", "10.0.0.1/24")
+	f.Add(uint64(1), uint64(2), uint64(1<<40), uint64(1<<41), "", "fd00::1%eth0/64")
+	s := hostChecker()
+	f.Fuzz(func(t *testing.T, bytes, burst, frames, frameBurst uint64, mac, address string) {
+		l := &api.Limit{Bytes: bytes, Burst: burst, Frames: frames, FrameBurst: frameBurst}
+		in := &api.PortSpec{Bridge: "br0", Name: "p", Type: "tap", Ingress: l, Egress: l, Sources: []*api.Source{{Mac: mac, Addresses: []string{address}}}}
+		spec, err := s.spec(in)
+		if err != nil {
+			if !errors.Is(err, api.ErrInvalid) {
+				t.Fatalf("%v names no field", err)
+			}
+			return
+		}
+		out := toSpec(spec)
+		if again, err := s.spec(out); err != nil || !proto.Equal(toSpec(again), out) {
+			t.Fatalf("%v became %v and then %v, %v", in, out, again, err)
+		}
+	})
+}

@@ -68,14 +68,17 @@ func OpenDataplane(path string) (*Dir, error) { return OpenDir(path, lockName) }
 // DataplaneOf returns the pid of the process that serves the run directory, or
 // 0 if there is none. One that is about to begin may not be found yet, and one
 // in another pid namespace never is.
-func DataplaneOf(path string) (int, error) {
-	name := filepath.Join(path, lockName)
+func DataplaneOf(path string) (int, error) { return HolderOf(path, lockName) }
+
+// HolderOf is DataplaneOf for the lock called name (see OpenDir).
+func HolderOf(path, name string) (int, error) {
+	name = filepath.Join(path, name)
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("find the dataplane: %w", err)
+		return 0, fmt.Errorf("find who holds %s: %w", name, err)
 	}
 	defer f.Close()
 	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
@@ -83,7 +86,7 @@ func DataplaneOf(path string) (int, error) {
 	case err == nil:
 		return 0, nil
 	case !errors.Is(err, unix.EWOULDBLOCK):
-		return 0, fmt.Errorf("find the dataplane: lock %s: %w", name, err)
+		return 0, fmt.Errorf("find who holds %s: %w", name, err)
 	}
 	pid, err := strconv.Atoi(holder(f))
 	if err != nil || pid <= 0 || !hasOpen(pid, f) {

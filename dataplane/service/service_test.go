@@ -150,6 +150,14 @@ func TestAddPortChecks(t *testing.T) {
 		{"MTU large", "spec.mtu", func(p *api.PortSpec) { p.Mtu = 9711 }},
 		{"queues", "spec.queues", func(p *api.PortSpec) { p.Queues = 65 }},
 		{"MAC limit", "spec.mac_limit", func(p *api.PortSpec) { p.MacLimit = 1 << 31 }},
+		{"rate without burst", "spec.ingress.burst", func(p *api.PortSpec) { p.Ingress = &api.Limit{Bytes: 1} }},
+		{"frames without burst", "spec.egress.frame_burst", func(p *api.PortSpec) { p.Egress = &api.Limit{Frames: 1} }},
+		{"rate", "spec.egress.bytes", func(p *api.PortSpec) { p.Egress = &api.Limit{Bytes: 1 << 41, Burst: 1} }},
+		{"source", "spec.sources.mac", func(p *api.PortSpec) { p.Sources = []*api.Source{{Mac: "01:00:00:00:00:00"}} }},
+		{"address of a source", "spec.sources.addresses", func(p *api.PortSpec) {
+			p.Sources = []*api.Source{{Mac: "02:00:00:00:00:01", Addresses: []string{"10.0.0.1"}}}
+		}},
+		{"sources", "spec.sources", func(p *api.PortSpec) { p.Sources = make([]*api.Source, sourcesMax+1) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			spec := &api.PortSpec{Bridge: "br0", Name: "p1", Type: "dpdkvhostuser"}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -317,24 +318,23 @@ func (d *device) apply(s, old Settings) error {
 	return errors.Join(errs...)
 }
 
-// addresses gives the device the addresses of s, and takes those away that only
-// old has.
+// addresses takes those addresses away that only old has, and gives the device those
+// of s: in this order, for with the first address of a network the kernel takes away
+// the others.
 func (p *place) addresses(s, old Settings) error {
 	var errs []error
-	want := map[string]bool{}
-	for _, a := range s.Addresses {
-		want[a.String()] = true
-		if err := p.h.AddrReplace(p.link, &netlink.Addr{IPNet: ipNet(a.String())}); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", a, err))
-		}
-	}
 	for _, a := range old.Addresses {
-		if want[a.String()] {
+		if slices.Contains(s.Addresses, a) {
 			continue
 		}
 		err := p.h.AddrDel(p.link, &netlink.Addr{IPNet: ipNet(a.String())})
 		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 			errs = append(errs, fmt.Errorf("remove %s: %w", a, err))
+		}
+	}
+	for _, a := range s.Addresses {
+		if err := p.h.AddrReplace(p.link, &netlink.Addr{IPNet: ipNet(a.String())}); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", a, err))
 		}
 	}
 	return errors.Join(errs...)

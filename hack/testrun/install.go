@@ -34,6 +34,7 @@ var peers = []string{
 	"python3-openvswitch",         // its database client
 	"qemu-system-x86",             //
 	"tshark",                      //
+	"wireguard-tools",             // wg, for operators of tunnels
 }
 
 // services are what the packages above would run; the tests start their own.

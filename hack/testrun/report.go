@@ -20,6 +20,7 @@ var excused = map[string]string{
 	"needs AVX512":                    "the processor has it or not",
 	"needs a built proxy-server":      "its module cannot be required, so whoever has its source builds it",
 	"needs a built Multus":            "its module cannot be required, so whoever has its source builds it; TestMultus makes its calls",
+	"needs a built ovs-cni":           "the same; TestOVSCNI makes its transactions",
 	"needs hugepages":                 "a container may not reserve them",
 	"needs two cores":                 "the machine has them or not",
 	"needs a kernel module":           "the running kernel has it or not",

@@ -42,6 +42,11 @@ func TestBadConf(t *testing.T) {
 		{"ipam", fields{"type": "../host-local"}, 7, "ipam"}, {"ipam", fields{"type": "no-such-plugin"}, 999, "no-such-plugin"}, {"ipam", 7, 6, "ipam"}, {"ipam", fields{"type": long}, 7, "ipam"},
 		{"runDir", "relative", 7, "runDir"}, {"runDir", "/run/../etc", 7, "runDir"}, {"runDir", "/" + long, 7, "runDir"}, {"runDir", 5, 6, "runDir"},
 		{"userspace", "yes", 6, "userspace"}, {"capabilities", 5, 6, "capabilities"}, {"dns", 5, 7, "dns"},
+		{"vlan", 1.5, 6, "vlan"}, {"mtu", 1e30, 6, "mtu"}, {"queues", 1e30, 7, "queues"}, {"queues", long, 7, "queues"}, {"mac", long, 7, "mac"}, {"mac", "02:00:00:00:00:01\x00", 7, "mac"}, {"mode", long, 7, "mode"},
+		{"trunk", []any{fields{"id": -1}}, 7, "trunk"}, {"trunk", []any{fields{"id": "x"}}, 6, "trunk"}, {"trunk", []any{fields{"minID": 1}}, 7, "trunk"}, {"trunk", []any{fields{"minID": 0, "maxID": 4095}}, 7, "trunk"}, {"trunk", make([]any, 5000), 7, "trunk"},
+		{"socket", fields{"user": "x", "group": 1}, 6, "socket"}, {"socket", fields{"volume": "a\x00"}, 7, "socket.volume"}, {"socket", fields{"volume": 5}, 6, "socket"}, {"socket", fields{"mount": "/a\x00"}, 7, "socket.mount"}, {"socket", fields{"mount": "/" + strings.Repeat("x", 5000)}, 7, "socket.mount"},
+		{"runtimeConfig", fields{"deviceID": "../x"}, 7, "deviceID"}, {"runtimeConfig", fields{"mac": 5}, 6, "mac"}, {"runtimeConfig", fields{"CNIDeviceInfoFile": "/a\x00"}, 7, "CNIDeviceInfoFile"}, {"args", fields{"cni": 5}, 6, "args"},
+		{"ipam", fields{"type": 5}, 6, "ipam"}, {"ipam", fields{"type": "a\x00"}, 7, "ipam"}, {"ipam", fields{"type": ".."}, 7, "ipam"}, {"runDir", "/a\x00", 7, "runDir"}, {"disableCheck", "x", 6, "disableCheck"}, {"pciBusID", 5, 6, "pciBusID"}, {"cni.dev/valid-attachments", 5, 6, "valid-attachments"}, {"type", 5, 6, "type"},
 		{"vlanId", 5, 2, "vlanId"}, {"../x", 5, 2, "../x"}, {long, 5, 2, "xxx"},
 	}
 	for _, tt := range tests {

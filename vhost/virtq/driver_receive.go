@@ -139,6 +139,57 @@ func (r *Receiver) merged(parts uint32) ([]byte, bool) {
 	return r.long[r.bufs.Header:], true
 }
 
+// NextParts is Next for frames of any length, with their virtio-net header: it
+// lends the buffers that one has come in, added to parts, until Release. Nothing
+// is copied.
+func (r *Receiver) NextParts(parts [][]byte) ([][]byte, bool) {
+	if r.ready == 0 {
+		r.look()
+	}
+	if r.ready == 0 || r.bad != nil {
+		return parts, false
+	}
+	first, ok := r.part(r.spent)
+	if !ok || len(first) < int(r.bufs.Header) {
+		r.fail(misused("used element %d has %d bytes, less than a header", r.done+uint16(r.spent), len(first)))
+		return parts, false
+	}
+	n := uint32(1)
+	if r.mergeable {
+		n = uint32(first[10]) | uint32(first[11])<<8
+	}
+	if n == 0 || n > r.mask+1 {
+		r.fail(misused("frame in %d buffers", n))
+		return parts, false
+	}
+	if n > r.ready {
+		if r.look(); n > r.ready {
+			return parts, false
+		}
+	}
+	parts = append(parts, first)
+	for i := uint32(1); i < n; i++ {
+		p, ok := r.part(r.spent + i)
+		if !ok {
+			return parts, false
+		}
+		parts = append(parts, p)
+	}
+	r.ready -= n
+	r.spent += n
+	return parts, true
+}
+
+// part is the used buffer i from the first that was not given back.
+func (r *Receiver) part(i uint32) ([]byte, bool) {
+	b, n := r.element(r.done + uint16(i))
+	if n > r.bufs.Stride {
+		r.fail(misused("used element %d has %d bytes, in a buffer of %d", r.done+uint16(i), n, r.bufs.Stride))
+		return nil, false
+	}
+	return view(r.bufs.Addr+uintptr(b&r.mask)*uintptr(r.bufs.Stride), n), true
+}
+
 // Release gives the buffers of all frames that Next has lent back to the
 // device.
 func (r *Receiver) Release() {

@@ -75,6 +75,12 @@ func (s *Sender) Frame(b int) []byte {
 	return view(s.bufs.Addr+uintptr(b)*uintptr(s.bufs.Stride)+uintptr(s.bufs.Header), s.bufs.Stride-s.bufs.Header)
 }
 
+// Header lends the virtio-net header of the frame in buffer number b. It is
+// empty, and stays as it is written: who writes to it once does so each time.
+func (s *Sender) Header(b int) []byte {
+	return view(s.bufs.Addr+uintptr(b)*uintptr(s.bufs.Stride), s.bufs.Header)
+}
+
 // SetLen says that the frame in buffer number b has n bytes.
 func (s *Sender) SetLen(b, n int) {
 	if size := s.bufs.Header + uint32(n); s.lens[b] != size {

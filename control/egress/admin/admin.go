@@ -55,19 +55,20 @@ func Probes(a Agent, metrics prometheus.Gatherer) http.Handler {
 // Local answers what the command line asks.
 func Local(a Agent) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { reply(w, a.Status()) })
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { Reply(w, a.Status()) })
 	mux.HandleFunc("GET /requests", func(w http.ResponseWriter, _ *http.Request) {
 		open, ended := a.Requests()
-		reply(w, Requests{open, ended})
+		Reply(w, Requests{open, ended})
 	})
 	mux.HandleFunc("GET /explain", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
-		reply(w, a.Explain(r.Context(), q.Get("protocol"), q.Get("address")))
+		Reply(w, a.Explain(r.Context(), q.Get("protocol"), q.Get("address")))
 	})
 	return mux
 }
 
-func reply(w http.ResponseWriter, v any) {
+// Reply answers with v as JSON.
+func Reply(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v) // the peer is gone if that fails
 }

@@ -93,7 +93,9 @@ func (s *stream) introduce(ctx context.Context) (context.Context, error) {
 	}
 	pairs := []string{"agentID", s.id}
 	if cfg.Identifiers != nil {
-		pairs = append(pairs, "agentIdentifiers", cfg.Identifiers())
+		if ids := cfg.Identifiers(); ids != "" {
+			pairs = append(pairs, "agentIdentifiers", ids)
+		}
 	}
 	if auth != "" {
 		pairs = append(pairs, "Authorization", auth)

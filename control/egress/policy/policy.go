@@ -125,12 +125,29 @@ func (t Target) Fits(a netip.Addr) bool {
 // error is a *DeniedError.
 func (p *Policy) Judge(a netip.Addr, port uint16) (Class, error) {
 	a = a.Unmap()
-	deny := func(r Reason, format string, args ...any) (Class, error) {
-		return Deny, &DeniedError{r, netip.AddrPortFrom(a, port).String(), fmt.Sprintf(format, args...)}
-	}
 	if why := impossible(a, port); why != "" {
-		return deny(BadAddress, "%s", why)
+		return denied(BadAddress, a, port, "%s", why)
 	}
+	return p.judge(a, port, func(r ports) bool { return r.has(port) })
+}
+
+// JudgeAll says by which class of rule an address may be reached whatever the
+// port and protocol: only rules without ports allow that, while any deny that is
+// for some ports forbids it. The error is a *DeniedError, whose target has port 0.
+func (p *Policy) JudgeAll(a netip.Addr) (Class, error) {
+	a = a.Unmap()
+	if why := impossible(a, 1); why != "" {
+		return denied(BadAddress, a, 0, "%s", why)
+	}
+	return p.judge(a, 0, func(r ports) bool { return len(r) == 0 })
+}
+
+func denied(r Reason, a netip.Addr, port uint16, format string, args ...any) (Class, error) {
+	return Deny, &DeniedError{r, netip.AddrPortFrom(a, port).String(), fmt.Sprintf(format, args...)}
+}
+
+// judge goes by the rules whose prefix is the longest that holds a.
+func (p *Policy) judge(a netip.Addr, port uint16, has func(ports) bool) (Class, error) {
 	longest := -1
 	var class Class
 	for _, r := range p.rules {
@@ -142,9 +159,9 @@ func (p *Policy) Judge(a netip.Addr, port uint16) (Class, error) {
 		}
 		longest = r.prefix.Bits()
 		switch {
-		case r.class == Deny && r.ports.has(port):
-			return deny(Denied, "rule deny=%s", r.prefix)
-		case class == "" && r.class != Deny && r.ports.has(port):
+		case r.class == Deny && (port == 0 || has(r.ports)):
+			return denied(Denied, a, port, "rule deny=%s", r.prefix)
+		case class == "" && r.class != Deny && has(r.ports):
 			class = r.class
 		}
 	}
@@ -152,9 +169,9 @@ func (p *Policy) Judge(a netip.Addr, port uint16) (Class, error) {
 	case class != "":
 		return class, nil
 	case longest >= 0:
-		return deny(BadPort, "its rules are for other ports than %d", port)
+		return denied(BadPort, a, port, "its rules are for other ports than %d", port)
 	}
-	return deny(NoRule, "no rule is for it; all is denied that no rule allows")
+	return denied(NoRule, a, port, "no rule is for it; all is denied that no rule allows")
 }
 
 // impossible says why no rule can allow an address, or is empty.

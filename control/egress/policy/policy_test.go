@@ -260,3 +260,30 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// TestJudgeAll: what has no port passes by rules without ports only.
+func TestJudgeAll(t *testing.T) {
+	p := parse(t, example)
+	for _, tt := range []struct {
+		addr  string
+		class Class
+		why   Reason
+	}{
+		{"10.16.1.1", Pods, ""},
+		{"fd00:16::5", Pods, ""},
+		{"10.96.0.1", Deny, BadPort},
+		{"192.0.2.10", Deny, BadPort},
+		{"10.16.3.1", Deny, Denied},
+		{"10.16.3.7", Deny, BadPort},
+		{"10.16.9.9", Deny, Denied}, // at some port
+		{"192.0.3.1", Deny, BadPort},
+		{"8.8.8.8", Deny, BadPort}, // 0.0.0.0/0 has a port
+		{"127.0.0.1", Deny, NoRule},
+		{"224.0.0.1", Deny, BadAddress},
+	} {
+		class, err := p.JudgeAll(netip.MustParseAddr(tt.addr))
+		if class != tt.class || reason(err) != tt.why {
+			t.Errorf("JudgeAll(%s) = %s, %v; want %s, %q", tt.addr, class, err, tt.class, tt.why)
+		}
+	}
+}
