@@ -18,6 +18,7 @@ import (
 	"millrace/control/bridge"
 	"millrace/control/egress/admin"
 	"millrace/control/egress/agent"
+	"millrace/control/egress/l3"
 	"millrace/control/ovsdb/model"
 )
 
@@ -203,11 +204,19 @@ func askAll(ctx context.Context, runDir string, names []string, last map[string]
 }
 
 func askOne(ctx context.Context, socket string) *egressState {
-	var s agent.Status
+	var s struct {
+		agent.Status
+		Peers []l3.PeerStatus `json:"peers"` // if it is a tunnel
+	}
 	if err := admin.Ask(ctx, socket, "/status", nil, &s); errors.Is(err, admin.ErrNoAgent) {
 		return &egressState{trouble: "its process does not run"}
 	} else if err != nil {
 		return &egressState{trouble: err.Error()}
+	}
+	for _, p := range s.Peers {
+		if s.ServersKnown++; p.Up {
+			s.ServersUp++
+		}
 	}
 	return &egressState{ready: s.Ready, servers: fmt.Sprintf("%d of %d", s.ServersUp, max(s.ServersKnown, s.ServersUp)), trouble: s.Trouble}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/url"
@@ -15,6 +16,7 @@ import (
 	"millrace/control"
 	"millrace/control/egress/admin"
 	"millrace/control/egress/agent"
+	"millrace/control/egress/l3"
 )
 
 func (a *app) egressCmd() *cobra.Command {
@@ -98,9 +100,17 @@ the streams, idle ones among them, and segments that were sent again. Exit code 
   millrace egress status --json | jq .servers_up`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var s agent.Status
-			if err := a.askAgent(cmd.Context(), "/status", nil, &s); err != nil {
+			var raw json.RawMessage
+			if err := a.askAgent(cmd.Context(), "/status", nil, &raw); err != nil {
 				return err
+			}
+			var tunnel l3.Status
+			if err := json.Unmarshal(raw, &tunnel); err == nil && len(tunnel.Peers) > 0 {
+				return a.showTunnelStatus(tunnel)
+			}
+			var s agent.Status
+			if err := json.Unmarshal(raw, &s); err != nil {
+				return fmt.Errorf("read the egress agent's answer: %w", err)
 			}
 			if err := a.showEgressStatus(s); err != nil {
 				return err

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"golang.zx2c4.com/wireguard/tun"
 
 	"millrace/control/egress/l3"
 	"millrace/control/egress/l3/guard"
@@ -102,8 +104,6 @@ func (f *l3Flags) check(cmd *cobra.Command) (err error) {
 		return usage(cmd, "--private-key: no file is named (`millrace egress genkey` makes a key)")
 	case len(f.servers) == 0:
 		return usage(cmd, "--server: none is given")
-	case f.netns == "":
-		return usage(cmd, "--netns: say in which network namespace the switch's port is; one of its own, for it will forward packets")
 	case f.mtu < l3.MinMTU || f.mtu > l3.MaxMTU:
 		return usage(cmd, "--mtu: %d is not in %d..%d", f.mtu, l3.MinMTU, l3.MaxMTU)
 	}
@@ -129,6 +129,9 @@ func (f *l3Flags) check(cmd *cobra.Command) (err error) {
 	}
 	if f.policy, err = policy.Parse(strings.Join(f.allow, " "), false); err != nil {
 		return usage(cmd, "--allow: %w", err)
+	}
+	if err := (l3.Setup{PrivateKey: l3.NewKey(), Peers: f.peers}).Check(); err != nil { // any key: the file's may change
+		return usage(cmd, "--server: %w", err)
 	}
 	return nil
 }
@@ -190,15 +193,14 @@ func (a *app) egressL3(cmd *cobra.Command, f *l3Flags) error {
 	if err != nil {
 		return err
 	}
+	if f.netns == "" {
+		return usage(cmd, "--netns: say in which network namespace the switch's port is; one of its own, for it will forward packets")
+	}
 	if err := f.check(cmd); err != nil {
 		return err
 	}
-	setup, err := f.load()
-	if err != nil {
+	if _, err := f.load(); err != nil {
 		return err
-	}
-	if err := setup.Check(); err != nil {
-		return usage(cmd, "--server: %w", err)
 	}
 	shown, err := listenLocal(filepath.Join(a.runDir, l3Socket))
 	if err != nil {
@@ -209,14 +211,24 @@ func (a *app) egressL3(cmd *cobra.Command, f *l3Flags) error {
 	if err != nil {
 		return err
 	}
+	t, err := f.tunnel(dev, dev.Route, func() *policy.Policy { return f.policy }, log)
+	if err != nil {
+		return err
+	}
+	return a.runTunnel(cmd.Context(), t, shown, f.listen, f.readyFD, log)
+}
+
+// tunnel makes the tunnel between the servers and dev, which belongs to it, also if that
+// fails. route has what is behind dev send to some prefixes through it.
+func (f *l3Flags) tunnel(dev tun.Device, route func([]netip.Prefix) error, rules func() *policy.Policy, log *zap.Logger) (*l3.Tunnel, error) {
 	t, err := l3.New(l3.Config{
-		Load: f.load, Use: func(peers []l3.Peer) error { return dev.Route(prefixesOf(peers)) }, Port: f.port, Own: f.own, MTU: f.mtu, Inner: dev,
-		Filter: guard.NewNode(f.own, f.to, func() *policy.Policy { return f.policy }), Log: log,
+		Load: f.load, Use: func(peers []l3.Peer) error { return route(prefixesOf(peers)) }, Port: f.port, Own: f.own, MTU: f.mtu, Inner: dev,
+		Filter: guard.NewNode(f.own, f.to, rules), Log: log,
 	})
 	if err != nil {
-		return errors.Join(err, dev.Close())
+		return nil, errors.Join(err, dev.Close())
 	}
-	return a.runTunnel(cmd, t, shown, f.listen, f.readyFD, log)
+	return t, nil
 }
 
 func prefixesOf(peers []l3.Peer) (all []netip.Prefix) {

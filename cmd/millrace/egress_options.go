@@ -16,6 +16,13 @@ import (
 // optionLevel is the option of an egress port that is a flag of all commands.
 const optionLevel = "log-level"
 
+// optionMode says what an egress port carries: requests for connections, unless it is modeL3.
+const (
+	optionMode   = "mode"
+	modeRequests = "requests"
+	modeL3       = "l3"
+)
+
 // agentOptions reads the options of an egress port that are its agent's: the flags of
 // egress agent by their names. Several values of a flag have blanks between them.
 // All that is wrong is said.
@@ -23,41 +30,66 @@ func agentOptions(options map[string]string) (f *egressFlags, level zapcore.Leve
 	f = &egressFlags{}
 	cmd := &cobra.Command{Use: "egress"}
 	f.add(cmd)
-	f.listen, level = "", zap.InfoLevel // there may be several ports
+	f.listen = "" // there may be several ports
+	servers := func(c rune) bool { return c == ',' || c == ' ' }
+	level, problems = setOptions(cmd, options, servers, []string{"netns", "ready-fd"}, []string{"ca", "cert", "key", "token", "kubeconfig"})
+	return f, level, checked(problems, f.check, cmd)
+}
+
+// l3Options reads the options of an egress port that carries packets: the flags of
+// egress l3. Several servers have semicolons between them.
+func l3Options(options map[string]string) (f *l3Flags, level zapcore.Level, problems []error) {
+	f = &l3Flags{}
+	cmd := &cobra.Command{Use: "egress"}
+	f.add(cmd)
+	f.listen = ""
+	servers := func(c rune) bool { return c == ';' }
+	level, problems = setOptions(cmd, options, servers, []string{"netns", "device", "ready-fd"}, []string{"private-key"})
+	return f, level, checked(problems, f.check, cmd)
+}
+
+// checked adds to problems what a check of all flags finds, if there are none.
+func checked(problems []error, check func(*cobra.Command) error, cmd *cobra.Command) []error {
+	if len(problems) > 0 {
+		return problems
+	}
+	if err := check(cmd); err != nil {
+		return []error{fmt.Errorf("%s", strings.ReplaceAll(err.Error(), "--", ""))}
+	}
+	return nil
+}
+
+// setOptions sets a command's flags by options. Some are never options, and some are
+// paths; between says what stands between servers.
+func setOptions(cmd *cobra.Command, options map[string]string, between func(rune) bool, never, paths []string) (level zapcore.Level, problems []error) {
+	level = zap.InfoLevel
 	for _, key := range slices.Sorted(maps.Keys(options)) {
 		var err error
-		flag := cmd.Flags().Lookup(key)
+		flag, value := cmd.Flags().Lookup(key), options[key]
 		switch {
+		case key == optionMode: // it has said whose options these are
 		case key == optionLevel:
-			level, err = zapcore.ParseLevel(options[key])
-		case flag == nil || key == "netns" || key == "ready-fd":
+			level, err = zapcore.ParseLevel(value)
+		case flag == nil || slices.Contains(never, key):
 			problems = append(problems, fmt.Errorf("unknown option %q", key[:min(len(key), 60)]))
-		case slices.Contains([]string{"ca", "cert", "key", "token", "kubeconfig"}, key) && !filepath.IsAbs(options[key]):
-			err = fmt.Errorf("%q is not an absolute path", options[key][:min(len(options[key]), 60)])
+		case slices.Contains(paths, key) && !filepath.IsAbs(value):
+			err = fmt.Errorf("%q is not an absolute path", value[:min(len(value), 60)])
+		case key == "server":
+			err = setFlag(flag, strings.FieldsFunc(value, between))
+		case flag.Value.Type() == "stringArray":
+			err = setFlag(flag, strings.Fields(value))
 		default:
-			err = setFlag(flag, options[key])
+			err = setFlag(flag, []string{value})
 		}
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s: %w", key, err))
 		}
 	}
-	if len(problems) == 0 {
-		if err := f.check(cmd); err != nil {
-			problems = append(problems, fmt.Errorf("%s", strings.ReplaceAll(err.Error(), "--", "")))
-		}
-	}
-	return f, level, problems
+	return level, problems
 }
 
-// setFlag gives a flag the values of an option.
-func setFlag(flag *pflag.Flag, value string) error {
-	values := []string{value}
-	switch {
-	case flag.Name == "server":
-		values = strings.FieldsFunc(value, func(c rune) bool { return c == ',' || c == ' ' })
-	case flag.Value.Type() == "stringArray":
-		values = strings.Fields(value)
-	}
+// setFlag gives a flag values.
+func setFlag(flag *pflag.Flag, values []string) error {
 	for _, v := range values {
 		if err := flag.Value.Set(v); err != nil {
 			return err
@@ -67,9 +99,16 @@ func setFlag(flag *pflag.Flag, value string) error {
 	return nil
 }
 
-// checkAgentOptions says what is wrong with the options of an agent.
-func checkAgentOptions(options map[string]string) []error {
-	_, _, problems := agentOptions(options)
+// checkAgentOptions says what is wrong with the options of an egress port that are its process's.
+func checkAgentOptions(options map[string]string) (problems []error) {
+	switch mode := options[optionMode]; mode {
+	case "", modeRequests:
+		_, _, problems = agentOptions(options)
+	case modeL3:
+		_, _, problems = l3Options(options)
+	default:
+		problems = []error{fmt.Errorf("%s=%q is neither %s nor %s", optionMode, mode[:min(len(mode), 60)], modeRequests, modeL3)}
+	}
 	return problems
 }
 

@@ -31,7 +31,8 @@ type egressPort struct {
 	log  *zap.Logger
 	want bridge.Egress // what it is
 
-	flags       *egressFlags
+	flags       *egressFlags // none if it has l3
+	l3          *l3Flags
 	level       zap.AtomicLevel
 	policy      atomic.Pointer[policy.Policy]
 	identifiers atomic.Pointer[string]
@@ -79,7 +80,11 @@ func (a *app) egressPortRun(cmd *cobra.Command, name string, readyFD int) error 
 	if err := p.read(e); err != nil {
 		return err
 	}
-	p.flags.readyFD = readyFD
+	if p.l3 != nil {
+		p.l3.readyFD = readyFD
+	} else {
+		p.flags.readyFD = readyFD
+	}
 	ctx, stop := context.WithCancel(cmd.Context())
 	defer stop()
 	changed, err := sys.Watch(ctx, dir.Path())
@@ -87,7 +92,7 @@ func (a *app) egressPortRun(cmd *cobra.Command, name string, readyFD int) error 
 		return err
 	}
 	go p.follow(e, changed, stop)
-	p.log.Info("egress port starts", zap.String("version", a.version), zap.String("stack", e.Stack), zap.Strings("servers", p.flags.cfg.Servers))
+	p.log.Info("egress port starts", zap.String("version", a.version), zap.String("stack", e.Stack), zap.String("servers", e.Options["server"]))
 	defer p.log.Info("egress port ends")
 	if e.Stack == bridge.StackKernel {
 		return p.byKernel(ctx)
@@ -101,6 +106,9 @@ func (p *egressPort) read(e bridge.Egress) error {
 	if !e.Agent() {
 		p.want, p.flags = e, &egressFlags{}
 		return nil
+	}
+	if e.Options[optionMode] == modeL3 {
+		return p.readL3(e)
 	}
 	f, level, problems := agentOptions(e.Options)
 	if len(problems) > 0 {
@@ -185,6 +193,9 @@ func (p *egressPort) byKernel(ctx context.Context) error {
 	if len(e.Gateways) > 0 {
 		go keepGateways(ctx, e, p.log)
 	}
+	if p.l3 != nil {
+		return p.tunnelByKernel(ctx)
+	}
 	d, err := kernel.Open(e.Netns)
 	if err != nil {
 		return err
@@ -200,6 +211,7 @@ func (p *egressPort) byNetstack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	cfg.Forwards = p.l3 != nil
 	cfg.Changed = func(err error) {
 		if err != nil {
 			p.log.Warn("the switch is lost: connections go on when it is back", zap.Error(err))
@@ -213,7 +225,13 @@ func (p *egressPort) byNetstack(ctx context.Context) error {
 	}
 	defer s.Close() //nolint:errcheck // the process ends
 	done := make(chan error, 1)
-	go func() { done <- p.serve(ctx, s, stackMetrics(s)...) }()
+	go func() {
+		if p.l3 != nil {
+			done <- p.tunnelByNetstack(ctx, s)
+			return
+		}
+		done <- p.serve(ctx, s, stackMetrics(s)...)
+	}()
 	select {
 	case err := <-done:
 		return err

@@ -147,7 +147,7 @@ func (a *app) egressServer(cmd *cobra.Command, f *serverFlags) error {
 	if err != nil {
 		return err
 	}
-	return a.runTunnel(cmd, t, shown, f.listen, f.readyFD, log)
+	return a.runTunnel(cmd.Context(), t, shown, f.listen, f.readyFD, log)
 }
 
 // open opens the server's end.

@@ -24,8 +24,8 @@ import (
 )
 
 // runTunnel runs an end of a tunnel, and shows it, until the command is told to end.
-func (a *app) runTunnel(cmd *cobra.Command, t *l3.Tunnel, shown net.Listener, listen string, readyFD int, log *zap.Logger) error {
-	ctx, cancel := context.WithCancel(cmd.Context())
+func (a *app) runTunnel(ctx context.Context, t *l3.Tunnel, shown net.Listener, listen string, readyFD int, log *zap.Logger) error {
+	ctx, cancel := context.WithCancel(ctx)
 	served := make(chan error, 1)
 	go func() { served <- serveTunnel(ctx, t, shown, listen, log) }()
 	ended := make(chan struct{})
@@ -57,6 +57,9 @@ func serveTunnel(ctx context.Context, t *l3.Tunnel, shown net.Listener, listen s
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { admin.Reply(w, t.Status()) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "it is a tunnel of packets, and knows no requests", http.StatusNotFound)
+	})
 	if err := admin.Serve(ctx, shown, mux); err != nil {
 		return fmt.Errorf("answer at %s: %w", shown.Addr(), err)
 	}
@@ -111,15 +114,20 @@ and no server has answered in the last 10 seconds.`,
 			if err != nil {
 				return err
 			}
-			if err := a.showTunnel(s); err != nil {
-				return err
-			}
-			if !s.Ready {
-				return errors.New(s.Trouble)
-			}
-			return nil
+			return a.showTunnelStatus(s)
 		},
 	}
+}
+
+// showTunnelStatus shows a tunnel, and says by its error that it is not ready.
+func (a *app) showTunnelStatus(s l3.Status) error {
+	if err := a.showTunnel(s); err != nil {
+		return err
+	}
+	if !s.Ready {
+		return errors.New(s.Trouble)
+	}
+	return nil
 }
 
 func (a *app) showTunnel(s l3.Status) error {

@@ -45,14 +45,20 @@ func addByAPI(t *testing.T, dir string, spec *api.PortSpec) {
 // silence.
 func vsctl(t *testing.T, dir, args string) string {
 	t.Helper()
+	return vsctlWords(t, dir, strings.Fields(args)...)
+}
+
+// vsctlWords is vsctl with arguments that may have blanks in them.
+func vsctlWords(t *testing.T, dir string, args ...string) string {
+	t.Helper()
 	if _, err := exec.LookPath("ovs-vsctl"); err != nil {
 		t.Skip("needs ovs-vsctl")
 	}
 	var out, errs bytes.Buffer
-	cmd := exec.Command("ovs-vsctl", append([]string{"--db=unix:" + filepath.Join(dir, embeddedDB), "--timeout=10"}, strings.Fields(args)...)...)
+	cmd := exec.Command("ovs-vsctl", append([]string{"--db=unix:" + filepath.Join(dir, embeddedDB), "--timeout=10"}, args...)...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil || errs.Len() > 0 {
-		t.Fatalf("ovs-vsctl %s: %v\n%s%s", args, err, &out, &errs)
+		t.Fatalf("ovs-vsctl %s: %v\n%s%s", strings.Join(args, " "), err, &out, &errs)
 	}
 	return strings.TrimSpace(out.String())
 }

@@ -34,11 +34,12 @@ const features = frontend.DefaultFeatures | message.NetFCsum | message.NetFGuest
 // A link is the stack's Ethernet device: the guest's end of a vhost-user port. It
 // implements stack.LinkEndpoint and stack.GSOEndpoint.
 type link struct {
-	mtu     atomic.Uint32
-	address tcpip.LinkAddress
-	front   *frontend.Port
-	pair    *frontend.Pair
-	call    *os.File // the receive ring's call descriptor, for the runtime's poller
+	mtu      atomic.Uint32
+	forwards bool // packets are passed on as they are
+	address  tcpip.LinkAddress
+	front    *frontend.Port
+	pair     *frontend.Pair
+	call     *os.File // the receive ring's call descriptor, for the runtime's poller
 
 	up       chan struct{}                    // closed when there are drivers, on the first connection
 	features atomic.Pointer[message.Features] // agreed on then; nil before
@@ -63,13 +64,17 @@ type Counters struct {
 	Down   atomic.Uint64 // not sent: there was no switch yet
 }
 
-// newLink returns a link to the switch that listens at path, or will.
-func newLink(path string, address [6]byte, mtu int, changed func(error)) (*link, error) {
-	l := &link{address: tcpip.LinkAddress(address[:]), up: make(chan struct{}), broken: make(chan error, 2)}
-	l.mtu.Store(uint32(mtu))
+// newLink returns a link to the switch that listens at cfg.Socket, or will.
+func newLink(cfg Config, changed func(error)) (*link, error) {
+	l := &link{forwards: cfg.Forwards, address: tcpip.LinkAddress(cfg.MAC[:]), up: make(chan struct{}), broken: make(chan error, 2)}
+	l.mtu.Store(uint32(cfg.MTU))
+	want := features
+	if cfg.Forwards {
+		want = frontend.DefaultFeatures
+	}
 	var once sync.Once
 	front, err := frontend.Open(frontend.Config{
-		Path: path, RingSize: ringSize, TxFrame: txFrame, RxBuffer: rxBuffer, Interrupt: true, Features: features, MTU: uint16(mtu),
+		Path: cfg.Socket, RingSize: ringSize, TxFrame: txFrame, RxBuffer: rxBuffer, Interrupt: true, Features: want, MTU: uint16(cfg.MTU),
 		Changed: func(err error) {
 			if err == nil {
 				once.Do(l.attached)

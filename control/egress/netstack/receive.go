@@ -37,7 +37,7 @@ func (l *link) receive(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	l.receiver.gro.Init(true)
+	l.receiver.gro.Init(!l.forwards)
 	l.receiver.gro.Dispatcher = (*toStack)(l)
 	rx, vain := l.pair.Rx, 0
 	var counter [8]byte

@@ -32,6 +32,7 @@ type Config struct {
 	Gateways  []netip.Addr   // ways to all other networks: one of each family at most
 	MTU       int            // 1500 if 0
 	Memory    int            // bytes for the buffers of connections; 512 MiB if 0
+	Forwards  bool           // packets of the port are passed on: none may be longer than the MTU, or lack a checksum
 
 	// Changed is told that the switch has the port (nil), or why no more. May be nil.
 	Changed func(err error)
@@ -57,7 +58,7 @@ func New(cfg Config) (*Stack, error) {
 		cfg.Changed = func(error) {}
 	}
 	s := &Stack{inner: newInner()}
-	l, err := newLink(cfg.Socket, cfg.MAC, cfg.MTU, func(err error) {
+	l, err := newLink(cfg, func(err error) {
 		if err == nil {
 			s.forgetNeighbours()
 		}
