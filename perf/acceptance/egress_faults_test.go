@@ -364,9 +364,9 @@ func (s *site) usage() (u usage) {
 // What an agent may hold more of than when it began: for connections that come
 // and go just then, and what the collector has not yet given back.
 const (
-	slackGoroutines = 40 // of idle streams, too, which become fewer by and by
+	slackGoroutines = 24
 	slackFiles      = 6
-	slackResident   = 48 << 20
+	slackResident   = 32 << 20
 )
 
 // flat checks that the agent holds no more than when it began.
