@@ -193,7 +193,7 @@ func (l *link) serve(ctx, base context.Context) error {
 		case <-tick.C:
 			l.sweep()
 			l.shrink()
-			l.topUp()
+			l.level()
 			if i, ok := l.info(); ok {
 				l.resent.Store(i.retransmits)
 			}

@@ -10,7 +10,8 @@ import (
 // faster than DRAIN reaches the server and replacements reach us.
 type spares struct {
 	extra int
-	last  time.Time // when there were too few, or extra was made smaller
+	last  time.Time // when there were too few
+	shed  time.Time // when there were too many: those that it sent away are there for a moment
 }
 
 // Bounds of spares, for each link.
@@ -41,6 +42,11 @@ func (l *link) shrink() {
 		l.spares.extra -= n
 	}
 	l.mu.Unlock()
+	l.sendAway(n)
+}
+
+// sendAway ends up to n idle streams.
+func (l *link) sendAway(n int) {
 	for _, s := range l.list() {
 		if n > 0 && s.passedOver() {
 			s.drain() // and sweep ends it
@@ -68,20 +74,46 @@ func (a *Agent) place(l *link) *link {
 	return best
 }
 
-// topUp asks for another idle stream if there are fewer than were configured: links
-// that failed took theirs with them.
-func (l *link) topUp() {
-	l.agent.mu.Lock()
-	idle := 0
-	for other := range l.agent.links {
+// level asks for another idle stream if there are fewer than were configured: links
+// that failed took theirs with them. When they are back there may be too many: each
+// link ends what it has beyond its share.
+func (l *link) level() {
+	idle, wanted := l.agent.idleBeside(l)
+	mine := l.waiting() - l.idle
+	l.mu.Lock()
+	mine -= l.spares.extra
+	may := !l.closing && !l.isUndrainable() && time.Since(l.spares.shed) > sparesKept
+	if may && idle > wanted && mine > 0 {
+		l.spares.shed = time.Now()
+	}
+	l.mu.Unlock()
+	switch {
+	case idle < l.agent.cfg.Idle && !l.isClosing():
+		l.agent.place(l).replace()
+	case may && idle > wanted:
+		l.sendAway(min(mine, idle-wanted))
+	}
+}
+
+// idleBeside is how many streams are idle on l and other links to its server by the same
+// address, and how many need be.
+func (a *Agent) idleBeside(l *link) (idle, wanted int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	wanted = a.cfg.Idle
+	for other := range a.links {
 		if other.addr == l.addr && other.server == l.server && !other.isClosing() {
 			idle += other.waiting()
+			wanted += other.extra()
 		}
 	}
-	l.agent.mu.Unlock()
-	if idle < l.agent.cfg.Idle && !l.isClosing() {
-		l.agent.place(l).replace()
-	}
+	return idle, wanted
+}
+
+func (l *link) extra() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.spares.extra
 }
 
 // waiting is how many streams are idle, or will be.

@@ -1,0 +1,71 @@
+package agent
+
+import (
+	"net"
+	"sync"
+	"testing"
+
+	"millrace/control/egress/konntest"
+)
+
+// A gate is a listener that takes connections while it is not locked.
+type gate struct {
+	net.Listener
+	sync.Mutex
+}
+
+// Accept implements net.Listener.
+func (g *gate) Accept() (net.Conn, error) {
+	c, err := g.Listener.Accept()
+	g.Lock()
+	defer g.Unlock()
+	return c, err
+}
+
+// TestIdleAfterFailures: a link that fails has its idle streams made up for by others, and
+// when it is back there are no more of them than before.
+func TestIdleAfterFailures(t *testing.T) {
+	t.Parallel() // it waits, for the most part
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, g := &konntest.Server{ID: "s1"}, &gate{Listener: l}
+	s.Serve(g)
+	t.Cleanup(s.Stop)
+	r := start(t, nil, s)
+	whole := func() bool {
+		_, ready := s.Backends()
+		return ready == r.cfg.Idle
+	}
+	for range 2 {
+		eventually(t, "the links have their idle streams, and no more", whole)
+		g.Lock()
+		r.anyLink().tcp.Load().Close() //nolint:errcheck // it is gone, whatever that says
+		eventually(t, "the link is missed", func() bool { return r.linkCount() < r.cfg.Links && !whole() })
+		eventually(t, "the other makes up for it", whole)
+		g.Unlock()
+		eventually(t, "the link is back", func() bool { return r.linkCount() == r.cfg.Links && !whole() })
+	}
+	eventually(t, "there are as many idle streams as before", whole)
+	for _, w := range ways {
+		if err := probe(t, w, s, listen(t, echo)); err != nil {
+			t.Errorf("%s: %v", w.name, err)
+		}
+	}
+}
+
+func (r *rig) linkCount() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.links)
+}
+
+func (r *rig) anyLink() *link {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for l := range r.links {
+		return l
+	}
+	panic("no link")
+}
