@@ -94,7 +94,9 @@ func (a *app) egressStatusCmd() *cobra.Command {
 		Short: "Show an agent's connections to servers",
 		Long: `Shows whether a server has answered in the last 10 seconds, and each connection:
 the server, how long ago its machine gave a sign of life, the shortest round trip,
-the streams, idle ones among them, and segments that were sent again. Exit code 1 says that the agent runs and no server answers.`,
+the streams, idle ones among them, and segments that were sent again. Of a port
+that is a tunnel it shows the peers, as ` + "`egress l3 status`" + ` does. Exit code 1 says
+that the agent runs and no server answers.`,
 		Example: `  millrace egress status
   millrace egress status --port egress0
   millrace egress status --json | jq .servers_up`,

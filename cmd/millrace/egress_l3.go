@@ -193,11 +193,11 @@ func (a *app) egressL3(cmd *cobra.Command, f *l3Flags) error {
 	if err != nil {
 		return err
 	}
-	if f.netns == "" {
-		return usage(cmd, "--netns: say in which network namespace the switch's port is; one of its own, for it will forward packets")
-	}
 	if err := f.check(cmd); err != nil {
 		return err
+	}
+	if f.netns == "" {
+		return usage(cmd, "--netns: say in which network namespace the switch's port is; one of its own, for it will forward packets")
 	}
 	if _, err := f.load(); err != nil {
 		return err

@@ -77,7 +77,7 @@ func TestTunnelUsage(t *testing.T) {
 	for part, args := range map[string][]string{
 		"--private-key: no file":   {"egress", "l3"},
 		"--server: none":           {"egress", "l3", "--private-key", key},
-		"--netns: say":             {"egress", "l3", "--private-key", key, "--server", good},
+		"--netns: say":             {"egress", "l3", "--private-key", key, "--server", good, "--address", "10.99.0.2"},
 		"--address: none":          {"egress", "l3", "--private-key", key, "--server", good, "--netns", "x"},
 		"want KEY HOST:PORT":       server("a b"),
 		"is no key":                server("abc a:1 10.99.0.1/24"),

@@ -39,10 +39,11 @@ database, as ovs-vsctl writes them. The types are those of Open vSwitch:
                        in the network namespace --netns, with the addresses --ip
   geneve, vxlan        a tunnel to another host: --option remote_ip=ADDRESS, and as needed
                        key, local_ip, csum, tos, ttl, df_default and dst_port
-  egress               a konnectivity agent with a TCP/IP stack, in a process of its own: the
-                       control plane reaches pods by it. --ip is its address, --option has
-                       gateway, stack=kernel for the kernel's TCP/IP, and all flags of
-                       ` + "`millrace egress agent`" + ` by their names: server, ca, token, allow, dns ...
+  egress               a konnectivity agent with a TCP/IP stack, in a process of its own:
+                       the control plane reaches pods by it. --ip is its address, --option
+                       has gateway, stack=kernel for the kernel's TCP/IP, and all flags of
+                       ` + "`millrace egress agent`" + ` by their names, such as server, ca, token,
+                       allow; with mode=l3 those of ` + "`millrace egress l3`" + `
 
 The command returns when the port is in force. What is wrong with it then is an
 error with exit code 1; its row stays, and control tries again. Its peer may

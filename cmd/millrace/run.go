@@ -51,7 +51,8 @@ nothing else is printed there.
 SIGTERM and SIGINT end all of it within two seconds, and remove all sockets. If
 run is killed, control and the embedded database end with it; the dataplane
 forwards on, egress ports serve on, and the next ` + "`millrace run`" + ` takes them over as
-they are (below systemd, that wants KillMode=process). With --fresh it begins with a new one.
+they are (below systemd, that wants KillMode=process). With --fresh it begins with
+a new one.
 
 Ports are what the database says. What the dataplane had last is only for the
 moment until control has compared: --fresh has it begin without.

@@ -59,7 +59,7 @@ func TestFlagsComplete(t *testing.T) {
 	must(t, dir, "port", "add", "br0", "vm1", "--type", "dpdkvhostuser")
 	for _, tt := range []struct{ args, want string }{
 		{"run --poll", "adaptive busy"}, {"dataplane --poll", "adaptive busy"},
-		{"port add br0 x --type", "dpdkvhostuser dpdkvhostuserclient afxdp tap internal patch geneve vxlan"},
+		{"port add br0 x --type", "dpdkvhostuser dpdkvhostuserclient afxdp tap internal patch geneve vxlan egress"},
 		{"port add br0 x --vlan-mode", "access trunk native-tagged native-untagged"},
 		{"port add br0 x --peer", "vm1"}, {"port list --bridge", "br0"}, {"mac flush --port", "vm1"},
 		{"port add", "br0"}, {"port add br0", ""}, {"port del", "vm1"}, {"port show", "vm1"}, {"port wire vm1", "vm1"}, {"port unwire", "vm1"}, {"port set", "vm1"},
@@ -88,7 +88,7 @@ func TestCompletionScripts(t *testing.T) {
 }
 
 func TestVersionCommand(t *testing.T) {
-	if r := run(t, "version"); !strings.HasPrefix(r.out, "millrace 9.9.9 (API 1.6, ") {
+	if r := run(t, "version"); !strings.HasPrefix(r.out, "millrace 9.9.9 (API 1.7, ") {
 		t.Errorf("got %q", r.out)
 	}
 	checkJSON(t, run(t, "version", "--json").out)

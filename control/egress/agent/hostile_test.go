@@ -50,9 +50,21 @@ func TestJunk(t *testing.T) {
 	eventually(t, "both connections to the server", func() bool { return len(r.Status().Links) == 2 })
 	links := r.Status().Links
 	before := runtime.NumGoroutine()
+	givenUp := map[string]string{"bytes that are no packet": "Internal", "a packet of 5 MiB": "ResourceExhausted"}
 	for name, p := range junk() {
-		for range 3 {
-			eventually(t, name+" is sent", func() bool { return s.Inject(p) == nil }) // the stream may be ending
+		code := givenUp[name]
+		for i := range 3 {
+			had := r.metric(t, streamErrors, "code", code)
+			// The stream that the server chose may be ending: what was sent then nobody has read.
+			eventually(t, name+" is sent, and counted", func() bool {
+				if s.Inject(p) != nil {
+					return false
+				}
+				return code == "" || r.counts(t, code, had+1)
+			})
+			if n := r.metric(t, streamErrors, "code", code); code != "" && n != float64(i+1) {
+				t.Fatalf("%s: %v streams given up are counted, want %d", name, n, i+1)
+			}
 		}
 		_ = long.SetDeadline(time.Now().Add(probeTime))
 		if err := ping(long, 100); err != nil {
@@ -67,12 +79,20 @@ func TestJunk(t *testing.T) {
 			t.Errorf("the connection to the server was given up: %+v", l)
 		}
 	}
-	for code, want := range map[string]float64{"Internal": 3, "ResourceExhausted": 3} {
-		eventually(t, "streams given up are counted: "+code, func() bool {
-			return r.metric(t, "konnectivity_network_proxy_agent_stream_errors_total", "code", code) == want
-		})
-	}
 	eventually(t, "nothing is left", func() bool { return runtime.NumGoroutine() <= before+100 })
+}
+
+const streamErrors = "konnectivity_network_proxy_agent_stream_errors_total"
+
+// counts reports whether within a second n streams were given up with a code.
+func (r *rig) counts(t *testing.T, code string, n float64) bool {
+	t.Helper()
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if r.metric(t, streamErrors, "code", code) == n {
+			return true
+		}
+	}
+	return false
 }
 
 // metric is the sum of a metric's values whose label is value; of all if label is empty.
