@@ -352,7 +352,7 @@ func ringMischief() []mischief {
 		{name: "buffer to the guest outside", cut: "outside of memory", do: intoBuffers(badGPA+badSize, badBuf, fWrite, 0)},
 		{name: "buffer to the guest that holds its rings", cut: "ring 0", do: intoBuffers(badGPA, badSize, fWrite, 0)},
 		{name: "buffer to the guest of huge length", do: intoBuffers(badGPA+badSpare, 0xffffffff, fWrite, 0)},
-		{name: "zero lengths to the guest", cut: "", do: intoBuffers(badGPA, 0, fWrite, 0)},
+		{name: "zero lengths to the guest", cut: "no room for the header", do: intoBuffers(badGPA, 0, fWrite, 0)},
 		{name: "zero length", do: chainOf(in, 0, 0, 0)},
 		{name: "shorter than its header", do: chainOf(in, 5, 0, 0)},
 		{name: "frame too long", do: chainOf(in, 0x10000, 0, 0)},
