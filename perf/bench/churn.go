@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 )
 
@@ -71,8 +70,8 @@ type decoy struct {
 // startDecoy starts one, in a directory of its own in dir.
 func startDecoy(ctx context.Context, s settings, c scenario, dir string) (*decoy, error) {
 	s.swCPU, c.poll = s.genCPU, "adaptive"
-	dir = filepath.Join(dir, "decoy")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	dir, err := os.MkdirTemp(dir, "decoy") // each turn's has a database of its own
+	if err != nil {
 		return nil, fmt.Errorf("make a directory for another switch: %w", err)
 	}
 	other, err := startOurs(ctx, s, c, dir)
