@@ -541,10 +541,11 @@ func TestTunnelKeys(t *testing.T) {
 		}
 		return ""
 	})
-	b.answers(b.pod.v4, healTime)                     // by the key of before
+	b.answers(b.pod.v4, healTime) // by the key of before
+	refused := b.status(b.state, "egress-server").Dropped["handshake"]
 	b.write(b.keyFile("node1"), l3.NewKey().String()) // a stranger
 	b.await("a stranger is refused", 20*time.Second, func() string {
-		if s := b.status(b.state, "egress-server"); s.Dropped["handshake"] == 0 {
+		if s := b.status(b.state, "egress-server"); s.Dropped["handshake"] == refused {
 			return "no handshake was"
 		}
 		return ""
