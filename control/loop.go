@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	libovsdb "github.com/ovn-kubernetes/libovsdb/ovsdb"
@@ -140,18 +141,16 @@ func newLoop(cfg Config, db *ovsdb.Client, flow *flowing) *loop {
 func (l *loop) run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	begun := make(chan *session)
-	ended := make(chan struct{}, 4)
 	db, endDB := context.WithCancel(context.WithoutCancel(ctx)) // an answer that is under way still comes
-	go func() { l.db.Run(db); ended <- struct{}{} }()
-	go func() { l.flow.db.Run(db); ended <- struct{}{} }()
-	go func() { sessions(ctx, l.cfg.RunDir, l.log, begun); ended <- struct{}{} }()
-	go func() { l.egress.ask(ctx); ended <- struct{}{} }()
+	var beside sync.WaitGroup
+	beside.Go(func() { l.db.Run(db) })
+	beside.Go(func() { l.flow.db.Run(db) })
+	beside.Go(func() { sessions(ctx, l.cfg.RunDir, l.log, begun) })
+	beside.Go(func() { l.egress.ask(ctx) })
 	defer func() {
 		cancel()
 		endDB()
-		for range cap(ended) {
-			<-ended
-		}
+		beside.Wait()
 		l.write()
 		l.files.stop()
 	}()

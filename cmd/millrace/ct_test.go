@@ -153,7 +153,7 @@ func TestConnectionTop(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	for by, first := range map[string]uint64{"packets": 1<<32 | 1, "bytes": 2<<32 | 2} {
-		q := &ctTopQuery{by: by, rows: 2}
+		q := &ctTopQuery{topQuery: topQuery{by: by, rows: 2}}
 		p := q.period(before, now)
 		if len(p.top) != 2 || p.top[0].id != first || p.packets != 231 || p.bytes != 9260 {
 			t.Errorf("by %s: %+v", by, p)

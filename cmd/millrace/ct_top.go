@@ -15,15 +15,9 @@ import (
 
 // ctTopQuery are the flags of ct top.
 type ctTopQuery struct {
-	filter   ctFilter
-	interval time.Duration
-	count    int
-	by       string
-	rows     int
+	topQuery
+	filter ctFilter
 }
-
-// topRowsMax is the most connections that top shows.
-const topRowsMax = 1000
 
 func (a *app) ctTopCmd() *cobra.Command {
 	var q ctTopQuery
@@ -42,12 +36,7 @@ are counted together.
 		Args: exactly(),
 	}
 	q.filter.register(a, cmd)
-	p := cmd.Flags()
-	p.DurationVar(&q.interval, "interval", time.Second, "time between two screens")
-	p.IntVar(&q.count, "count", 0, "screens to show (default: until interrupted)")
-	p.StringVar(&q.by, "by", "packets", "what the busiest have most of: packets or bytes")
-	p.IntVar(&q.rows, "rows", 20, "connections to show, 1 to 1000")
-	completeWith(cmd, "by", cobra.FixedCompletions([]string{"packets", "bytes"}, cobra.ShellCompDirectiveNoFileComp))
+	q.register(cmd, "connections", "what the busiest have most of: packets or bytes", "packets", "bytes")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		m, err := q.check(cmd)
 		if err != nil {
@@ -60,13 +49,8 @@ are counted together.
 
 // check checks the flags.
 func (q *ctTopQuery) check(cmd *cobra.Command) (*api.ConnectionFilter, error) {
-	switch {
-	case q.interval < 10*time.Millisecond || q.count < 0:
-		return nil, usage(cmd, "--interval: at least 10ms, and --count not negative")
-	case q.by != "packets" && q.by != "bytes":
-		return nil, usage(cmd, "--by: %q is neither packets nor bytes", q.by)
-	case q.rows < 1 || q.rows > topRowsMax:
-		return nil, usage(cmd, "--rows: %d is not in 1..%d", q.rows, topRowsMax)
+	if err := q.topQuery.check(cmd); err != nil {
+		return nil, err
 	}
 	return q.filter.message(cmd)
 }

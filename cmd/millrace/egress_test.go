@@ -163,7 +163,7 @@ func TestEgressPeriod(t *testing.T) {
 	before := at(0, 10, old, gone, request(3, 0, 2000, time.Second))
 	now := at(2, 14, old, gone, busy, quick)
 	order := func(by string) (dials []int64) {
-		for _, r := range (&egressTopQuery{by: by, rows: 10}).period(before, now).Top {
+		for _, r := range (&egressTopQuery{topQuery{by: by, rows: 10}}).period(before, now).Top {
 			dials = append(dials, r.Dial)
 		}
 		return dials
@@ -174,7 +174,7 @@ func TestEgressPeriod(t *testing.T) {
 	if got := order("age"); !slices.Equal(got, []int64{1, 3, 4}) {
 		t.Errorf("by age: %v", got)
 	}
-	p := (&egressTopQuery{by: "bytes", rows: 1}).period(before, now)
+	p := (&egressTopQuery{topQuery{by: "bytes", rows: 1}}).period(before, now)
 	if p.Requests != 2 || p.ToClient != 1000 || p.ToTarget != 250 || len(p.Top) != 1 {
 		t.Errorf("%+v", p)
 	}

@@ -15,12 +15,7 @@ import (
 )
 
 // egressTopQuery are the flags of egress top.
-type egressTopQuery struct {
-	interval time.Duration
-	count    int
-	by       string
-	rows     int
-}
+type egressTopQuery struct{ topQuery }
 
 func (a *app) egressTopCmd() *cobra.Command {
 	var q egressTopQuery
@@ -43,25 +38,8 @@ interval in which a side took nothing of what waited for it.`,
 			return a.egressTop(cmd.Context(), &q)
 		},
 	}
-	p := cmd.Flags()
-	p.DurationVar(&q.interval, "interval", time.Second, "time between two screens")
-	p.IntVar(&q.count, "count", 0, "screens to show (default: until interrupted)")
-	p.StringVar(&q.by, "by", "bytes", "what comes first: most bytes, or the greatest age")
-	p.IntVar(&q.rows, "rows", 20, "requests to show, 1 to 1000")
-	completeWith(cmd, "by", cobra.FixedCompletions([]string{"bytes", "age"}, cobra.ShellCompDirectiveNoFileComp))
+	q.register(cmd, "requests", "what comes first: most bytes, or the greatest age", "bytes", "age")
 	return cmd
-}
-
-func (q *egressTopQuery) check(cmd *cobra.Command) error {
-	switch {
-	case q.interval < 10*time.Millisecond || q.count < 0:
-		return usage(cmd, "--interval: at least 10ms, and --count not negative")
-	case q.by != "bytes" && q.by != "age":
-		return usage(cmd, "--by: %q is neither bytes nor age", q.by)
-	case q.rows < 1 || q.rows > topRowsMax:
-		return usage(cmd, "--rows: %d is not in 1..%d", q.rows, topRowsMax)
-	}
-	return nil
 }
 
 func (a *app) egressTop(ctx context.Context, q *egressTopQuery) error {

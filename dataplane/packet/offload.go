@@ -94,8 +94,8 @@ const (
 
 	flagNeedsSum = 1 // VIRTIO_NET_HDR_F_NEEDS_CSUM
 
-	gsoTCP4 = 1
-	gsoTCP6 = 4
+	GSOTCP4 = 1 // VIRTIO_NET_HDR_GSO_TCPV4
+	GSOTCP6 = 4 // VIRTIO_NET_HDR_GSO_TCPV6
 	gsoUDP  = 5 // VIRTIO_NET_HDR_GSO_UDP_L4
 	gsoECN  = 0x80
 )
@@ -154,7 +154,7 @@ func tooLong(n uint32) Reason {
 func (a *ask) super(h []byte, p *place, head []byte, length int, may Takes) Reason {
 	kind, body := Whole, p.l4+8
 	switch gso := h[hdrGSO] &^ gsoECN; {
-	case gso == gsoTCP4 && p.proto == protoTCP && !p.six, gso == gsoTCP6 && p.proto == protoTCP && p.six:
+	case gso == GSOTCP4 && p.proto == protoTCP && !p.six, gso == GSOTCP6 && p.proto == protoTCP && p.six:
 		if kind = TCP4; p.six {
 			kind = TCP6
 		}
@@ -181,26 +181,49 @@ func (a *ask) super(h []byte, p *place, head []byte, length int, may Takes) Reas
 	return ReasonNone
 }
 
+// A NetHeader is what a virtio-net header says of a frame (virtio 5.1.6): what is left
+// to do for it. The zero value says nothing.
+type NetHeader struct {
+	Start, Field uint16 // of the checksum: where summing begins, and where from there it goes; 0: it is there
+	GSO          uint8  // GSOTCP4, ...; 0: it is no super-frame
+	Body, Size   uint16 // of a super-frame: where the payload begins, and how much of it a segment has
+}
+
+// Put writes the first HeaderLen bytes of the header.
+func (n NetHeader) Put(h []byte) {
+	clear(h[:HeaderLen])
+	if n.Start == 0 {
+		return
+	}
+	h[hdrFlags], h[hdrGSO] = flagNeedsSum, n.GSO
+	binary.LittleEndian.PutUint16(h[hdrStart:], n.Start)
+	binary.LittleEndian.PutUint16(h[hdrField:], n.Field)
+	binary.LittleEndian.PutUint16(h[hdrLen:], n.Body)
+	binary.LittleEndian.PutUint16(h[hdrSize:], n.Size)
+}
+
 // PutHeader writes the first HeaderLen bytes of the virtio-net header of frame i,
 // for a peer that takes what the frame asks for.
 func (b *Batch) PutHeader(i int, h []byte) {
-	clear(h[:HeaderLen])
-	if !b.Asking || b.asks[i].start == 0 {
-		return
+	var n NetHeader
+	if b.Asking && b.asks[i].start != 0 {
+		n = b.asks[i].header(b.Frames[i].Off)
 	}
-	f, a := &b.Frames[i], &b.asks[i]
-	h[hdrFlags] = flagNeedsSum
-	binary.LittleEndian.PutUint16(h[hdrStart:], a.start-f.Off)
-	binary.LittleEndian.PutUint16(h[hdrField:], a.field-a.start)
+	n.Put(h)
+}
+
+// header is what a asks for a frame that begins at off.
+func (a *ask) header(off uint16) NetHeader {
+	n := NetHeader{Start: a.start - off, Field: a.field - a.start}
 	if a.kind == Whole {
-		return
+		return n
 	}
-	h[hdrGSO] = [...]byte{TCP4: gsoTCP4, TCP6: gsoTCP6, UDP4: gsoUDP, UDP6: gsoUDP}[a.kind]
+	n.GSO = [...]byte{TCP4: GSOTCP4, TCP6: GSOTCP6, UDP4: gsoUDP, UDP6: gsoUDP}[a.kind]
 	if a.ecn {
-		h[hdrGSO] |= gsoECN
+		n.GSO |= gsoECN
 	}
-	binary.LittleEndian.PutUint16(h[hdrLen:], a.body-f.Off)
-	binary.LittleEndian.PutUint16(h[hdrSize:], a.size)
+	n.Body, n.Size = a.body-off, a.size
+	return n
 }
 
 // Needs is what one must take to be sent frame i as it is.

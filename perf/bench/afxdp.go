@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -108,8 +107,7 @@ func startFlooding(from, to string, cpu int) (*flooding, error) {
 		return nil, errors.Join(err, f.to.Close())
 	}
 	go func() {
-		runtime.LockOSThread() // and never unlock: the thread's affinity dies with it
-		f.ended <- errors.Join(sys.Pin(cpu), f.from.Run())
+		f.ended <- sys.OnThread(func() error { return errors.Join(sys.Pin(cpu), f.from.Run()) })
 	}()
 	return f, nil
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"time"
 
@@ -126,16 +125,12 @@ func (l *load) shift(from, to int, change func() error) (shift, error) {
 
 // onCPU does something on a CPU of its own choice.
 func onCPU(cpu int, do func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread's affinity dies with it
+	return sys.OnThread(func() error { // the thread's affinity dies with it
 		if err := sys.Pin(cpu); err != nil {
-			result <- err
-			return
+			return err
 		}
-		result <- do()
-	}()
-	return <-result
+		return do()
+	})
 }
 
 // turnFlip changes one rule again and again while frames come for it.

@@ -17,12 +17,7 @@ func egressMarkdown(done []outcome) string {
 	b.WriteString("# Tunnels: millrace beside the stock agent and OpenVPN\n\n")
 	b.WriteString(egressProcedure)
 	rates, special := split(done)
-	b.WriteString("| case | | beside | unit | millrace | other | ratio | pairs |\n|---|---|---|---|---|---|---|---|\n")
-	for _, o := range rates {
-		s := o.summary()
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %.2f | %.2f | **%.2f** | %d |\n", s.Case, o.Case.About, o.Case.rivalName(), o.Case.rates(), s.OursMpps, s.PeerMpps, s.Ratio, s.Pairs)
-	}
-	b.WriteString("\n")
+	writeBeside(&b, rates)
 	for _, o := range special {
 		writeMetrics(&b, o)
 	}
@@ -31,14 +26,6 @@ func egressMarkdown(done []outcome) string {
 			fmt.Fprintf(&b, "- %s, %s with %s: %.2f %s in one turn\n", o.Case.Name, o.Case.rivalName(), t.Tuning, t.Mpps, o.Case.rates())
 		}
 	}
-	for _, o := range done {
-		fmt.Fprintf(&b, "- %s: turns of %.0f s; %s; %s; %s; %s\n", o.Case.Name, o.Seconds, o.Date, o.Machine, o.OursName, o.PeerName)
-	}
-	fmt.Fprintf(&b, "\nMade by `make bench CASE=%s`.\n\n## Every turn\n\n| case | turn | millrace | other | ratio |\n|---|---|---|---|---|\n", egressGroup)
-	for _, o := range rates {
-		for i := range o.Ours {
-			fmt.Fprintf(&b, "| %s | %d | %.2f | %.2f | %.2f |\n", o.Case.Name, i+1, o.Ours[i].Mpps, o.Peer[i].Mpps, over(o.Ours[i].Mpps, o.Peer[i].Mpps))
-		}
-	}
+	writeBesideTurns(&b, egressGroup, done, rates)
 	return b.String()
 }

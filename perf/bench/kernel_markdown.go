@@ -23,26 +23,36 @@ func kernelMarkdown(done []outcome) string {
 	var b strings.Builder
 	b.WriteString("# Ports to the kernel: millrace beside others\n\n")
 	b.WriteString(kernelProcedure)
-	b.WriteString("| case | | beside | unit | millrace | other | ratio | pairs |\n|---|---|---|---|---|---|---|---|\n")
-	for _, o := range done {
-		s := o.summary()
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %.2f | %.2f | **%.2f** | %d |\n", s.Case, o.Case.About, o.Case.rivalName(), o.Case.rates(), s.OursMpps, s.PeerMpps, s.Ratio, s.Pairs)
-	}
-	b.WriteString("\n")
+	writeBeside(&b, done)
 	for _, o := range done {
 		writeMetrics(&b, o)
 	}
 	writeTriedRates(&b, done)
-	for _, o := range done {
-		fmt.Fprintf(&b, "- %s: turns of %.0f s; %s; %s; %s; %s\n", o.Case.Name, o.Seconds, o.Date, o.Machine, o.OursName, o.PeerName)
+	writeBesideTurns(&b, kernelGroup, done, done)
+	return b.String()
+}
+
+// writeBeside tells of cases whose result is a rate.
+func writeBeside(b *strings.Builder, rates []outcome) {
+	b.WriteString("| case | | beside | unit | millrace | other | ratio | pairs |\n|---|---|---|---|---|---|---|---|\n")
+	for _, o := range rates {
+		s := o.summary()
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %.2f | %.2f | **%.2f** | %d |\n", s.Case, o.Case.About, o.Case.rivalName(), o.Case.rates(), s.OursMpps, s.PeerMpps, s.Ratio, s.Pairs)
 	}
-	fmt.Fprintf(&b, "\nMade by `make bench CASE=%s`.\n\n## Every turn\n\n| case | turn | millrace | other | ratio |\n|---|---|---|---|---|\n", kernelGroup)
+	b.WriteString("\n")
+}
+
+// writeBesideTurns tells how the cases of a group were measured, and all rates.
+func writeBesideTurns(b *strings.Builder, group string, done, rates []outcome) {
 	for _, o := range done {
+		fmt.Fprintf(b, "- %s: turns of %.0f s; %s; %s; %s; %s\n", o.Case.Name, o.Seconds, o.Date, o.Machine, o.OursName, o.PeerName)
+	}
+	fmt.Fprintf(b, "\nMade by `make bench CASE=%s`.\n\n## Every turn\n\n| case | turn | millrace | other | ratio |\n|---|---|---|---|---|\n", group)
+	for _, o := range rates {
 		for i := range o.Ours {
-			fmt.Fprintf(&b, "| %s | %d | %.2f | %.2f | %.2f |\n", o.Case.Name, i+1, o.Ours[i].Mpps, o.Peer[i].Mpps, over(o.Ours[i].Mpps, o.Peer[i].Mpps))
+			fmt.Fprintf(b, "| %s | %d | %.2f | %.2f | %.2f |\n", o.Case.Name, i+1, o.Ours[i].Mpps, o.Peer[i].Mpps, over(o.Ours[i].Mpps, o.Peer[i].Mpps))
 		}
 	}
-	return b.String()
 }
 
 // writeTriedRates tells how each way to configure OVS did.

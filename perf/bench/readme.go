@@ -6,9 +6,10 @@ import (
 	"strings"
 )
 
-// The marks between which a README has the results of the flow table, and of
-// connection tracking.
+// The marks between which a README has the results of forwarding, of the flow table,
+// and of connection tracking.
 const (
+	forwardBegin = "<!-- results of forwarding: go run ./perf/bench -readme README.md -->\n"
 	readmeBegin  = "<!-- results of the flow table: go run ./perf/bench -readme README.md -->\n"
 	connectBegin = "<!-- results of connection tracking: go run ./perf/bench -readme README.md -->\n"
 	readmeEnd    = "<!-- end of results -->\n"
@@ -18,8 +19,9 @@ const (
 type readmePart struct{ group, begin, title string }
 
 var readmeParts = []readmePart{
-	{flowsGroup, readmeBegin, "The flow table"},
-	{connectGroup, connectBegin, "Connection tracking"},
+	{vhostGroup, forwardBegin, "Forwarding"},
+	{flowsGroup, readmeBegin, "The flow table, the same way, OVS-DPDK with the better of its caches"},
+	{connectGroup, connectBegin, "Connection tracking, the same way, OVS-DPDK with the better of its caches"},
 }
 
 // writeReadme puts the results in dir between the marks of a README: of each group
@@ -62,7 +64,7 @@ func (p readmePart) put(text, path string, done []outcome) (string, error) {
 // section is the results in short.
 func (p readmePart) section(done []outcome) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, the same way, OVS-DPDK with the better of its caches (%s; [every turn, and how](docs/results/%s.md)):\n\n", p.title, done[0].Date, p.group)
+	fmt.Fprintf(&b, "%s (%s; [every turn, and how](docs/results/%s.md)):\n\n", p.title, done[0].Date, p.group)
 	rates, special := split(done)
 	b.WriteString("| case | millrace Mpps | OVS-DPDK Mpps | ratio | millrace cycles/packet | OVS-DPDK cycles/packet | generator's ceiling |\n|---|---|---|---|---|---|---|\n")
 	for _, o := range rates {

@@ -17,10 +17,7 @@ func TestFlood(t *testing.T) {
 	if !netnstest.Alone(t) {
 		return
 	}
-	netnstest.Need(t)
-	netnstest.IP(t, "link add xa type veth peer name xb")
-	netnstest.IP(t, "link set xa up")
-	netnstest.IP(t, "link set xb up")
+	pair(t)
 	sink, err := NewSink(index(t, "xb"))
 	if err != nil {
 		t.Skipf("needs XDP on veths: %v", err)
@@ -49,6 +46,15 @@ func TestFlood(t *testing.T) {
 	check(t, sender.Close())
 }
 
+// pair makes a veth, xa and xb.
+func pair(t *testing.T) {
+	t.Helper()
+	netnstest.Need(t)
+	netnstest.IP(t, "link add xa type veth peer name xb")
+	netnstest.IP(t, "link set xa up")
+	netnstest.IP(t, "link set xb up")
+}
+
 func index(t *testing.T, device string) int {
 	t.Helper()
 	d, err := net.InterfaceByName(device)
@@ -68,10 +74,7 @@ func TestEcho(t *testing.T) {
 	if !netnstest.Alone(t) {
 		return
 	}
-	netnstest.Need(t)
-	netnstest.IP(t, "link add xa type veth peer name xb")
-	netnstest.IP(t, "link set xa up")
-	netnstest.IP(t, "link set xb up")
+	pair(t)
 	echo, err := NewEcho(index(t, "xb"))
 	if err != nil {
 		t.Skipf("needs XDP on veths: %v", err)

@@ -1,30 +1,23 @@
 package netstack
 
 import (
-	"encoding/binary"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"millrace/dataplane/packet"
 	"millrace/dataplane/sys"
 )
 
-// The virtio-net header (virtio 5.1.6).
+// What is read of the virtio-net header (virtio 5.1.6).
 const (
 	hdrFlags = 0
 	hdrGSO   = 1
-	hdrLen   = 2
-	hdrSize  = 4
-	hdrStart = 6
-	hdrField = 8
 
 	flagNeedsSum = 1 // the checksum is to be finished
 	flagSumValid = 2 // the checksum was looked at
-
-	gsoTCP4 = 1
-	gsoTCP6 = 4
 )
 
 // How long a frame waits for room. A switch that has not taken one of 256 frames by
@@ -88,20 +81,15 @@ func (l *link) put(buffer int, p *stack.PacketBuffer) {
 // describe says in h what is left to do for a frame: checksum, segments.
 func describe(h []byte, p *stack.PacketBuffer) {
 	clear(h)
-	g := &p.GSOOptions
-	if g.Type == stack.GSONone || !g.NeedsCsum {
-		return
+	var n packet.NetHeader
+	if g := &p.GSOOptions; g.Type != stack.GSONone && g.NeedsCsum {
+		n.Start, n.Field = header.EthernetMinimumSize+g.L3HdrLen, g.CsumOffset
+		if p.Data().Size() > int(g.MSS) {
+			n.GSO, n.Body, n.Size = packet.GSOTCP4, uint16(p.HeaderSize()), g.MSS
+		}
+		if n.GSO != 0 && g.Type == stack.GSOTCPv6 {
+			n.GSO = packet.GSOTCP6
+		}
 	}
-	h[hdrFlags] = flagNeedsSum
-	binary.LittleEndian.PutUint16(h[hdrStart:], header.EthernetMinimumSize+g.L3HdrLen)
-	binary.LittleEndian.PutUint16(h[hdrField:], g.CsumOffset)
-	if p.Data().Size() <= int(g.MSS) {
-		return
-	}
-	h[hdrGSO] = gsoTCP4
-	if g.Type == stack.GSOTCPv6 {
-		h[hdrGSO] = gsoTCP6
-	}
-	binary.LittleEndian.PutUint16(h[hdrLen:], uint16(p.HeaderSize()))
-	binary.LittleEndian.PutUint16(h[hdrSize:], g.MSS)
+	n.Put(h)
 }

@@ -22,8 +22,7 @@ func Fragments(b []byte, mtu int) [][]byte {
 		}
 		binary.BigEndian.PutUint16(f[2:], uint16(len(f)))
 		binary.BigEndian.PutUint16(f[6:], w)
-		f[10], f[11] = 0, 0
-		binary.BigEndian.PutUint16(f[10:], fold(add(0, f[:head])))
+		sealIP(f[:head])
 		all = append(all, f)
 	}
 	return all

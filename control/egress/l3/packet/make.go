@@ -3,6 +3,8 @@ package packet
 import (
 	"encoding/binary"
 	"net/netip"
+
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 )
 
 // Echo returns an echo request from one address to another of the same version.
@@ -84,33 +86,20 @@ func header(from, to netip.Addr, n int) []byte {
 func seal(b []byte, at int) {
 	icmp := b[at:]
 	icmp[2], icmp[3] = 0, 0
-	sum := add(0, icmp)
+	sum := checksum.Checksum(icmp, 0)
 	if b[0]>>4 == 6 {
-		sum = add(sum+uint32(len(icmp))+icmp6, b[8:40])
+		sum = checksum.Combine(checksum.Checksum(b[8:40], sum), checksum.Combine(uint16(len(icmp)), icmp6))
 	}
-	binary.BigEndian.PutUint16(icmp[2:], fold(sum))
+	binary.BigEndian.PutUint16(icmp[2:], ^sum)
 	if b[0]>>4 == 4 {
-		b[10], b[11] = 0, 0
-		binary.BigEndian.PutUint16(b[10:], fold(add(0, b[:int(b[0]&0xf)*4])))
+		sealIP(b[:int(b[0]&0xf)*4])
 	}
 }
 
-// add adds the 16-bit words of b (RFC 1071). Packets are too short to overflow it.
-func add(sum uint32, b []byte) uint32 {
-	for ; len(b) >= 2; b = b[2:] {
-		sum += uint32(b[0])<<8 | uint32(b[1])
-	}
-	if len(b) == 1 {
-		sum += uint32(b[0]) << 8
-	}
-	return sum
-}
-
-func fold(sum uint32) uint16 {
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return ^uint16(sum)
+// sealIP writes the checksum of an IPv4 header.
+func sealIP(h []byte) {
+	h[10], h[11] = 0, 0
+	binary.BigEndian.PutUint16(h[10:], ^checksum.Checksum(h, 0))
 }
 
 func swap(a, b []byte) {

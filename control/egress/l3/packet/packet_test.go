@@ -255,3 +255,21 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// add adds the 16-bit words of b (RFC 1071). Packets are too short to overflow it.
+func add(sum uint32, b []byte) uint32 {
+	for ; len(b) >= 2; b = b[2:] {
+		sum += uint32(b[0])<<8 | uint32(b[1])
+	}
+	if len(b) == 1 {
+		sum += uint32(b[0]) << 8
+	}
+	return sum
+}
+
+func fold(sum uint32) uint16 {
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
+}
