@@ -116,8 +116,8 @@ next:
 	return nil
 }
 
-// RetraceAsks is the question that a retrace has come to. It asks for no translation of new
-// connections.
+// RetraceAsks is the question that a retrace has come to. If it asks for a translation of new
+// connections, then only for another source port, of one that would clash with another: see Mild.
 func (w *Walker) RetraceAsks() *Connect { return &w.retrace.stage.ask }
 
 // RetraceArg is the port, or the reason of a drop.
@@ -150,13 +150,13 @@ func (w *Walker) Answer(state, mark uint32, label [2]uint64) {
 }
 
 // classify says whether a stage that was just noted can be retraced: no bit of the frame is written, and
-// nobody translated. It is hidden if it looks at what retraces do not know: the
+// nobody translated but to avoid a clash. It is hidden if it looks at what retraces do not know: the
 // connection's original addresses.
 func (m *stages) classify(s *stage) {
 	for _, look := range m.masked[s.looks[0]:s.looks[1]] {
 		s.hidden = s.hidden || look.Word >= WordCTL4
 	}
-	s.plain = s.ask.Flags&CTForce == 0 && !s.ask.Src.Set && !s.ask.Dst.Set
+	s.plain = s.ask.Flags&CTForce == 0 && (!s.ask.Src.Set || s.ask.Mild()) && !s.ask.Dst.Set
 	for _, set := range m.masked[s.sets[0]:s.sets[1]] {
 		s.plain = s.plain && set.Word >= KeyWords
 	}
