@@ -155,8 +155,9 @@ func (w *Worker) createBrief(b *Brief, c *Terms, now uint64) (result Result, ok 
 		}
 		return w.refusal(got), true
 	}
-	t.extend(i, t.until(tickOf(now), state, k))
+	put32(&t.deadlines[i], t.until(tickOf(now), state, k))
 	w.counts.created.Add(1)
+	t.recheck(i)
 	b.record, b.cell, b.want, b.direction, b.what, b.status = i, i, t.cell(i), 0, accepted, state
 	b.steady, b.Mark, b.Label = false, r.mark, r.label
 	return Created, true
