@@ -128,6 +128,7 @@ func (w *worker) decideSome(p *workerPort, set uint64) {
 	}
 	w.wide.Bad &= set
 	w.carryOut(p, set)
+	w.flow.walker.TellRetraces(w.flow.counters)
 	if p.plan != nil {
 		p.plan.Still = w.retraces && w.retracings-retraced == missed
 	}
