@@ -72,8 +72,10 @@ type address struct {
 	text     string // host and address, for people
 	addrPort netip.AddrPort
 
+	knocking sync.Mutex // held by who knocks
+
 	mu   sync.Mutex
-	lost []net.Addr // our ends of connections of which the server may think that they live
+	lost []lostConn // the last lostMost
 }
 
 // lookAgain is how often a server's name is looked up.

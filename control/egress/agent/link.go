@@ -91,6 +91,7 @@ func (l *link) connect() error {
 		return err
 	}
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
+		l.addr.lose(l.tcp.Load()) // gRPC has given up one that it had
 		c, err := dialServer(ctx, l.addr.addrPort.String())
 		if err != nil {
 			return nil, err
