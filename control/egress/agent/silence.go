@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -13,8 +14,11 @@ import (
 // silence is how long a link may give no sign of life before it is doubted.
 const silence = 3 * time.Second
 
+// errLeft says that a link lives perhaps, and is left.
+var errLeft = errors.New("what is open stays on that connection, and new requests get another")
+
 // errSilent says that a link was cut for a time.
-var errSilent = errors.New("the server's machine was silent for a time: what is open stays on that connection, and new requests get another")
+var errSilent = fmt.Errorf("the server's machine was silent for a time: %w", errLeft)
 
 // A watch looks after one link's silence.
 //

@@ -61,7 +61,8 @@ type backend struct {
 	id       string
 	stream   grpc.ServerStream
 	sendMu   sync.Mutex
-	draining bool // the server's mu
+	draining bool       // the server's mu
+	end      chan error // what its stream ends with
 }
 
 func (b *backend) send(p *konn.Packet) error {
@@ -149,25 +150,60 @@ func (s *Server) connect(st grpc.ServerStream) error {
 	if len(ids) != 1 {
 		return status.Error(codes.InvalidArgument, "want one agentID")
 	}
-	if s.Token != "" && (len(md.Get("Authorization")) != 1 || md.Get("Authorization")[0] != "Bearer "+s.Token) {
+	s.mu.Lock()
+	token := s.Token
+	s.mu.Unlock()
+	if token != "" && (len(md.Get("Authorization")) != 1 || md.Get("Authorization")[0] != "Bearer "+token) {
 		return status.Error(codes.Unauthenticated, "the token is not valid")
 	}
 	if err := st.SendHeader(metadata.Pairs("serverID", s.ID, "serverCount", strconv.Itoa(max(1, s.Count)))); err != nil {
 		return err
 	}
-	b := &backend{id: ids[0], stream: st}
+	b := &backend{id: ids[0], stream: st, end: make(chan error, 1)}
 	s.mu.Lock()
 	s.backends = append(s.backends, b)
 	s.seen[b.id] = md
 	s.mu.Unlock()
 	defer s.remove(b)
-	for {
-		p := new(konn.Packet)
-		if err := st.RecvMsg(p); err != nil {
-			return nil
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		for {
+			p := new(konn.Packet)
+			if err := st.RecvMsg(p); err != nil {
+				return
+			}
+			s.fromAgent(b, p)
 		}
-		s.fromAgent(b, p)
+	}()
+	select {
+	case err := <-b.end:
+		return err
+	case <-over:
+		return nil
 	}
+}
+
+// EndStream ends a stream that waits for dials, with an error for its agent or nil.
+func (s *Server) EndStream(why error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.chooseLocked()
+	if b == nil {
+		return errNoAgent
+	}
+	select {
+	case b.end <- why:
+	default: // it ends already
+	}
+	return nil
+}
+
+// SetToken changes what agents must bear from their next stream on.
+func (s *Server) SetToken(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Token = token
 }
 
 // Inject sends a packet to an agent on a stream that waits for dials. It need not
