@@ -10,7 +10,7 @@
 //	TestMultus         what Multus gives and takes when it delegates
 //	TestMultusItself   Multus, where the environment names one, with an API server and kubelet's pod resources
 //	TestOVSCNI, TestUserspaceCNI  what other plugins write into the database
-//	TestOVSCNIItself   the stock plugin, where the environment names one
+//	TestOVSCNIItself, TestUserspaceCNIItself  the stock plugins, where the environment names them
 //	TestManyPods       500 pods, and 100 at a time
 //
 // All of it runs in a network namespace and a mount namespace of the test binary's.

@@ -34,6 +34,7 @@ type node struct {
 	dir  string // of the test
 	run  string // run directory
 	bin  string
+	args []string // of `millrace run`, beside the run directory
 	cmd  *exec.Cmd
 	done chan struct{}
 	log  *waittest.Buffer
@@ -54,8 +55,8 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	waittest.Until(t, what, ok)
 }
 
-// newNode starts a switch, for the length of the test.
-func newNode(t testing.TB) *node {
+// newNode starts a switch with more arguments than it needs, for the length of the test.
+func newNode(t testing.TB, args ...string) *node {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("short run: leaves out real peers")
@@ -68,7 +69,7 @@ func newNode(t testing.TB) *node {
 	check(t, err)
 	dir, err := os.MkdirTemp("", "mrp")
 	check(t, err)
-	n := &node{t: t, dir: dir, run: filepath.Join(dir, "run"), bin: bin}
+	n := &node{t: t, dir: dir, run: filepath.Join(dir, "run"), bin: bin, args: args}
 	check(t, os.Mkdir(n.run, 0o755))
 	n.cni = libcni.NewCNIConfigWithCacheDir([]string{bin, ipamDir}, filepath.Join(dir, "cache"), nil)
 	t.Cleanup(func() {
@@ -90,7 +91,7 @@ func (n *node) start() {
 	check(n.t, err)
 	out := &waittest.Buffer{}
 	n.log = &waittest.Buffer{}
-	n.cmd = exec.Command(filepath.Join(n.bin, "millrace"), "run", "--run-dir", n.run, "--cpus", fmt.Sprint(cpus[len(cpus)-1]), "--keep-dataplane=false")
+	n.cmd = exec.Command(filepath.Join(n.bin, "millrace"), append([]string{"run", "--run-dir", n.run, "--cpus", fmt.Sprint(cpus[len(cpus)-1]), "--keep-dataplane=false"}, n.args...)...)
 	n.cmd.Stdout, n.cmd.Stderr = out, n.log
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	n.done = make(chan struct{})
