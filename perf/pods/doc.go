@@ -11,6 +11,8 @@
 //	TestMultusItself   Multus, where the environment names one, with an API server and kubelet's pod resources
 //	TestOVSCNI, TestUserspaceCNI  what other plugins write into the database
 //	TestOVSCNIItself, TestUserspaceCNIItself  the stock plugins, where the environment names them
+//	TestImage          the image, built and run with the DaemonSet's rights
+//	TestKubeletItself  kubelet, where the environment names one, and containerd run the DaemonSet's pod and pods with slots
 //	TestManyPods       500 pods, and 100 at a time
 //
 // All of it runs in a network namespace and a mount namespace of the test binary's.

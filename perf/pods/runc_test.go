@@ -55,7 +55,7 @@ func (n *node) runtimeSpec(t *testing.T, root string, spec *corev1.PodSpec, c *c
 		},
 		"linux": fields{
 			"namespaces":  []any{fields{"type": "pid"}, fields{"type": "ipc"}, fields{"type": "uts"}, fields{"type": "mount"}},
-			"cgroupsPath": "/" + filepath.Base(n.dir) + "/" + c.Name,
+			"cgroupsPath": "/" + filepath.Base(n.dir) + "-" + c.Name,
 			"resources": fields{"devices": []any{fields{"allow": false, "access": "rwm"}},
 				"memory": fields{"limit": c.Resources.Limits.Memory().Value()}},
 			"maskedPaths":   []string{"/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"},
