@@ -4,7 +4,7 @@
 //
 //	TestKinds          each kind of interface by each version of CNI: add, use, check, delete
 //	TestUnprivileged   a DPDK application without any rights, in namespaces of its own
-//	TestCrashes        plugin, agent and switch killed at each step
+//	TestPluginSteps, TestSwitchSteps, TestCrashes  plugin, agent, dataplane and database killed at each step, and at moments between
 //	TestBadConf        configurations that are wrong in each of their fields
 //	TestRates, TestPortSecurity  how much a pod sends and receives, and as whom
 //	TestMultus         what Multus gives and takes when it delegates
