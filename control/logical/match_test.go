@@ -81,8 +81,8 @@ func TestMatchPrints(t *testing.T) {
 // invalidMatches are texts that are not in the language, and the errors.
 func invalidMatches() []matchCase {
 	return []matchCase{
-		{"", "column 1: expected a constant, found the end"},
-		{"ip4 &&", `column 7: expected a constant after "&&", found the end`},
+		{"", "column 1: expected a symbol, a constant or '(', found the end"},
+		{"ip4 &&", `column 7: expected a symbol, a constant or '(' after "&&", found the end`},
 		{"ip4 && tcp || udp", "column 12: expected parentheses: && and || may not be mixed without them"},
 		{"ip4 udp", `column 5: expected '&&', '||' or the end after "ip4", found "udp"`},
 		{"(ip4", `column 5: expected ')' after "(ip4", found the end`},
@@ -92,8 +92,9 @@ func invalidMatches() []matchCase {
 		{"ip.proto != 6", "column 1: expected a test for equality: ip.proto is nominal and can't be tested negatively"},
 		{"!(ip.proto == 6)", "column 3: expected a test for equality: ip.proto is nominal and can't be tested negatively"},
 		{"!tcp.dst == 1", "column 2: expected '(' or a symbol alone after '!'"},
-		{"!!ct.trk", `column 2: expected a constant after "!", found "!"`},
+		{"!!ct.trk", `column 2: expected a symbol, a constant or '(' after "!", found "!"`},
 		{"tcp.dst", `column 8: expected a relational operator after "tcp.dst", found the end`},
+		{"ip4 = 1", `column 5: expected a relational operator after "ip4", found "="`},
 		{"tcp.dst = 1", `column 9: expected a relational operator after "tcp.dst", found "="`},
 		{"inport", `column 7: expected a relational operator after "inport", found the end`},
 		{"inport == 1", "column 11: expected a string for inport"},
