@@ -156,6 +156,7 @@ func invalidActions() []matchCase {
 		{"reg0 = \"a\";", "column 8: expected a number for reg0"},
 		{"outport = 1;", "column 11: expected a string for outport"},
 		{"reg0 = $s;", "column 8: expected one constant, not a set"},
+		{"ip4.src = ::1;", "column 11: expected at most 32 bits for ip4.src, found an address of 128"},
 		{"reg0 = {1};", `column 8: expected a constant after "=", found "{"`},
 		{"reg0 = reg1[0..3];", "column 8: expected a 32-bit field, reg1[0..3] has 4 bits"},
 		{"reg0 = inport;", "column 8: expected a numeric field, inport is a string"},
