@@ -31,6 +31,7 @@ type link struct {
 	noDrain atomic.Bool   // the server takes no notice of DRAIN
 	resent  atomic.Uint64 // segments sent again, as of the last tick
 	used    atomic.Int64  // streams that have had a dial
+	taken   atomic.Int64  // the same, those that have ended too
 	bad     atomic.Int64  // streams that were given up
 	idle    int           // streams that wait for dials at first
 
@@ -59,10 +60,12 @@ func (a *Agent) runLink(ctx context.Context, ad *address, idle int, spare bool) 
 		_ = l.cc.Close() // its error would say only that streams were left
 		ad.lose(l.tcp.Load())
 	}
-	if err := l.open(base); err != nil {
+	first, err := l.open(base)
+	if err != nil {
 		end()
 		return err
 	}
+	a.work.Go(func() { l.attend(first) })
 	if !a.adopt(l, spare) {
 		l.retire()
 		end()
@@ -72,7 +75,7 @@ func (a *Agent) runLink(ctx context.Context, ad *address, idle int, spare bool) 
 	for range l.idle - 1 {
 		l.replace()
 	}
-	err := l.serve(ctx, base)
+	err = l.serve(ctx, base)
 	if errors.Is(err, errSilent) { // what is open goes on there, if the link lives
 		a.work.Go(func() { defer end(); l.retire(); l.await(ctx.Done()) })
 		return err
@@ -111,11 +114,12 @@ func (l *link) connect() error {
 // bufferSize is of gRPC's buffers before the socket, each way, in bytes.
 const bufferSize = 256 << 10
 
-// open opens one more stream.
-func (l *link) open(base context.Context) error {
+// open opens one more stream, which the caller has attended. There is none if the
+// link closes.
+func (l *link) open(base context.Context) (*stream, error) {
 	s, count, err := openStream(base, l)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	l.agent.counted(count)
 	l.mu.Lock()
@@ -125,15 +129,17 @@ func (l *link) open(base context.Context) error {
 	}
 	if l.closing {
 		s.finish()
-		return nil
+		return nil, nil
 	}
 	l.streams[s] = struct{}{}
-	l.agent.work.Go(func() { l.attend(s) })
-	return nil
+	return s, nil
 }
 
-// attend serves a stream to its end.
+// attend serves a stream to its end; nil is none.
 func (l *link) attend(s *stream) {
+	if s == nil {
+		return
+	}
 	err := s.run()
 	l.mu.Lock()
 	delete(l.streams, s)
@@ -177,8 +183,9 @@ func (l *link) fail(err error) {
 
 // serve keeps idle streams there until the connection fails, or ctx ends.
 func (l *link) serve(ctx, base context.Context) error {
-	tick := time.NewTicker(linger)
+	tick, clean := time.NewTicker(linger), time.NewTicker(settled/3)
 	defer tick.Stop()
+	defer clean.Stop()
 	w := watch{link: l, free: make(chan struct{}, 1)}
 	for {
 		select {
@@ -189,9 +196,14 @@ func (l *link) serve(ctx, base context.Context) error {
 		case err := <-l.failed:
 			return err
 		case <-l.want:
-			l.agent.work.Go(func() { l.fail(l.open(base)) })
-		case <-tick.C:
+			l.agent.work.Go(func() {
+				s, err := l.open(base)
+				l.fail(err)
+				l.attend(s)
+			})
+		case <-clean.C:
 			l.sweep()
+		case <-tick.C:
 			l.shrink()
 			l.level()
 			if i, ok := l.info(); ok {
@@ -208,6 +220,13 @@ func (l *link) serve(ctx, base context.Context) error {
 		}
 	}
 }
+
+// trustAfter is after how many streams a server is trusted to heed DRAIN: one that does not
+// would have sent a dial to a drained stream.
+const trustAfter = 256
+
+// trusted reports whether the server is known to heed DRAIN.
+func (l *link) trusted() bool { return l.taken.Load() >= trustAfter && !l.noDrain.Load() }
 
 // sweep ends streams that have done their work. A server that takes no notice of
 // DRAIN may send a dial there at any moment, so it loses none while the link serves.
