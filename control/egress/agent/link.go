@@ -34,7 +34,9 @@ type link struct {
 	used    atomic.Int64  // streams that have had a dial
 	taken   atomic.Int64  // the same, those that have ended too
 	bad     atomic.Int64  // streams that ended by themselves in this minute
-	idle    int           // streams that wait for dials at first
+	rank    int           // among links to its address: see place
+	busy    atomic.Bool   // it has carried much in the last second
+	carried uint64        // bytes, as of the last tick
 
 	mu      sync.Mutex
 	streams map[*stream]struct{}
@@ -47,8 +49,8 @@ var errKnown = errors.New("the address leads to a server that has its links alre
 
 // runLink connects, and serves until the connection fails or ctx ends; then it
 // drains. A nil error: ctx ended.
-func (a *Agent) runLink(ctx context.Context, ad *address, idle int, spare bool) error {
-	l := &link{agent: a, addr: ad, idle: idle, since: time.Now(), streams: map[*stream]struct{}{},
+func (a *Agent) runLink(ctx context.Context, ad *address, rank int, spare bool) error {
+	l := &link{agent: a, addr: ad, rank: rank, since: time.Now(), streams: map[*stream]struct{}{},
 		want: make(chan struct{}, a.cfg.MaxStreams+a.cfg.Idle), failed: make(chan error, 1)}
 	if err := l.connect(); err != nil {
 		return err
@@ -74,7 +76,7 @@ func (a *Agent) runLink(ctx context.Context, ad *address, idle int, spare bool) 
 		return errKnown
 	}
 	a.cfg.Log.Info("connected to a server", zap.String("address", ad.text), zap.String("server_id", l.server))
-	for range l.idle - 1 {
+	for range l.share() - 1 {
 		l.replace()
 	}
 	err = l.serve(ctx, base)
@@ -85,10 +87,6 @@ func (a *Agent) runLink(ctx context.Context, ad *address, idle int, spare bool) 
 	end()
 	return err
 }
-
-// idleStreams is how many streams wait for dials on each link, if they are as many
-// as were configured.
-func (c *Config) idleStreams() int { return max(1, (c.Idle+c.Links-1)/c.Links) }
 
 func (l *link) connect() error {
 	creds, err := l.agent.cfg.Files.transport(l.addr.host)
@@ -102,6 +100,9 @@ func (l *link) connect() error {
 			return nil, err
 		}
 		l.addr.knock(ctx)
+		if l.addr.far.Load() {
+			c.goFar()
+		}
 		l.tcp.Store(c)
 		return c, nil
 	}
@@ -232,6 +233,8 @@ func (l *link) serve(ctx, base context.Context) error {
 			l.level()
 			if i, ok := l.info(); ok {
 				l.resent.Store(i.retransmits)
+				l.busy.Store(i.carried-l.carried > busyBytes)
+				l.carried = i.carried
 			}
 			if l.addr.hasLost() {
 				l.agent.work.Go(func() { l.addr.knock(ctx) })
