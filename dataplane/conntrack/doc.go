@@ -24,7 +24,7 @@
 //
 // A cell is a word of Options.Cells: one for each record (the cell's number is
 // the record's), some thousands for what is not there. Whoever changes what a
-// verdict says moves the cell afterwards:
+// verdict says moves the cell afterwards, of a connection if any verdict on it was Cacheable (it is watched):
 //
 //   - the connection was seen in the other direction, or its TCP state changed;
 //   - its mark or label was changed;
@@ -61,6 +61,7 @@
 //	 32  index: two slots of 8 bytes, and as many that are empty
 //	  4  guard cell
 //	  4  deadline
+//	  4  place in the list of free records
 //
 // and the table some MiB for zones, fragments and affinities, which small ones
 // hardly touch.

@@ -51,7 +51,7 @@ func TestUnprivileged(t *testing.T) {
 		if want := map[string]string{"client": "server", "server": "client"}[more["mode"].(string)]; info.Role != want || info.MAC != r.Interfaces[0].Mac {
 			t.Errorf("%v: the application is told %+v", more, info)
 		}
-		app := n.startApplication(p, dir, info)
+		app := n.startApplication(podUser, p.key().Port(), dir, info)
 		to, _ := netip.AddrFromSlice(r.IPs[0].Address.IP)
 		if err := plain.Ping(t, to.Unmap(), 1000, patience); err != nil {
 			t.Errorf("%v: %v\n%s", more, err, app.out)
@@ -83,9 +83,9 @@ type application struct {
 	done chan struct{}
 }
 
-// startApplication starts testpmd as a container runtime would: its interface's
-// directory is mounted where the container has it, and all rights are gone.
-func (n *node) startApplication(p *pod, dir string, info agent.Info) *application {
+// startApplication starts testpmd as a container runtime would, for a port: its interface's
+// directory is mounted where the container has it, and all rights but a user's are gone.
+func (n *node) startApplication(user int, port, dir string, info agent.Info) *application {
 	t := n.t
 	t.Helper()
 	mnt := filepath.Join(n.dir, "mnt")
@@ -102,7 +102,7 @@ func (n *node) startApplication(p *pod, dir string, info agent.Info) *applicatio
 		fmt.Sprintf("--vdev=net_virtio_user0,path=%s/%s,server=%s,queues=1,mac=%s", mnt, filepath.Base(info.Socket), server, info.MAC),
 		"--", "-i", "--forward-mode=icmpecho", "--total-num-mbufs=4096", "--auto-start",
 	}
-	script := fmt.Sprintf("mount --bind %s %s && exec setpriv --reuid %d --regid %d --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs unshare --user --mount --net \"$@\"", dir, mnt, podUser, podUser)
+	script := fmt.Sprintf("mount --bind %s %s && exec setpriv --reuid %d --regid %d --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs unshare --user --mount --net \"$@\"", dir, mnt, user, user)
 	app := &application{out: &waittest.Buffer{}, done: make(chan struct{})}
 	app.cmd = exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, "sh"}, testpmd...)...)
 	app.cmd.Stdout, app.cmd.Stderr = app.out, app.out
@@ -125,7 +125,7 @@ func (n *node) startApplication(p *pod, dir string, info agent.Info) *applicatio
 			t.Fatalf("testpmd ended at once: %s", app.out)
 		default:
 		}
-		return strings.Contains(app.out.String(), "testpmd> ") || strings.Contains(n.cli("port", "show", p.key().Port()), "forwarding")
+		return strings.Contains(app.out.String(), "testpmd> ") || strings.Contains(n.cli("port", "show", port), "forwarding")
 	})
 	return app
 }

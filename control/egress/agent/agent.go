@@ -72,8 +72,10 @@ type address struct {
 	text     string // host and address, for people
 	addrPort netip.AddrPort
 
+	knocking sync.Mutex // held by who knocks
+
 	mu   sync.Mutex
-	lost []net.Addr // our ends of connections of which the server may think that they live
+	lost []lostConn // the last lostMost
 }
 
 // lookAgain is how often a server's name is looked up.
@@ -93,7 +95,7 @@ func (a *Agent) followServer(ctx context.Context, server string) {
 	for wait := newBackoff(); ; {
 		found, err := a.resolve(ctx, server)
 		if err != nil {
-			a.failed(server, err)
+			a.failed(noLink, server, err)
 		} else {
 			wait = newBackoff()
 			a.match(ctx, server, found, stops, &all)
@@ -179,7 +181,7 @@ func (a *Agent) keep(ctx context.Context, ad *address, idle int) {
 		if time.Since(start) > lookAgain {
 			wait = newBackoff()
 		}
-		a.failed(ad.text, err)
+		a.failed(noLink, ad.text, err)
 		sleep(ctx, wait.next())
 	}
 }
@@ -308,8 +310,17 @@ func (a *Agent) countLocked() {
 	}
 }
 
-// failed notes why there is no link.
-func (a *Agent) failed(where string, err error) {
+const noLink = "no connection to a server; trying again"
+
+// recovered notes that what there was no more of can be had again.
+func (a *Agent) recovered() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.trouble = ""
+}
+
+// failed notes why there is no link, or not all of one.
+func (a *Agent) failed(what, where string, err error) {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return
 	}
@@ -317,7 +328,7 @@ func (a *Agent) failed(where string, err error) {
 	a.trouble = where + ": " + err.Error()
 	a.mu.Unlock()
 	a.metrics.linkFailed()
-	a.cfg.Log.Warn("no connection to a server; trying again", zap.String("server", where), zap.Error(err))
+	a.cfg.Log.Warn(what, zap.String("server", where), zap.Error(err))
 }
 
 // A backoff is the pauses between attempts: 50 ms at first, half as much again

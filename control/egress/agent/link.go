@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,9 +29,10 @@ type link struct {
 	want    chan struct{} // a stream was used: another is wanted
 	failed  chan error    // a stream that should not have ended has ended
 	noDrain atomic.Bool   // the server takes no notice of DRAIN
+	refused atomic.Bool   // the last stream that was asked for
 	resent  atomic.Uint64 // segments sent again, as of the last tick
 	used    atomic.Int64  // streams that have had a dial
-	bad     atomic.Int64  // streams that were given up
+	bad     atomic.Int64  // streams that ended by themselves in this minute
 	idle    int           // streams that wait for dials at first
 
 	mu      sync.Mutex
@@ -54,6 +55,7 @@ func (a *Agent) runLink(ctx context.Context, ad *address, idle int, spare bool) 
 	base, cancel := context.WithCancel(context.Background())
 	end := func() {
 		a.abandon(l)
+		l.close()
 		l.tcp.Load().leave()
 		cancel()
 		_ = l.cc.Close() // its error would say only that streams were left
@@ -73,7 +75,7 @@ func (a *Agent) runLink(ctx context.Context, ad *address, idle int, spare bool) 
 		l.replace()
 	}
 	err := l.serve(ctx, base)
-	if errors.Is(err, errSilent) { // what is open goes on there, if the link lives
+	if errors.Is(err, errLeft) { // what is open goes on there, if the link lives
 		a.work.Go(func() { defer end(); l.retire(); l.await(ctx.Done()) })
 		return err
 	}
@@ -91,6 +93,7 @@ func (l *link) connect() error {
 		return err
 	}
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
+		l.addr.lose(l.tcp.Load()) // gRPC has given up one that it had
 		c, err := dialServer(ctx, l.addr.addrPort.String())
 		if err != nil {
 			return nil, err
@@ -132,6 +135,25 @@ func (l *link) open(base context.Context) error {
 	return nil
 }
 
+// another opens one more stream on a link that serves. A server that refuses it, for
+// a token that has expired perhaps, leaves the others as they are: level asks again.
+func (l *link) another(base context.Context) {
+	err := l.open(base)
+	switch {
+	case err == nil:
+		if l.refused.Swap(false) {
+			l.agent.recovered()
+		}
+	case errors.Is(err, context.DeadlineExceeded):
+		l.fail(fmt.Errorf("%w: %w", err, errLeft))
+	case itsOwn(err) && !l.isClosing():
+		l.refused.Store(true)
+		l.agent.failed("no more streams on a connection to a server; trying again", l.addr.text, err)
+	default:
+		l.fail(err)
+	}
+}
+
 // attend serves a stream to its end.
 func (l *link) attend(s *stream) {
 	err := s.run()
@@ -143,8 +165,8 @@ func (l *link) attend(s *stream) {
 	}
 	switch {
 	case err == nil:
-	case unreadable(err) && l.bad.Add(1) <= badMost:
-		l.agent.cfg.Log.Warn("a stream is given up for what the server sent", zap.String("address", l.addr.text), zap.String("agent_id", s.id), zap.Error(err))
+	case itsOwn(err) && !l.isClosing() && l.bad.Add(1) <= badMost:
+		l.agent.cfg.Log.Warn("a stream ended, and the connection goes on", zap.String("address", l.addr.text), zap.String("agent_id", s.id), zap.Error(err))
 		if !s.wasUsed() {
 			l.replace()
 		}
@@ -153,15 +175,15 @@ func (l *link) attend(s *stream) {
 	}
 }
 
-// badMost is how many streams of a link may be given up for what came on them
-// before the link is.
+// badMost is how many streams of a link may end by themselves in a minute before the
+// link does.
 const badMost = 64
 
-// unreadable reports whether a stream ended for a packet that is too large, or
-// none at all. The link and its other streams know nothing of that.
-func unreadable(err error) bool {
-	c := status.Code(err)
-	return c == codes.ResourceExhausted || c == codes.Internal && strings.Contains(err.Error(), "unmarshal")
+// itsOwn reports whether the end of a stream is no other's: the server has ended it,
+// or sent what is too large or no packet. What becomes of a connection is
+// Unavailable to its streams.
+func itsOwn(err error) bool {
+	return errors.Is(err, io.EOF) || status.Code(err) != codes.Unavailable
 }
 
 // fail has the link end for an error, if it is one.
@@ -179,6 +201,8 @@ func (l *link) fail(err error) {
 func (l *link) serve(ctx, base context.Context) error {
 	tick := time.NewTicker(linger)
 	defer tick.Stop()
+	minute := time.NewTicker(time.Minute)
+	defer minute.Stop()
 	w := watch{link: l, free: make(chan struct{}, 1)}
 	for {
 		select {
@@ -189,7 +213,9 @@ func (l *link) serve(ctx, base context.Context) error {
 		case err := <-l.failed:
 			return err
 		case <-l.want:
-			l.agent.work.Go(func() { l.fail(l.open(base)) })
+			l.agent.work.Go(func() { l.another(base) })
+		case <-minute.C:
+			l.bad.Store(0)
 		case <-tick.C:
 			l.sweep()
 			l.shrink()
@@ -232,13 +258,18 @@ func (l *link) list() []*stream {
 	return list
 }
 
+// close says that a link takes no more streams.
+func (l *link) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closing = true
+}
+
 // retire has the server send dials elsewhere.
 func (l *link) retire() {
-	l.mu.Lock()
-	l.closing = true
-	l.mu.Unlock()
+	l.close()
 	for _, s := range l.list() {
-		s.drain()
+		l.agent.work.Go(s.drain) // which waits if a packet does that the server does not take
 	}
 }
 

@@ -32,7 +32,8 @@ type stream struct {
 	cs     grpc.ClientStream
 	cancel context.CancelFunc
 
-	sendMu sync.Mutex // cs.SendMsg is for one goroutine at a time
+	sendMu   sync.Mutex // cs.SendMsg is for one goroutine at a time
+	finished bool       // nothing is sent any more
 
 	mu       sync.Mutex
 	dials    map[int64]*request // by what the server calls the dial
@@ -298,23 +299,33 @@ func (s *stream) shared() bool {
 	return s.drained.IsZero() || len(s.dials)+len(s.requests) > 1 || s.link.isUndrainable()
 }
 
+// errFinished says that a packet came too late. gRPC would end the stream for it
+// with an error, as if something had broken.
+var errFinished = errors.New("our side of the stream is closed")
+
 // send sends a packet; it waits while the server takes none.
 func (s *stream) send(p *konn.Packet) error {
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
+	if s.finished {
+		return errFinished
+	}
 	err := s.cs.SendMsg(p)
 	s.link.agent.metrics.sent(p, err)
 	return err
 }
 
-// finish closes a stream in good order.
+// finish closes a stream in good order. It does not wait: if a packet does that the
+// server takes none of, the stream is broken off.
 func (s *stream) finish() {
 	s.mu.Lock()
 	s.over = true
 	s.mu.Unlock()
-	s.sendMu.Lock()
-	_ = s.cs.CloseSend() // the server ends the stream then
-	s.sendMu.Unlock()
+	if s.sendMu.TryLock() {
+		s.finished = true
+		_ = s.cs.CloseSend() // the server ends the stream then
+		s.sendMu.Unlock()
+	}
 	time.AfterFunc(linger, s.cancel)
 }
 
