@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"golang.org/x/sys/unix"
@@ -53,7 +54,7 @@ func TestKubeletItself(t *testing.T) {
 	}
 	peers.Need(t, "busybox", "root")
 	n := newKubeNode(t, program)
-	k := n.startKubelet(t)
+	k, began := n.startKubelet(t), time.Now()
 	n.runPod(t, n.switchPod(t))
 	eventually(t, "kubelet has the switch running", func() bool { return n.status() == nil })
 	n.offered(t)
@@ -61,6 +62,7 @@ func TestKubeletItself(t *testing.T) {
 	list := n.network("1.0.0", attach.TAP, nil)
 	b.mustAdd(list)
 	n.reaches(t, b, a)
+	t.Logf("from kubelet's start to the first packet: %.1f s", time.Since(began).Seconds())
 
 	k.kill()
 	k = n.startKubelet(t)
