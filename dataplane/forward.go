@@ -128,9 +128,11 @@ func (w *worker) decideSome(p *workerPort, set uint64) {
 	}
 	w.wide.Bad &= set
 	w.carryOut(p, set)
-	w.flow.walker.TellRetraces(w.flow.counters)
-	if p.plan != nil {
-		p.plan.Still = w.retraces && w.retracings-retraced == missed
+	if missed > 0 {
+		w.flow.walker.TellRetraces(w.flow.counters)
+		if p.plan != nil {
+			p.plan.Still = w.retraces && w.retracings-retraced == missed
+		}
 	}
 }
 

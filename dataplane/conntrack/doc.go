@@ -69,14 +69,15 @@
 // # The index
 //
 // A bucket is a cache line of eight slots: half of the hash as tag, the record,
-// the direction. A key has two buckets, and lies in the one that was emptier. A
-// lookup reads two lines of buckets at most, and with few exceptions those of one
+// the direction. A key has two buckets, and lies in the first, or if that was crowded in the one that was emptier;
+// a bucket counts its keys that lie elsewhere. A
+// lookup reads one line of buckets, seldom two, and with few exceptions those of one
 // record. Hashes are seeded: nobody outside can aim at one bucket.
 //
 // # Who writes what
 //
-// Lookups take no lock and write nothing but counters and, once a tick, the
-// deadline. The status word (state of the protocol, both directions seen, assured,
+// Lookups take no lock and write nothing but counters, once a tick the
+// deadline, and once that the connection is watched. The status word (state of the protocol, both directions seen, assured,
 // dying, dead) is changed by compare and swap by anybody. Slots are written under
 // the lock of the shard, of which there are 256; a record has two, taken in the
 // order of their numbers; marks, labels, windows and tags under that of its

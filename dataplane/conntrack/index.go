@@ -28,7 +28,8 @@ const (
 )
 
 // crowded is how many slots of a bucket are used when keys begin to look for a place in their
-// second one. Half full, a fifth of all buckets are; and few keys find both full, as if each were put into the emptier one.
+// second one. In a full table, whose index is half full, a seventh of all keys are there; and hardly any finds both full, as if each
+// were put into the emptier one.
 const crowded = 6
 
 // shards is how many locks the index has, if each has enough buckets: the two of

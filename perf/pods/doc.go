@@ -13,6 +13,7 @@
 //	TestOVSCNIItself, TestUserspaceCNIItself  the stock plugins, where the environment names them
 //	TestImage          the image, built and run with the DaemonSet's rights
 //	TestKubeletItself  kubelet, where the environment names one, and containerd run the DaemonSet's pod and pods with slots
+//	TestKubeletAndMultus  the same with Multus between, from the annotation to the answer of a DPDK application
 //	TestManyPods       500 pods, and 100 at a time
 //
 // All of it runs in a network namespace and a mount namespace of the test binary's.

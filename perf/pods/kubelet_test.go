@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	podapi "k8s.io/kubelet/pkg/apis/podresources/v1"
 
 	"millrace/control/cni/attach"
@@ -42,30 +44,22 @@ const kubeletVariable = "KUBELET"
 // asks for one has the slot's directory and a device that our plugin has made for containerd. Kubelet, the device plugin and
 // the switch are killed: what pods have stays, new pods get other slots, and nothing is left when they go.
 func TestKubeletItself(t *testing.T) {
-	program := os.Getenv(kubeletVariable)
-	if program == "" {
-		t.Skip("needs a built kubelet: its path in " + kubeletVariable)
-	}
-	for _, name := range []string{"containerd", "ctr", "runc"} {
-		if _, err := exec.LookPath(name); err != nil {
-			t.Skipf("needs %s: apt-get install containerd runc", name)
-		}
-	}
-	peers.Need(t, "busybox", "root")
-	n := newKubeNode(t, program)
-	k := n.startKubelet(t)
+	n := newKubeNode(t)
+	n.startContainerd(t, n.network("1.0.0", attach.TAP, nil).Bytes, n.images(t)...)
+	k, began := n.startKubelet(t), time.Now()
 	n.runPod(t, n.switchPod(t))
 	eventually(t, "kubelet has the switch running", func() bool { return n.status() == nil })
 	n.offered(t)
-	a, b := n.startPod(t, "pod-a"), n.newPod()
+	a, b := n.startPod(t, "pod-a", "uid-a"), n.newPod()
 	list := n.network("1.0.0", attach.TAP, nil)
 	b.mustAdd(list)
 	n.reaches(t, b, a)
+	t.Logf("from kubelet's start to the first packet: %.1f s", time.Since(began).Seconds())
 
 	k.kill()
 	k = n.startKubelet(t)
 	n.offered(t)
-	c := n.startPod(t, "pod-b")
+	c := n.startPod(t, "pod-b", "uid-b")
 	if got := n.deviceOf("pod-a"); got != a.slot || c.slot == a.slot {
 		t.Errorf("after a restart of kubelet the pods have slots %s (had %s) and %s", got, a.slot, c.slot)
 	}
@@ -85,16 +79,73 @@ func TestKubeletItself(t *testing.T) {
 	eventually(t, "the switch has ended", func() bool { return n.process("run") == 0 })
 }
 
+// TestKubeletAndMultus is all of it together: a pod with an annotation and a slot, which kubelet, containerd and Multus make, has a
+// socket's directory of its own and is told of it in both ways, and its DPDK application answers pings.
+func TestKubeletAndMultus(t *testing.T) {
+	multus := os.Getenv(multusVariable)
+	if multus == "" {
+		t.Skip("needs a built Multus: its path in " + multusVariable)
+	}
+	n := newKubeNode(t)
+	peers.Need(t, "dpdk-testpmd")
+	api := newAPIServer(t)
+	check(t, os.Symlink(multus, "/opt/cni/bin/multus"))
+	conf, err := json.Marshal(fields{"cniVersion": "1.0.0", "name": "multus", "plugins": []any{fields{
+		"cniVersion": "1.0.0", "name": "multus", "type": "multus", "kubeconfig": api.kubeconfig(t, n.dir), "delegates": []any{json.RawMessage(n.network("1.0.0", attach.TAP, nil).Bytes)},
+	}}})
+	check(t, err)
+	n.startContainerd(t, conf, n.images(t)...)
+	n.startKubelet(t)
+	n.runPod(t, n.switchPod(t))
+	eventually(t, "kubelet has the switch running", func() bool { return n.status() == nil })
+	n.offered(t)
+	api.addNetwork("fast", slotResource, string(n.conf(n.network("1.0.0", attach.VhostUser, fields{"capabilities": fields{"CNIDeviceInfoFile": true, "deviceID": true}}))))
+	const name, uid = "pod-m", "0958c887-1b32-4c2f-9a3e-0123456789ab"
+	api.addPod(name+"-node", uid, map[string]string{"k8s.v1.cni.cncf.io/networks": "fast"})
+	p := n.startPod(t, name, uid)
+	status, socket := statusOf(t, api.annotations(name+"-node"), "default/fast"), "/run/millrace/"+p.slot+"/vhost.sock"
+	if want := `{"type":"vhost-user","version":"1.1.0","vhost-user":{"mode":"server","path":"` + socket + `"}}`; string(status.Info) != want || status.Interface != "net1" {
+		t.Errorf("network-status %+v with device-info %s, want %s", status, status.Info, want)
+	}
+	dir := filepath.Dir(p.file)
+	info := readInfo(t, dir)
+	if info.Socket != socket || info.Role != "server" || info.MAC != status.MAC {
+		t.Errorf("the application is told %+v", info)
+	}
+	plain, list := n.newPod(), n.network("1.0.0", attach.TAP, nil)
+	plain.mustAdd(list)
+	app := n.startApplication(podUser, "", dir, info)
+	to := netip.MustParseAddr(status.IPs[0])
+	if err := plain.Ping(t, to, 1000, patience); err != nil {
+		t.Errorf("%v\n%s", err, app.out)
+	}
+	n.reaches(t, plain, p)
+	app.stop()
+	check(t, os.Remove(n.manifest(name)))
+	eventually(t, "the pod's ports are gone", func() bool { return len(n.attachments()) == 1 })
+	check(t, plain.del(list))
+	n.nothingLeft(plain)
+}
+
 // A kubeNode is a node with a container runtime.
 type kubeNode struct {
 	*node
 	kubelet string // the program
 }
 
-// newKubeNode starts a container runtime with the images that there are to be. All that kubelet has of a host is
-// the test's.
-func newKubeNode(t *testing.T, program string) *kubeNode {
+// newKubeNode is a node for kubelet, where there is one. All that kubelet has of a host is the test's.
+func newKubeNode(t *testing.T) *kubeNode {
 	t.Helper()
+	program := os.Getenv(kubeletVariable)
+	if program == "" {
+		t.Skip("needs a built kubelet: its path in " + kubeletVariable)
+	}
+	for _, name := range []string{"containerd", "ctr", "runc"} {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skipf("needs %s: apt-get install containerd runc", name)
+		}
+	}
+	peers.Need(t, "busybox", "root")
 	n := bareNode(t)
 	for _, dir := range []string{"/run", "/var/lib", "/var/log", "/opt"} {
 		bare(t, dir)
@@ -112,13 +163,24 @@ func newKubeNode(t *testing.T, program string) *kubeNode {
 		t.Fatalf("loopback: %v: %s", err, out)
 	}
 	settings(t, n.dir)
-	busybox, err := exec.LookPath("busybox")
-	check(t, err)
-	n.startContainerd(t, n.network("1.0.0", attach.TAP, nil).Bytes,
-		image{name: shellImage, files: map[string]string{"bin/busybox": busybox, "bin/sh": busybox, "bin/sleep": busybox, "bin/ip": busybox, "bin/touch": busybox, "bin/id": busybox}, entry: []string{"/bin/sleep", "100000"}},
-		image{name: switchImage, files: map[string]string{"bin/millrace": filepath.Join(n.bin, "millrace"), "bin/millrace-cni": filepath.Join(n.bin, "millrace-cni")}, entry: []string{"/bin/millrace"}})
 	n.cni = libcni.NewCNIConfigWithCacheDir([]string{"/opt/cni/bin", ipamDir}, filepath.Join(n.dir, "cache"), nil)
 	return &kubeNode{n, program}
+}
+
+// images are those of its pods.
+func (n *kubeNode) images(t *testing.T) []image {
+	t.Helper()
+	busybox, err := exec.LookPath("busybox")
+	check(t, err)
+	shell := image{name: shellImage, files: map[string]string{}, entry: []string{"/bin/sleep", "100000"}}
+	for _, name := range []string{"sh", "sleep", "ip", "id", "mv"} {
+		shell.files["bin/"+name] = busybox
+	}
+	ours := image{name: switchImage, files: map[string]string{}, entry: []string{"/bin/millrace"}}
+	for _, name := range []string{"millrace", "millrace-cni"} {
+		ours.files["bin/"+name] = filepath.Join(n.bin, name)
+	}
+	return []image{shell, ours}
 }
 
 // bare takes away what is mounted below a directory: containerd takes the table of mounts by its word, hidden ones and all.
@@ -268,14 +330,14 @@ type slotPod struct {
 }
 
 // startPod has kubelet run a pod of an ordinary user with a slot, whose process writes into it what it has.
-func (n *kubeNode) startPod(t *testing.T, name string) *slotPod {
+func (n *kubeNode) startPod(t *testing.T, name, uid string) *slotPod {
 	t.Helper()
 	one, user, grace := resource.MustParse("1"), int64(podUser), int64(1)
-	n.runPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PodSpec{
+	n.runPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(uid)}, Spec: corev1.PodSpec{
 		TerminationGracePeriodSeconds: &grace,
 		Containers: []corev1.Container{{
 			Name: "c", Image: shellImage, ImagePullPolicy: corev1.PullNever,
-			Command:         []string{"/bin/sh", "-c", "d=/run/millrace/$MILLRACE_SLOTS; { id -u; ip -o addr show dev eth0; } > $d/seen.new && busybox mv $d/seen.new $d/seen && exec sleep 100000"},
+			Command:         []string{"/bin/sh", "-c", "d=/run/millrace/$MILLRACE_SLOTS; { id -u; ip -o addr show dev eth0; } > $d/seen.new && mv $d/seen.new $d/seen && exec sleep 100000"},
 			Resources:       corev1.ResourceRequirements{Limits: corev1.ResourceList{slotResource: one}},
 			SecurityContext: &corev1.SecurityContext{RunAsUser: &user, RunAsGroup: &user},
 		}},
@@ -295,7 +357,7 @@ func (n *kubeNode) startPod(t *testing.T, name string) *slotPod {
 	}
 	have := n.attachments()
 	if !slices.ContainsFunc(have, func(at attach.Attachment) bool {
-		return at.Pod.Name == name+"-node" && at.Pod.UID != "" && at.IfName == "eth0"
+		return at.Pod.Name == name+"-node" && at.Pod.UID == uid && at.IfName == "eth0"
 	}) {
 		t.Errorf("the agent knows %+v", have)
 	}

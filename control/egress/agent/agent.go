@@ -71,6 +71,7 @@ type address struct {
 	host     string // as configured: the name in its certificate
 	text     string // host and address, for people
 	addrPort netip.AddrPort
+	far      atomic.Bool // it is known to be far away
 
 	knocking sync.Mutex // held by who knocks
 
@@ -122,8 +123,8 @@ func (a *Agent) match(ctx context.Context, server string, found []netip.AddrPort
 		own, stop := context.WithCancel(ctx)
 		stops[f] = stop
 		ad := &address{host: host, text: describe(server, f), addrPort: f}
-		for range a.cfg.Links {
-			all.Go(func() { a.keep(own, ad, a.cfg.idleStreams()) })
+		for rank := range a.cfg.Links {
+			all.Go(func() { a.keep(own, ad, rank) })
 		}
 		if a.cfg.adaptive {
 			all.Go(func() { a.widen(own, ad) })
@@ -170,11 +171,11 @@ func (a *Agent) resolve(ctx context.Context, server string) ([]netip.AddrPort, e
 }
 
 // keep holds one link to an address.
-func (a *Agent) keep(ctx context.Context, ad *address, idle int) {
+func (a *Agent) keep(ctx context.Context, ad *address, rank int) {
 	wait := newBackoff()
 	for ctx.Err() == nil {
 		start := time.Now()
-		err := a.runLink(ctx, ad, idle, false)
+		err := a.runLink(ctx, ad, rank, false)
 		if ctx.Err() != nil {
 			return
 		}
@@ -201,11 +202,27 @@ func (a *Agent) widen(ctx context.Context, ad *address) {
 			break
 		}
 	}
+	if ctx.Err() != nil {
+		return
+	}
+	a.foundFar(ad)
 	var all sync.WaitGroup
-	for range farLinks - a.cfg.Links {
-		all.Go(func() { a.keep(ctx, ad, 1) })
+	for rank := a.cfg.Links; rank < farLinks; rank++ {
+		all.Go(func() { a.keep(ctx, ad, rank) })
 	}
 	all.Wait()
+}
+
+// foundFar has links that there are, and will be, go by what suits a long way.
+func (a *Agent) foundFar(ad *address) {
+	ad.far.Store(true)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for l := range a.links {
+		if c := l.tcp.Load(); l.addr == ad && c != nil {
+			c.goFar()
+		}
+	}
 }
 
 // distance is the shortest round trip of an address's links.
@@ -236,7 +253,7 @@ func (a *Agent) hunt(ctx context.Context, ad *address) {
 			pause = huntFirst
 			continue
 		}
-		if err := a.runLink(ctx, ad, a.cfg.idleStreams(), true); err != nil {
+		if err := a.runLink(ctx, ad, 0, true); err != nil {
 			pause = min(pause*3/2, huntMost)
 		} else {
 			pause = huntFirst

@@ -32,8 +32,11 @@ type link struct {
 	refused atomic.Bool   // the last stream that was asked for
 	resent  atomic.Uint64 // segments sent again, as of the last tick
 	used    atomic.Int64  // streams that have had a dial
+	taken   atomic.Int64  // the same, those that have ended too
 	bad     atomic.Int64  // streams that ended by themselves in this minute
-	idle    int           // streams that wait for dials at first
+	rank    int           // among links to its address: see place
+	busy    atomic.Bool   // it has carried much in the last second
+	carried uint64        // bytes, as of the last tick
 
 	mu      sync.Mutex
 	streams map[*stream]struct{}
@@ -46,8 +49,8 @@ var errKnown = errors.New("the address leads to a server that has its links alre
 
 // runLink connects, and serves until the connection fails or ctx ends; then it
 // drains. A nil error: ctx ended.
-func (a *Agent) runLink(ctx context.Context, ad *address, idle int, spare bool) error {
-	l := &link{agent: a, addr: ad, idle: idle, since: time.Now(), streams: map[*stream]struct{}{},
+func (a *Agent) runLink(ctx context.Context, ad *address, rank int, spare bool) error {
+	l := &link{agent: a, addr: ad, rank: rank, since: time.Now(), streams: map[*stream]struct{}{},
 		want: make(chan struct{}, a.cfg.MaxStreams+a.cfg.Idle), failed: make(chan error, 1)}
 	if err := l.connect(); err != nil {
 		return err
@@ -61,20 +64,22 @@ func (a *Agent) runLink(ctx context.Context, ad *address, idle int, spare bool) 
 		_ = l.cc.Close() // its error would say only that streams were left
 		ad.lose(l.tcp.Load())
 	}
-	if err := l.open(base); err != nil {
+	first, err := l.open(base)
+	if err != nil {
 		end()
 		return err
 	}
+	a.work.Go(func() { l.attend(first) })
 	if !a.adopt(l, spare) {
 		l.retire()
 		end()
 		return errKnown
 	}
 	a.cfg.Log.Info("connected to a server", zap.String("address", ad.text), zap.String("server_id", l.server))
-	for range l.idle - 1 {
+	for range l.share() - 1 {
 		l.replace()
 	}
-	err := l.serve(ctx, base)
+	err = l.serve(ctx, base)
 	if errors.Is(err, errLeft) { // what is open goes on there, if the link lives
 		a.work.Go(func() { defer end(); l.retire(); l.await(ctx.Done()) })
 		return err
@@ -82,10 +87,6 @@ func (a *Agent) runLink(ctx context.Context, ad *address, idle int, spare bool) 
 	end()
 	return err
 }
-
-// idleStreams is how many streams wait for dials on each link, if they are as many
-// as were configured.
-func (c *Config) idleStreams() int { return max(1, (c.Idle+c.Links-1)/c.Links) }
 
 func (l *link) connect() error {
 	creds, err := l.agent.cfg.Files.transport(l.addr.host)
@@ -99,6 +100,9 @@ func (l *link) connect() error {
 			return nil, err
 		}
 		l.addr.knock(ctx)
+		if l.addr.far.Load() {
+			c.goFar()
+		}
 		l.tcp.Store(c)
 		return c, nil
 	}
@@ -114,11 +118,12 @@ func (l *link) connect() error {
 // bufferSize is of gRPC's buffers before the socket, each way, in bytes.
 const bufferSize = 256 << 10
 
-// open opens one more stream.
-func (l *link) open(base context.Context) error {
+// open opens one more stream, which the caller has attended. There is none if the
+// link closes.
+func (l *link) open(base context.Context) (*stream, error) {
 	s, count, err := openStream(base, l)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	l.agent.counted(count)
 	l.mu.Lock()
@@ -128,22 +133,23 @@ func (l *link) open(base context.Context) error {
 	}
 	if l.closing {
 		s.finish()
-		return nil
+		return nil, nil
 	}
 	l.streams[s] = struct{}{}
-	l.agent.work.Go(func() { l.attend(s) })
-	return nil
+	return s, nil
 }
 
-// another opens one more stream on a link that serves. A server that refuses it, for
-// a token that has expired perhaps, leaves the others as they are: level asks again.
+// another opens one more stream on a link that serves, and serves it. A server that
+// refuses it, for a token that has expired perhaps, leaves the others as they are:
+// level asks again.
 func (l *link) another(base context.Context) {
-	err := l.open(base)
+	s, err := l.open(base)
 	switch {
 	case err == nil:
 		if l.refused.Swap(false) {
 			l.agent.recovered()
 		}
+		l.attend(s)
 	case errors.Is(err, context.DeadlineExceeded):
 		l.fail(fmt.Errorf("%w: %w", err, errLeft))
 	case itsOwn(err) && !l.isClosing():
@@ -154,8 +160,11 @@ func (l *link) another(base context.Context) {
 	}
 }
 
-// attend serves a stream to its end.
+// attend serves a stream to its end; nil is none.
 func (l *link) attend(s *stream) {
+	if s == nil {
+		return
+	}
 	err := s.run()
 	l.mu.Lock()
 	delete(l.streams, s)
@@ -199,8 +208,9 @@ func (l *link) fail(err error) {
 
 // serve keeps idle streams there until the connection fails, or ctx ends.
 func (l *link) serve(ctx, base context.Context) error {
-	tick := time.NewTicker(linger)
+	tick, clean := time.NewTicker(linger), time.NewTicker(settled/3)
 	defer tick.Stop()
+	defer clean.Stop()
 	minute := time.NewTicker(time.Minute)
 	defer minute.Stop()
 	w := watch{link: l, free: make(chan struct{}, 1)}
@@ -216,12 +226,15 @@ func (l *link) serve(ctx, base context.Context) error {
 			l.agent.work.Go(func() { l.another(base) })
 		case <-minute.C:
 			l.bad.Store(0)
-		case <-tick.C:
+		case <-clean.C:
 			l.sweep()
+		case <-tick.C:
 			l.shrink()
 			l.level()
 			if i, ok := l.info(); ok {
 				l.resent.Store(i.retransmits)
+				l.busy.Store(i.carried-l.carried > busyBytes)
+				l.carried = i.carried
 			}
 			if l.addr.hasLost() {
 				l.agent.work.Go(func() { l.addr.knock(ctx) })
@@ -234,6 +247,13 @@ func (l *link) serve(ctx, base context.Context) error {
 		}
 	}
 }
+
+// trustAfter is after how many streams a server is trusted to heed DRAIN: one that does not
+// would have sent a dial to a drained stream.
+const trustAfter = 256
+
+// trusted reports whether the server is known to heed DRAIN.
+func (l *link) trusted() bool { return l.taken.Load() >= trustAfter && !l.noDrain.Load() }
 
 // sweep ends streams that have done their work. A server that takes no notice of
 // DRAIN may send a dial there at any moment, so it loses none while the link serves.

@@ -168,7 +168,9 @@ func (a *Agent) finished(r *request, res result, by string, err error) {
 	}
 	a.metrics.ended(r, res, reason)
 	q := r.tell()
-	r.tellVisit(&q)
+	if q.State == "dialling" {
+		r.tellVisit(&q)
+	}
 	q.State, q.ClosedBy = string(res), by
 	if err != nil {
 		q.Error = err.Error()

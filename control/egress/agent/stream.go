@@ -40,6 +40,7 @@ type stream struct {
 	requests map[int64]*request // by connect id
 	drained  time.Time          // when DRAIN was sent, or zero
 	used     bool               // it was drained for a dial
+	heeded   bool               // the server has answered what came after that DRAIN
 	idled    time.Time          // when it last had a dial or a request
 	over     bool               // nothing is accepted any more
 }
@@ -189,6 +190,7 @@ func (s *stream) use() {
 		s.used = true
 		s.mu.Unlock()
 		s.link.used.Add(1)
+		s.link.taken.Add(1)
 		s.drain()
 		s.link.agent.place(s.link).replace()
 	case drained.IsZero():
@@ -219,7 +221,7 @@ func (s *stream) drain() {
 }
 
 func (s *stream) takeData(d *konn.Data) {
-	r := s.request(d.GetConnectID())
+	r := s.meant(d.GetConnectID())
 	if r == nil {
 		_ = s.send(closeResponse(d.GetConnectID(), "unrecognized connectID"))
 		return
@@ -228,7 +230,7 @@ func (s *stream) takeData(d *konn.Data) {
 }
 
 func (s *stream) takeClose(id int64) {
-	r := s.request(id)
+	r := s.meant(id)
 	if r == nil {
 		_ = s.send(closeResponse(id, "Unknown connectID"))
 		return
@@ -249,6 +251,16 @@ func (s *stream) request(id int64) *request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.requests[id]
+}
+
+// meant returns the request that a packet is for. Servers take packets of a stream in
+// order, so one that knows the connect id has heeded the DRAIN before it.
+func (s *stream) meant(id int64) *request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.requests[id]
+	s.heeded = s.heeded || s.used && r != nil
+	return r
 }
 
 // connected gives a request that was a dial its connect id. It fails if the
@@ -276,12 +288,19 @@ func (s *stream) forget(r *request) {
 	s.idled = time.Now()
 }
 
-// unused reports whether a drained stream has nothing left to do.
+// unused reports whether a drained stream has nothing left to do. The server may have
+// chosen it for a dial just before it heeded DRAIN, so it stays for a moment.
 func (s *stream) unused() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.drained.IsZero() && len(s.dials)+len(s.requests) == 0 &&
-		time.Since(s.idled) >= linger && time.Since(s.drained) >= linger
+	if s.drained.IsZero() || len(s.dials)+len(s.requests) > 0 {
+		return false
+	}
+	wait := linger
+	if s.heeded && s.link.trusted() {
+		wait = settled
+	}
+	return time.Since(s.idled) >= wait && time.Since(s.drained) >= wait
 }
 
 // passedOver reports whether the stream has waited for a first dial for so long
