@@ -101,6 +101,8 @@ func TestFlowCommands(t *testing.T) {
 		{[]string{"flow", "group", "set", "g", `2:outport = "vm1"; output;`, "drop;"}, 0, "", 0},
 		{[]string{"flow", "group", "set", "g", `outport = ;`}, 2, "actions: column 11", 0},
 		{[]string{"flow", "add", "br0", "ip4.src == $web && inport == @pg", `meter("slow"); group("g");`}, 0, "", 1},
+		{[]string{"flow", "dump", "br0"}, 0, `inport == @pg && ip4.src == $web  meter("slow"); group("g");`, 1},
+		{[]string{"flow", "trace", "br0", "vm1", "ip4.src=10.1.2.3"}, 0, `inport == @pg && ip4.src == $web`, 1},
 		{[]string{"flow", "meter", "del", "slow"}, 0, "", 0},
 		{[]string{"flow", "meter", "del", "slow"}, 1, "no such meter: slow", 0},
 		{[]string{"flow", "meter", "del", "slow", "--if-exists"}, 0, "", 0},

@@ -191,7 +191,7 @@ func (v *view) group(name string, from *lowering) flowtable.SelectID {
 	v.made = true
 	b := v.book
 	g := b.groups.byName[name]
-	key := objectKey{kindSelect, fmt.Sprintf("group:%s,%d,%d,%d %s", strings.ReplaceAll(v.flow.row.Bridge, " ", "  "), from.table, from.family, from.tag, name)}
+	key := groupKey(v.flow.row.Bridge, from.table, from.family, from.tag, name)
 	if g == nil { // assumed to be there
 		g = &groupRow{model: &flowmodel.Group{}}
 	}
