@@ -81,7 +81,7 @@ func (a *app) flowNames(ctx context.Context) (*flows.Named, error) {
 			return nil, err
 		}
 		for i := range rows {
-			*list = append(*list, describeNamed(&rows[i]).name)
+			*list = append(*list, describeNamed(&rows[i], nil).name)
 		}
 	}
 	return named, nil
