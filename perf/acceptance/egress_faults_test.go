@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"millrace/control/egress/kernel"
 	"millrace/control/egress/konntest"
 	"millrace/dataplane/tap/taptest"
+	"millrace/supervise"
 	"millrace/waittest"
 )
 
@@ -60,7 +62,7 @@ func egressServerMain(config string) error {
 	if err != nil {
 		return err
 	}
-	s := &konntest.Server{ID: e.ID, Count: 2, Options: []grpc.ServerOption{creds}}
+	s := &konntest.Server{ID: e.ID, Count: 2, ByHost: true, Options: []grpc.ServerOption{creds}}
 	s.Serve(agents)
 	return s.ServeHTTP(front)
 }
@@ -68,18 +70,31 @@ func egressServerMain(config string) error {
 // A site is a control plane with two proxy-servers, and a node behind a router
 // that translates addresses and lets nothing in:
 //
-//	plane 203.0.113.1 ── 203.0.113.254 router 192.0.2.1 ── 192.0.2.2 node: the agent, kubelet
-//	                                                                 egress: the agent's port, a pod
+//	plane 203.0.113.1 ── 203.0.113.254 router 192.0.2.1 ── 192.0.2.2 node: kubelet, the agent, a switch
+//	                                                                 egress: the agent's port, a pod 10.7.0.1
+//	                                                                 vm: a pod 10.8.0.1 behind the switch
+//
+// The agent reaches the node and the pod. The egress port of the switch reaches the
+// vm, and nobody else does: servers choose agents by the host that is asked for.
 type site struct {
-	t                           *testing.T
-	plane, router, node, egress *taptest.Namespace
-	files                       konntest.Files
-	dir                         string
-	servers                     [2]*child
-	agent                       *child
-	pairs                       []*egressPair
-	base                        usage
-	long                        bool // there is time to look at each agent
+	t                               *testing.T
+	plane, router, node, egress, vm *taptest.Namespace
+	files                           konntest.Files
+	dir                             string
+	servers                         [2]*child
+	agent                           *child
+	node0                           *switchRun
+	paused                          atomic.Bool
+	pairs                           []*egressPair
+	held                            [2]holder // the agent, the egress port
+	long                            bool      // there is time to look at each agent
+}
+
+// A holder is a process whose use of memory is looked at.
+type holder struct {
+	name    string
+	metrics string // HOST:PORT, in the node
+	base    usage
 }
 
 // A child is a process that is killed and started again.
@@ -107,11 +122,12 @@ const (
 	planeIP = "203.0.113.1"
 	nodeIP  = "192.0.2.2"
 	podIP   = "10.7.0.1"
+	vmIP    = "10.8.0.1"
 )
 
 // newSite makes the network, and starts all processes.
 func newSite(t *testing.T) *site {
-	s := &site{t: t, plane: pause(t), router: pause(t), node: pause(t), egress: pause(t), dir: t.TempDir()}
+	s := &site{t: t, plane: pause(t), router: pause(t), node: pause(t), egress: pause(t), vm: pause(t), dir: t.TempDir()}
 	s.connect(s.plane, "up0", planeIP, s.router, "wan0", "203.0.113.254")
 	s.connect(s.node, "eth0", nodeIP, s.router, "lan0", "192.0.2.1")
 	s.node.Run(t, "ip", "route", "add", "default", "via", "192.0.2.1")
@@ -130,11 +146,42 @@ table ip filter { chain through { type filter hook forward priority 0; policy dr
 	s.agent = &child{t: t, begin: func() *exec.Cmd {
 		return s.node.Command(t, program, "egress", "agent", "--run-dir", s.dir, "--node-name", "node", "--log-level", "warn", "--unused-timeout", "4s",
 			"--server", s.address(0), "--server", s.address(1), "--ca", s.files.CA, "--cert", s.files.Cert, "--key", s.files.Key,
-			"--netns", s.egress.Path, "--allow", "node="+nodeIP+"@7", "--allow", "pods=10.7.0.0/16@7")
+			"--netns", s.egress.Path, "--allow", "node="+nodeIP+"@7", "--allow", "pods=10.7.0.0/16@7", "--identifiers", "ipv4="+nodeIP+"&ipv4="+podIP)
 	}}
 	s.agent.start()
 	t.Cleanup(func() { s.agent.kill(); s.servers[0].kill(); s.servers[1].kill() })
+	s.addSwitch()
+	s.held = [...]holder{{name: "agent", metrics: "127.0.0.1:8093"}, {name: "egress port", metrics: portMetrics}}
 	return s
+}
+
+// portMetrics is where the egress port's process is asked for its metrics.
+const portMetrics = "127.0.0.1:8193"
+
+// addSwitch starts a switch in the node, with the vm and an egress port.
+func (s *site) addSwitch() {
+	s.node0 = beginAs(s.t, &syscall.SysProcAttr{}, []string{"nsenter", "--net=" + s.node.Path, "--"}, "run")
+	s.node0.cli("port", "add", "br0", "vm", "--type", "tap", "--netns", s.vm.Path, "--ip", vmIP+"/24", "--wait=10s")
+	args := []string{"port", "add", "br0", "eg0", "--type", "egress", "--ip", "10.8.0.2/24", "--wait=30s"}
+	for _, option := range []string{
+		"server=" + s.address(0) + "," + s.address(1), "ca=" + s.files.CA, "cert=" + s.files.Cert, "key=" + s.files.Key,
+		"allow=pods=10.8.0.0/24@7", "identifiers=ipv4=" + vmIP, "unused-timeout=4s", "listen=" + portMetrics, "log-level=warn",
+	} {
+		args = append(args, "--option", option)
+	}
+	s.node0.cli(args...)
+}
+
+// port is the process of the egress port, or 0.
+func (s *site) port() int {
+	st, err := supervise.ReadStatus(s.node0.dir)
+	check(s.t, err)
+	for _, c := range st.Children {
+		if c.Name == "egress eg0" && c.State == supervise.Running {
+			return c.PID
+		}
+	}
+	return 0
 }
 
 // connect joins two namespaces by a veth pair.
@@ -156,7 +203,7 @@ func (s *site) server(i int) *child {
 		id := string(rune('a' + i))
 		if real := os.Getenv(proxyServerEnv); real != "" {
 			port := func(n int) string { return fmt.Sprint(8091 + 10*i + n) }
-			return s.plane.Command(s.t, real, "--mode=http-connect", "--uds-name="+s.front(i), "--server-port=0", "--server-id="+id, "--server-count=2", "--v=0",
+			return s.plane.Command(s.t, real, "--mode=http-connect", "--uds-name="+s.front(i), "--server-port=0", "--server-id="+id, "--server-count=2", "--proxy-strategies=destHost", "--v=0",
 				"--agent-port="+port(0), "--health-port="+port(1), "--admin-port="+port(2),
 				"--cluster-ca-cert="+s.files.CA, "--cluster-cert="+s.files.Cert, "--cluster-key="+s.files.Key)
 		}
@@ -286,32 +333,33 @@ func (p *egressPair) works(after time.Time) bool {
 	return p.last.After(after)
 }
 
-// A fault breaks something of a site, and repairs it. A pair of a server that it
-// spares works all the time.
+// A fault breaks something of a site, and repairs it. Pairs that it does not hit work
+// all the time.
 type fault struct {
-	name   string
-	spares int // a server, or -1
-	do     func()
+	name string
+	hits func(p *egressPair) bool
+	do   func()
+	held int // whose process ends, of site.held; -1: nobody's
 }
 
-// faults are all that can befall a site. longest is of what stays broken.
+// faults are all that can befall a site; the last two end a process that is looked
+// at. longest is of what stays broken.
 func (s *site) faults(random *rand.Rand, longest time.Duration) []fault {
 	a := func(most time.Duration) { time.Sleep(time.Duration(random.Int64N(int64(most)))) }
-	list := []fault{{"link", -1, func() {
+	list := []fault{{name: "link", held: -1, hits: func(*egressPair) bool { return true }, do: func() {
 		s.plane.Run(s.t, "ip", "link", "set", "up0", "down")
 		a(longest)
 		s.plane.Run(s.t, "ip", "link", "set", "up0", "up")
 	}}}
 	for i, c := range s.servers {
-		list = append(list, fault{fmt.Sprint("server ", i), 1 - i, func() { c.kill(); a(longest / 4); c.start() }})
+		list = append(list, fault{name: fmt.Sprint("server ", i), held: -1, hits: func(p *egressPair) bool { return p.server == i },
+			do: func() { c.kill(); a(longest / 4); c.start() }})
 	}
-	return append(list, fault{"agent", -1, func() {
-		if s.long {
-			s.flat("before the agent is killed")
-		}
-		s.agent.kill()
-		s.agent.start()
-	}})
+	byPort := func(p *egressPair) bool { return p.name == "vm" }
+	return append(list,
+		fault{name: "agent", held: 0, hits: func(p *egressPair) bool { return !byPort(p) }, do: func() { s.agent.kill(); s.agent.start() }},
+		fault{name: "egress port", held: 1, hits: byPort, do: func() { check(s.t, syscall.Kill(s.port(), syscall.SIGKILL)) }},
+	)
 }
 
 // settle waits until each pair has had an answer to a request since a time.
@@ -320,48 +368,52 @@ func (s *site) settle(since time.Time, most time.Duration) {
 	for _, p := range s.pairs {
 		for !p.works(since) {
 			if time.Since(since) > most {
-				s.t.Fatalf("no request from server %d to %s succeeds for %v\nagent: %s\nserver: %s", p.server, p.name, most,
-					tail(s.agent.out.String()), tail(s.servers[p.server].out.String()))
+				s.t.Fatalf("no request from server %d to %s succeeds for %v\nagent: %s\nserver: %s\nswitch: %s", p.server, p.name, most,
+					tail(s.agent.out.String()), tail(s.servers[p.server].out.String()), tail(s.node0.log.String()))
 			}
 			time.Sleep(5 * time.Millisecond)
 		}
 	}
 }
 
-// usage is what an agent holds.
+// usage is what a process holds.
 type usage struct{ goroutines, files, resident float64 }
 
-// usage reads the agent's metrics when it has nothing to do.
-func (s *site) usage() (u usage) {
-	s.t.Helper()
-	port, err := kernel.Open(s.node.Path)
-	check(s.t, err)
-	defer port.Close()
-	paused := s.pairs[0].paused
-	paused.Store(true)
+// quiet has nobody make requests while f runs.
+func (s *site) quiet(f func()) {
+	s.paused.Store(true)
 	defer func() {
-		paused.Store(false)
+		s.paused.Store(false)
 		for _, p := range s.pairs {
 			p.excuse(false)
 		}
 	}()
+	f()
+}
+
+// usage reads a process's metrics when it has nothing to do.
+func (s *site) usage(h *holder) (u usage) {
+	s.t.Helper()
+	by, err := kernel.Open(s.node.Path)
+	check(s.t, err)
+	defer by.Close()
 	want := map[string]*float64{"go_goroutines": &u.goroutines, "process_open_fds": &u.files, "process_resident_memory_bytes": &u.resident}
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		idle := false
-		scrape(s.t, port, func(name string, v float64) {
+		scrape(s.t, by, h.metrics, func(name string, v float64) {
 			if p := want[name]; p != nil {
 				*p = v
 			}
 			idle = idle || name == "konnectivity_network_proxy_agent_open_endpoint_connections" && v == 0
 		})
-		quiet := s.base.goroutines == 0 || u.goroutines <= s.base.goroutines+slackGoroutines
+		quiet := h.base.goroutines == 0 || u.goroutines <= h.base.goroutines+slackGoroutines
 		if idle && quiet || time.Now().After(end) {
 			return u
 		}
 	}
 }
 
-// What an agent may hold more of than when it began: for connections that come
+// What a process may hold more of than when it began: for connections that come
 // and go just then, and what the collector has not yet given back.
 const (
 	slackGoroutines = 24
@@ -369,21 +421,21 @@ const (
 	slackResident   = 32 << 20
 )
 
-// flat checks that the agent holds no more than when it began.
-func (s *site) flat(when string) {
+// flat checks that a process holds no more than when it began.
+func (s *site) flat(h *holder, when string) {
 	s.t.Helper()
-	u := s.usage()
-	s.t.Logf("%s: %.0f goroutines (%.0f at its start), %.0f descriptors (%.0f), %.1f MiB (%.1f)", when,
-		u.goroutines, s.base.goroutines, u.files, s.base.files, u.resident/(1<<20), s.base.resident/(1<<20))
-	if u.goroutines > s.base.goroutines+slackGoroutines || u.files > s.base.files+slackFiles || u.resident > s.base.resident+slackResident {
-		s.t.Errorf("%s: it holds more than at its start", when)
+	u := s.usage(h)
+	s.t.Logf("%s %s: %.0f goroutines (%.0f at its start), %.0f descriptors (%.0f), %.1f MiB (%.1f)", h.name, when,
+		u.goroutines, h.base.goroutines, u.files, h.base.files, u.resident/(1<<20), h.base.resident/(1<<20))
+	if u.goroutines > h.base.goroutines+slackGoroutines || u.files > h.base.files+slackFiles || u.resident > h.base.resident+slackResident {
+		s.t.Errorf("%s %s: it holds more than at its start", h.name, when)
 	}
 }
 
-// TestEgressFaults kills a server, the agent, the link in random order while
-// requests go by both servers to the node and to a pod. No request fails for
-// longer than 3 s once what it needs is there, none is answered wrongly, and the
-// agent holds no more at the end. MILLRACE_EGRESS_FAULTS=10m is the full run;
+// TestEgressFaults kills a server, the agent, the egress port's process, the link in
+// random order while requests go by both servers to the node, to a pod and to one
+// behind the switch. No request fails for longer than 3 s once what it needs is
+// there, none is answered wrongly, and agent and port hold no more at the end. MILLRACE_EGRESS_FAULTS=10m is the full run;
 // MILLRACE_SEED has the same order again, and KONN_PROXY_SERVER real servers.
 func TestEgressFaults(t *testing.T) {
 	need(t, "nft")
@@ -400,9 +452,17 @@ func TestEgressFaults(t *testing.T) {
 	s := newSite(t)
 	s.long = length > time.Minute
 	s.requests(t)
-	s.base = s.usage()
+	s.quiet(func() {
+		for i := range s.held {
+			s.held[i].base = s.usage(&s.held[i])
+		}
+	})
 	s.breakDown(rand.New(rand.NewPCG(seed, 0)), length, longest, most)
-	s.flat("at the end")
+	s.quiet(func() {
+		for i := range s.held {
+			s.flat(&s.held[i], "at the end")
+		}
+	})
 	var ok, failed int64
 	for _, p := range s.pairs {
 		ok, failed = ok+p.ok.Load(), failed+p.failed.Load()
@@ -423,13 +483,13 @@ func TestEgressFaults(t *testing.T) {
 func (s *site) requests(t *testing.T) {
 	s.serveEcho(s.node, nodeIP+":7", "node")
 	s.serveEcho(s.egress, podIP+":7", "pod")
-	paused := new(atomic.Bool)
+	s.serveEcho(s.vm, vmIP+":7", "vm")
 	ctx, stop := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	t.Cleanup(func() { stop(); all.Wait() })
 	for i := range s.servers {
-		for name, ip := range map[string]string{"node": nodeIP, "pod": podIP} {
-			p := &egressPair{server: i, front: s.front(i), target: ip + ":7", name: name, paused: paused, excused: true}
+		for name, ip := range map[string]string{"node": nodeIP, "pod": podIP, "vm": vmIP} {
+			p := &egressPair{server: i, front: s.front(i), target: ip + ":7", name: name, paused: &s.paused, excused: true}
 			s.pairs = append(s.pairs, p)
 			all.Go(func() { p.run(ctx) })
 		}
@@ -440,47 +500,51 @@ func (s *site) requests(t *testing.T) {
 	}
 }
 
-// breakDown has faults befall the site for a time. In the last third the agent is
-// spared: one lives through many.
+// breakDown has faults befall the site for a time. In the last third processes that
+// are looked at are spared: one lives through many faults.
 func (s *site) breakDown(random *rand.Rand, length, longest, most time.Duration) {
 	list := s.faults(random, longest)
 	counts := map[string]int{}
 	for start := time.Now(); time.Since(start) < length && !s.t.Failed(); {
 		n := len(list)
 		if time.Since(start) > length*2/3 {
-			n--
+			n -= len(s.held)
 		}
 		f := list[random.IntN(n)]
 		counts[f.name]++
-		began := time.Now()
-		for _, p := range s.pairs {
-			if p.server != f.spares {
-				p.excuse(true)
-			}
+		if f.held >= 0 && s.long {
+			s.quiet(func() { s.flat(&s.held[f.held], "before it is killed") })
 		}
+		began := time.Now()
+		s.excuse(f, true)
 		f.do()
 		repaired := time.Now()
-		for _, p := range s.pairs {
-			if p.server != f.spares {
-				p.excuse(false)
-			}
-		}
+		s.excuse(f, false)
 		s.settle(repaired, most+patience)
-		if f.name == "agent" {
-			s.base = s.usage()
-		}
 		s.t.Logf("%6.1f s: %s, for %v; all is well %v later", time.Since(start).Seconds(), f.name, repaired.Sub(began).Round(time.Millisecond), time.Since(repaired).Round(time.Millisecond))
+		if f.held >= 0 {
+			s.quiet(func() { s.held[f.held].base = usage{}; s.held[f.held].base = s.usage(&s.held[f.held]) })
+		}
 		time.Sleep(time.Duration(random.IntN(700)) * time.Millisecond)
 	}
 	s.t.Log(counts)
 }
 
-// scrape reads the metrics of the agent behind a dialer.
-func scrape(t *testing.T, by *kernel.Dialer, each func(name string, v float64)) {
+// excuse has failures of pairs that a fault hits not count, until it is called with no.
+func (s *site) excuse(f fault, yes bool) {
+	for _, p := range s.pairs {
+		if f.hits(p) {
+			p.excuse(yes)
+		}
+	}
+}
+
+// scrape reads the metrics of the process that serves them at an address behind a dialer.
+func scrape(t *testing.T, by *kernel.Dialer, at string, each func(name string, v float64)) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	c, err := by.DialContext(ctx, "tcp", "127.0.0.1:8093")
+	c, err := by.DialContext(ctx, "tcp", at)
 	check(t, err)
 	defer c.Close() //nolint:errcheck // it was read
 	_ = c.SetDeadline(time.Now().Add(patience))

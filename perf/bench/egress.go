@@ -16,6 +16,8 @@ const (
 	keyArrived   = "arrived_mib"
 	keyUsable    = "usable_s"
 	keyExchanges = "exchanges"
+	keyNodeCPU   = "node_cpu_us"
+	keyOtherCPU  = "other_cpu_us"
 )
 
 // What the far link does.
@@ -30,7 +32,9 @@ const (
 // OpenVPN. The control plane's client is the same.
 func egressCases() []scenario {
 	rate := []metric{{Key: keyAgentCPU, Title: "processor time of the node's program, s for each Gbit", Format: "%.3f"}}
-	times := []metric{{Key: keyP50, Title: "median, ms", Format: "%.2f"}, {Key: keyP99, Title: "99 of 100, ms", Format: "%.2f"}}
+	times := []metric{{Key: keyP50, Title: "median, ms", Format: "%.2f"}, {Key: keyP99, Title: "99 of 100, ms", Format: "%.2f"},
+		{Key: keyNodeCPU, Title: "processor time of the node's program, us each", Format: "%.0f"},
+		{Key: keyOtherCPU, Title: "processor time of the control plane's program, us each", Format: "%.0f"}}
 	probes := []metric{
 		{Key: keyAnswered, Title: "share of probes answered", Format: "%.3f"},
 		{Key: keyP99, Title: "99 of 100 probes, ms", Format: "%.1f"},

@@ -175,6 +175,9 @@ func (t *tunnel) about() string { return strings.Join(append([]string{t.name}, t
 // pid is the node's program.
 func (t *tunnel) pid() int { return t.programs[len(t.programs)-1].cmd.Process.Pid }
 
+// otherPID is the control plane's program.
+func (t *tunnel) otherPID() int { return t.programs[0].cmd.Process.Pid }
+
 // explain is the end of what the programs have said.
 func (t *tunnel) explain(context.Context) string {
 	var b strings.Builder

@@ -209,6 +209,31 @@ func (w *stopwatch) sample(length time.Duration) sample {
 		keyExchanges: float64(len(w.times)), keyP50: w.ms(0.5), keyP99: w.ms(0.99)}}
 }
 
+// exchanges has some goroutines make exchanges for a turn, and takes what they
+// cost at either end of the tunnel. Before the turn there is a sixth of one.
+func (t *tunnel) exchanges(s settings, goroutines int, once func(worker int) error) (sample, error) {
+	if _, err := untilOver(goroutines, s.turn()/6, once); err != nil {
+		return sample{}, err
+	}
+	var used [2][2]cpuTime // of the node's program and the other, before and after
+	var errs []error
+	take := func(when int) {
+		for end, p := range []int{t.pid(), t.otherPID()} {
+			var err error
+			used[end][when], err = cpuTimeOf(p)
+			errs = append(errs, err)
+		}
+	}
+	take(0)
+	w, err := untilOver(goroutines, s.turn(), once)
+	take(1)
+	a := w.sample(s.turn())
+	for end, key := range []string{keyNodeCPU, keyOtherCPU} {
+		a.Values[key] = over(used[end][1].since(used[end][0]).total()*1e6, float64(len(w.times)))
+	}
+	return a, errors.Join(append(errs, err)...)
+}
+
 // untilOver calls f again and again, on some goroutines, for a time.
 func untilOver(goroutines int, length time.Duration, f func(worker int) error) (*stopwatch, error) {
 	w, end := new(stopwatch), time.Now().Add(length)
@@ -242,28 +267,27 @@ func turnExchanges(ctx context.Context, s settings, _ scenario, who side, _ int)
 		return sample{}, err
 	}
 	var bufs [16][kib]byte
-	once := func(i int) error { return exchange(conns[i], bufs[i][:]) }
-	if _, err := untilOver(16, s.turn()/6, once); err != nil {
-		return sample{}, err
-	}
-	w, err := untilOver(16, s.turn(), once)
-	return w.sample(s.turn()), err
+	return t.exchanges(s, 16, func(i int) error { return exchange(conns[i], bufs[i][:]) })
 }
+
+// newConnTargets is how many targets new connections are spread over: an address
+// has some 28,000 ports to dial one target from, each of which rests for a minute
+// after its connection.
+const newConnTargets = 32
 
 // turnNewConnections has 64 clients open a connection each, use it once, and close it.
 func turnNewConnections(ctx context.Context, s settings, _ scenario, who side, _ int) (sample, error) {
 	t := who.(*tunnel)
-	l, err := t.listen(echoes)
-	if err != nil {
-		return sample{}, err
+	var addrs []string
+	for range newConnTargets {
+		l, err := t.listen(echoes)
+		if err != nil {
+			return sample{}, err
+		}
+		defer l.Close() //nolint:errcheck // nothing is lost
+		addrs = append(addrs, l.addr)
 	}
-	defer l.Close() //nolint:errcheck // nothing is lost
-	once := func(int) error { return t.probeAt(ctx, l.addr, 10*time.Second) }
-	if _, err := untilOver(64, s.turn()/6, once); err != nil {
-		return sample{}, err
-	}
-	w, err := untilOver(64, s.turn(), once)
-	return w.sample(s.turn()), err
+	return t.exchanges(s, 64, func(i int) error { return t.probeAt(ctx, addrs[i%newConnTargets], 10*time.Second) })
 }
 
 // Who stalls.

@@ -71,9 +71,12 @@ type address struct {
 	host     string // as configured: the name in its certificate
 	text     string // host and address, for people
 	addrPort netip.AddrPort
+	far      atomic.Bool // it is known to be far away
+
+	knocking sync.Mutex // held by who knocks
 
 	mu   sync.Mutex
-	lost []net.Addr // our ends of connections of which the server may think that they live
+	lost []lostConn // the last lostMost
 }
 
 // lookAgain is how often a server's name is looked up.
@@ -93,7 +96,7 @@ func (a *Agent) followServer(ctx context.Context, server string) {
 	for wait := newBackoff(); ; {
 		found, err := a.resolve(ctx, server)
 		if err != nil {
-			a.failed(server, err)
+			a.failed(noLink, server, err)
 		} else {
 			wait = newBackoff()
 			a.match(ctx, server, found, stops, &all)
@@ -120,8 +123,8 @@ func (a *Agent) match(ctx context.Context, server string, found []netip.AddrPort
 		own, stop := context.WithCancel(ctx)
 		stops[f] = stop
 		ad := &address{host: host, text: describe(server, f), addrPort: f}
-		for range a.cfg.Links {
-			all.Go(func() { a.keep(own, ad, a.cfg.idleStreams()) })
+		for rank := range a.cfg.Links {
+			all.Go(func() { a.keep(own, ad, rank) })
 		}
 		if a.cfg.adaptive {
 			all.Go(func() { a.widen(own, ad) })
@@ -168,18 +171,18 @@ func (a *Agent) resolve(ctx context.Context, server string) ([]netip.AddrPort, e
 }
 
 // keep holds one link to an address.
-func (a *Agent) keep(ctx context.Context, ad *address, idle int) {
+func (a *Agent) keep(ctx context.Context, ad *address, rank int) {
 	wait := newBackoff()
 	for ctx.Err() == nil {
 		start := time.Now()
-		err := a.runLink(ctx, ad, idle, false)
+		err := a.runLink(ctx, ad, rank, false)
 		if ctx.Err() != nil {
 			return
 		}
 		if time.Since(start) > lookAgain {
 			wait = newBackoff()
 		}
-		a.failed(ad.text, err)
+		a.failed(noLink, ad.text, err)
 		sleep(ctx, wait.next())
 	}
 }
@@ -199,11 +202,27 @@ func (a *Agent) widen(ctx context.Context, ad *address) {
 			break
 		}
 	}
+	if ctx.Err() != nil {
+		return
+	}
+	a.foundFar(ad)
 	var all sync.WaitGroup
-	for range farLinks - a.cfg.Links {
-		all.Go(func() { a.keep(ctx, ad, 1) })
+	for rank := a.cfg.Links; rank < farLinks; rank++ {
+		all.Go(func() { a.keep(ctx, ad, rank) })
 	}
 	all.Wait()
+}
+
+// foundFar has links that there are, and will be, go by what suits a long way.
+func (a *Agent) foundFar(ad *address) {
+	ad.far.Store(true)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for l := range a.links {
+		if c := l.tcp.Load(); l.addr == ad && c != nil {
+			c.goFar()
+		}
+	}
 }
 
 // distance is the shortest round trip of an address's links.
@@ -234,7 +253,7 @@ func (a *Agent) hunt(ctx context.Context, ad *address) {
 			pause = huntFirst
 			continue
 		}
-		if err := a.runLink(ctx, ad, a.cfg.idleStreams(), true); err != nil {
+		if err := a.runLink(ctx, ad, 0, true); err != nil {
 			pause = min(pause*3/2, huntMost)
 		} else {
 			pause = huntFirst
@@ -308,8 +327,17 @@ func (a *Agent) countLocked() {
 	}
 }
 
-// failed notes why there is no link.
-func (a *Agent) failed(where string, err error) {
+const noLink = "no connection to a server; trying again"
+
+// recovered notes that what there was no more of can be had again.
+func (a *Agent) recovered() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.trouble = ""
+}
+
+// failed notes why there is no link, or not all of one.
+func (a *Agent) failed(what, where string, err error) {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return
 	}
@@ -317,7 +345,7 @@ func (a *Agent) failed(where string, err error) {
 	a.trouble = where + ": " + err.Error()
 	a.mu.Unlock()
 	a.metrics.linkFailed()
-	a.cfg.Log.Warn("no connection to a server; trying again", zap.String("server", where), zap.Error(err))
+	a.cfg.Log.Warn(what, zap.String("server", where), zap.Error(err))
 }
 
 // A backoff is the pauses between attempts: 50 ms at first, half as much again

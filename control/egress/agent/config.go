@@ -85,6 +85,7 @@ const (
 	forgetMost = 16 << 20        // that a target may say after its client has left
 	hold       = 2 * time.Millisecond
 	linger     = time.Second
+	settled    = 300 * time.Millisecond // the same, once the server is known to have heeded DRAIN
 )
 
 func (c *Config) setDefaults() {

@@ -29,7 +29,8 @@
 //   - What came from the client before a CLOSE_REQ goes to the target before the
 //     connection is closed; what came from the target goes to the client before
 //     the CLOSE_RSP. Each connection has one CLOSE_RSP.
-//   - A drained stream ends when it has had no dial and no connection for a second.
+//   - A drained stream ends when it has had no dial and no connection for a second, or for
+//     300 ms if the server heeds DRAIN and is known to have had it.
 //   - The first bytes of a target wait until the client has spoken, or for 2 ms:
 //     servers and clients lose data that comes on the heels of a DIAL_RSP.
 //   - Queues hold 64 MiB together, and a packet each beyond that, so one that is

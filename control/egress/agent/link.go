@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,10 +29,14 @@ type link struct {
 	want    chan struct{} // a stream was used: another is wanted
 	failed  chan error    // a stream that should not have ended has ended
 	noDrain atomic.Bool   // the server takes no notice of DRAIN
+	refused atomic.Bool   // the last stream that was asked for
 	resent  atomic.Uint64 // segments sent again, as of the last tick
 	used    atomic.Int64  // streams that have had a dial
-	bad     atomic.Int64  // streams that were given up
-	idle    int           // streams that wait for dials at first
+	taken   atomic.Int64  // the same, those that have ended too
+	bad     atomic.Int64  // streams that ended by themselves in this minute
+	rank    int           // among links to its address: see place
+	busy    atomic.Bool   // it has carried much in the last second
+	carried uint64        // bytes, as of the last tick
 
 	mu      sync.Mutex
 	streams map[*stream]struct{}
@@ -45,8 +49,8 @@ var errKnown = errors.New("the address leads to a server that has its links alre
 
 // runLink connects, and serves until the connection fails or ctx ends; then it
 // drains. A nil error: ctx ended.
-func (a *Agent) runLink(ctx context.Context, ad *address, idle int, spare bool) error {
-	l := &link{agent: a, addr: ad, idle: idle, since: time.Now(), streams: map[*stream]struct{}{},
+func (a *Agent) runLink(ctx context.Context, ad *address, rank int, spare bool) error {
+	l := &link{agent: a, addr: ad, rank: rank, since: time.Now(), streams: map[*stream]struct{}{},
 		want: make(chan struct{}, a.cfg.MaxStreams+a.cfg.Idle), failed: make(chan error, 1)}
 	if err := l.connect(); err != nil {
 		return err
@@ -54,26 +58,29 @@ func (a *Agent) runLink(ctx context.Context, ad *address, idle int, spare bool) 
 	base, cancel := context.WithCancel(context.Background())
 	end := func() {
 		a.abandon(l)
+		l.close()
 		l.tcp.Load().leave()
 		cancel()
 		_ = l.cc.Close() // its error would say only that streams were left
 		ad.lose(l.tcp.Load())
 	}
-	if err := l.open(base); err != nil {
+	first, err := l.open(base)
+	if err != nil {
 		end()
 		return err
 	}
+	a.work.Go(func() { l.attend(first) })
 	if !a.adopt(l, spare) {
 		l.retire()
 		end()
 		return errKnown
 	}
 	a.cfg.Log.Info("connected to a server", zap.String("address", ad.text), zap.String("server_id", l.server))
-	for range l.idle - 1 {
+	for range l.share() - 1 {
 		l.replace()
 	}
-	err := l.serve(ctx, base)
-	if errors.Is(err, errSilent) { // what is open goes on there, if the link lives
+	err = l.serve(ctx, base)
+	if errors.Is(err, errLeft) { // what is open goes on there, if the link lives
 		a.work.Go(func() { defer end(); l.retire(); l.await(ctx.Done()) })
 		return err
 	}
@@ -81,21 +88,21 @@ func (a *Agent) runLink(ctx context.Context, ad *address, idle int, spare bool) 
 	return err
 }
 
-// idleStreams is how many streams wait for dials on each link, if they are as many
-// as were configured.
-func (c *Config) idleStreams() int { return max(1, (c.Idle+c.Links-1)/c.Links) }
-
 func (l *link) connect() error {
 	creds, err := l.agent.cfg.Files.transport(l.addr.host)
 	if err != nil {
 		return err
 	}
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
+		l.addr.lose(l.tcp.Load()) // gRPC has given up one that it had
 		c, err := dialServer(ctx, l.addr.addrPort.String())
 		if err != nil {
 			return nil, err
 		}
 		l.addr.knock(ctx)
+		if l.addr.far.Load() {
+			c.goFar()
+		}
 		l.tcp.Store(c)
 		return c, nil
 	}
@@ -111,11 +118,12 @@ func (l *link) connect() error {
 // bufferSize is of gRPC's buffers before the socket, each way, in bytes.
 const bufferSize = 256 << 10
 
-// open opens one more stream.
-func (l *link) open(base context.Context) error {
+// open opens one more stream, which the caller has attended. There is none if the
+// link closes.
+func (l *link) open(base context.Context) (*stream, error) {
 	s, count, err := openStream(base, l)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	l.agent.counted(count)
 	l.mu.Lock()
@@ -125,15 +133,38 @@ func (l *link) open(base context.Context) error {
 	}
 	if l.closing {
 		s.finish()
-		return nil
+		return nil, nil
 	}
 	l.streams[s] = struct{}{}
-	l.agent.work.Go(func() { l.attend(s) })
-	return nil
+	return s, nil
 }
 
-// attend serves a stream to its end.
+// another opens one more stream on a link that serves, and serves it. A server that
+// refuses it, for a token that has expired perhaps, leaves the others as they are:
+// level asks again.
+func (l *link) another(base context.Context) {
+	s, err := l.open(base)
+	switch {
+	case err == nil:
+		if l.refused.Swap(false) {
+			l.agent.recovered()
+		}
+		l.attend(s)
+	case errors.Is(err, context.DeadlineExceeded):
+		l.fail(fmt.Errorf("%w: %w", err, errLeft))
+	case itsOwn(err) && !l.isClosing():
+		l.refused.Store(true)
+		l.agent.failed("no more streams on a connection to a server; trying again", l.addr.text, err)
+	default:
+		l.fail(err)
+	}
+}
+
+// attend serves a stream to its end; nil is none.
 func (l *link) attend(s *stream) {
+	if s == nil {
+		return
+	}
 	err := s.run()
 	l.mu.Lock()
 	delete(l.streams, s)
@@ -143,8 +174,8 @@ func (l *link) attend(s *stream) {
 	}
 	switch {
 	case err == nil:
-	case unreadable(err) && l.bad.Add(1) <= badMost:
-		l.agent.cfg.Log.Warn("a stream is given up for what the server sent", zap.String("address", l.addr.text), zap.String("agent_id", s.id), zap.Error(err))
+	case itsOwn(err) && !l.isClosing() && l.bad.Add(1) <= badMost:
+		l.agent.cfg.Log.Warn("a stream ended, and the connection goes on", zap.String("address", l.addr.text), zap.String("agent_id", s.id), zap.Error(err))
 		if !s.wasUsed() {
 			l.replace()
 		}
@@ -153,15 +184,15 @@ func (l *link) attend(s *stream) {
 	}
 }
 
-// badMost is how many streams of a link may be given up for what came on them
-// before the link is.
+// badMost is how many streams of a link may end by themselves in a minute before the
+// link does.
 const badMost = 64
 
-// unreadable reports whether a stream ended for a packet that is too large, or
-// none at all. The link and its other streams know nothing of that.
-func unreadable(err error) bool {
-	c := status.Code(err)
-	return c == codes.ResourceExhausted || c == codes.Internal && strings.Contains(err.Error(), "unmarshal")
+// itsOwn reports whether the end of a stream is no other's: the server has ended it,
+// or sent what is too large or no packet. What becomes of a connection is
+// Unavailable to its streams.
+func itsOwn(err error) bool {
+	return errors.Is(err, io.EOF) || status.Code(err) != codes.Unavailable
 }
 
 // fail has the link end for an error, if it is one.
@@ -177,8 +208,11 @@ func (l *link) fail(err error) {
 
 // serve keeps idle streams there until the connection fails, or ctx ends.
 func (l *link) serve(ctx, base context.Context) error {
-	tick := time.NewTicker(linger)
+	tick, clean := time.NewTicker(linger), time.NewTicker(settled/3)
 	defer tick.Stop()
+	defer clean.Stop()
+	minute := time.NewTicker(time.Minute)
+	defer minute.Stop()
 	w := watch{link: l, free: make(chan struct{}, 1)}
 	for {
 		select {
@@ -189,13 +223,18 @@ func (l *link) serve(ctx, base context.Context) error {
 		case err := <-l.failed:
 			return err
 		case <-l.want:
-			l.agent.work.Go(func() { l.fail(l.open(base)) })
-		case <-tick.C:
+			l.agent.work.Go(func() { l.another(base) })
+		case <-minute.C:
+			l.bad.Store(0)
+		case <-clean.C:
 			l.sweep()
+		case <-tick.C:
 			l.shrink()
 			l.level()
 			if i, ok := l.info(); ok {
 				l.resent.Store(i.retransmits)
+				l.busy.Store(i.carried-l.carried > busyBytes)
+				l.carried = i.carried
 			}
 			if l.addr.hasLost() {
 				l.agent.work.Go(func() { l.addr.knock(ctx) })
@@ -208,6 +247,13 @@ func (l *link) serve(ctx, base context.Context) error {
 		}
 	}
 }
+
+// trustAfter is after how many streams a server is trusted to heed DRAIN: one that does not
+// would have sent a dial to a drained stream.
+const trustAfter = 256
+
+// trusted reports whether the server is known to heed DRAIN.
+func (l *link) trusted() bool { return l.taken.Load() >= trustAfter && !l.noDrain.Load() }
 
 // sweep ends streams that have done their work. A server that takes no notice of
 // DRAIN may send a dial there at any moment, so it loses none while the link serves.
@@ -232,13 +278,18 @@ func (l *link) list() []*stream {
 	return list
 }
 
+// close says that a link takes no more streams.
+func (l *link) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closing = true
+}
+
 // retire has the server send dials elsewhere.
 func (l *link) retire() {
-	l.mu.Lock()
-	l.closing = true
-	l.mu.Unlock()
+	l.close()
 	for _, s := range l.list() {
-		s.drain()
+		l.agent.work.Go(s.drain) // which waits if a packet does that the server does not take
 	}
 }
 

@@ -44,6 +44,7 @@ type queue struct {
 	change sync.Cond
 	chunks []chunk
 	size   int
+	taken  bool // a chunk is being carried to the target
 	ended  bool // no more will be put: what is left is taken
 	broken bool // what is left is of no use
 }
@@ -104,6 +105,7 @@ func (q *queue) putWithin(b []byte, limit int, most time.Duration) bool {
 func (q *queue) take() (b []byte, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.taken = false
 	for len(q.chunks) == 0 && !q.ended && !q.broken {
 		q.change.Wait()
 	}
@@ -111,10 +113,18 @@ func (q *queue) take() (b []byte, ok bool) {
 		return nil, false
 	}
 	c := q.chunks[0]
+	q.taken = true
 	q.chunks = q.chunks[1:]
 	q.free(c)
 	q.change.Broadcast()
 	return c.bytes, true
+}
+
+// idle reports whether nothing waits, and nothing is being carried.
+func (q *queue) idle() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.chunks) == 0 && !q.taken && !q.ended && !q.broken
 }
 
 // free is called with mu held.

@@ -16,8 +16,9 @@ import (
 // A request is one dial, and the connection that comes of it.
 //
 // Three goroutines have part in it: run dials, and then carries what the target
-// sends; write carries what the client sends; the stream's puts that into the
-// queue. The first that finds an end calls leave or close, which tell the others.
+// sends; the stream's hands over what the client sends, as far as the target takes
+// it at once, and puts the rest into the queue; write, which begins when that is needed,
+// carries it. The first that finds an end calls leave or close, which tell the others.
 type request struct {
 	stream           *stream
 	random           int64
@@ -29,8 +30,9 @@ type request struct {
 	id    int64 // connect id; 0 while it is dialled
 	conn  net.Conn
 	queue *queue
+	now   *shortWay     // past the queue; nil: there is none
 	spoke chan struct{} // closed when the client has sent something, or has closed
-	once  struct{ spoke, close sync.Once }
+	once  struct{ spoke, write, close sync.Once }
 
 	visit   visit
 	first   atomic.Int64 // nanoseconds from started to the target's first byte, or 0
@@ -87,7 +89,7 @@ func (r *request) run() {
 		r.refuse(err)
 		return
 	}
-	r.conn = conn
+	r.conn, r.now = conn, newShortWay(conn)
 	if !r.stream.connected(r) {
 		_ = conn.Close()
 		a.finished(r, resultCanceled, byTunnel, nil)
@@ -105,10 +107,7 @@ func (r *request) run() {
 	}
 	r.watchUse(-1)
 	defer func() { r.unused.Load().Stop() }()
-	var writer sync.WaitGroup
-	writer.Go(r.write)
-	r.read()
-	writer.Wait()
+	r.read()         // returns when the connection was closed, or left
 	_ = conn.Close() // what it could tell, Read and Write have told
 }
 
@@ -164,6 +163,11 @@ var buffers = sync.Pool{New: func() any { return new([readSize]byte) }}
 // holdFirst waits until the client has spoken, or long enough for it to have
 // heard that it is connected.
 func (r *request) holdFirst() {
+	select {
+	case <-r.spoke:
+		return
+	default:
+	}
 	wait := time.NewTimer(hold)
 	defer wait.Stop()
 	select {
@@ -260,9 +264,10 @@ func (r *request) noteStall(side int, start time.Time) {
 // unless others depend on the stream being read and it takes nothing at all.
 func (r *request) fromClient(b []byte) {
 	r.hasSpoken()
-	if len(b) == 0 {
+	if b = r.atOnce(b); len(b) == 0 {
 		return
 	}
+	r.needWriter()
 	if !r.stream.shared() {
 		r.queue.put(b, softQueue)
 		return
@@ -274,13 +279,26 @@ func (r *request) fromClient(b []byte) {
 
 var errTooSlow = errors.New("the target takes nothing of what the client sends, and others share the stream")
 
+func (r *request) needWriter() {
+	r.once.write.Do(func() { r.stream.link.agent.work.Go(r.write) })
+}
+
 // clientClosed has the target get what is left, for a time, and closes then.
 func (r *request) clientClosed() {
 	r.hasSpoken()
-	if r.state.CompareAndSwap(open, closing) || r.state.CompareAndSwap(dialing, closing) {
-		_ = r.conn.SetWriteDeadline(time.Now().Add(r.stream.link.agent.cfg.CloseTimeout))
-		r.queue.end()
+	if !r.state.CompareAndSwap(open, closing) && !r.state.CompareAndSwap(dialing, closing) {
+		return
 	}
+	nothingLeft := r.queue.idle()
+	if !nothingLeft {
+		_ = r.conn.SetWriteDeadline(time.Now().Add(r.stream.link.agent.cfg.CloseTimeout))
+	}
+	r.queue.end()
+	if nothingLeft && !r.stream.shared() { // nobody else waits for the stream's goroutine
+		r.leave()
+		return
+	}
+	r.needWriter()
 }
 
 // streamEnded closes a request whose stream is gone: there is nobody to tell.

@@ -55,31 +55,64 @@ func (l *link) sendAway(n int) {
 	}
 }
 
+// busyBytes are what a busy link carries in a second: half a Gbit.
+const busyBytes = 64 << 20
+
+// share is how many streams wait for dials on a link, if they are as many as were
+// configured.
+func (l *link) share() int {
+	cfg := &l.agent.cfg
+	switch {
+	case !cfg.adaptive:
+		return max(1, (cfg.Idle+cfg.Links-1)/cfg.Links)
+	case l.addr.far.Load():
+		return max(1, cfg.Idle/farLinks)
+	case l.rank == 0:
+		return max(1, cfg.Idle-cfg.Links+1)
+	}
+	return 1
+}
+
+// order says which of two links is to have the next idle stream: the one with fewer in
+// use. To a server nearby it is always the first, until that has much to carry: small
+// packets of many requests go out together then, and the other link is there in case
+// the first one fails.
+func (l *link) order(other *link) int {
+	if l.agent.cfg.adaptive && !l.addr.far.Load() {
+		switch busy := l.busy.Load(); {
+		case busy != other.busy.Load():
+			return map[bool]int{true: 1, false: -1}[busy]
+		case !busy:
+			return cmp.Compare(l.rank, other.rank)
+		}
+	}
+	return cmp.Or(cmp.Compare(l.used.Load(), other.used.Load()), cmp.Compare(l.waiting(), other.waiting()))
+}
+
 // place returns the link that is to have the next idle stream, of those to the
-// server of l by the same address: the one with the fewest streams in use. So
-// requests spread over connections, though the server chooses by chance.
+// server of l by the same address. So requests go by the connections that they are to,
+// or nearly so: the server chooses among idle streams by chance.
 func (a *Agent) place(l *link) *link {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	best, bestUsed, bestIdle := l, l.used.Load(), l.waiting()
+	best := l
 	for other := range a.links {
 		if other == l || other.addr != l.addr || other.server != l.server || other.isClosing() {
 			continue
 		}
-		used, idle := other.used.Load(), other.waiting()
-		if cmp.Or(cmp.Compare(used, bestUsed), cmp.Compare(idle, bestIdle)) < 0 {
-			best, bestUsed, bestIdle = other, used, idle
+		if other.order(best) < 0 {
+			best = other
 		}
 	}
 	return best
 }
 
-// level asks for another idle stream if there are fewer than were configured: links
+// level asks for more idle streams if there are fewer than were configured: links
 // that failed took theirs with them. When they are back there may be too many: each
 // link ends what it has beyond its share.
 func (l *link) level() {
 	idle, wanted := l.agent.idleBeside(l)
-	mine := l.waiting() - l.idle
+	mine := l.waiting() - l.share()
 	l.mu.Lock()
 	mine -= l.spares.extra
 	may := !l.closing && !l.isUndrainable() && time.Since(l.spares.shed) > sparesKept
@@ -89,7 +122,9 @@ func (l *link) level() {
 	l.mu.Unlock()
 	switch {
 	case idle < l.agent.cfg.Idle && !l.isClosing():
-		l.agent.place(l).replace()
+		for range l.agent.cfg.Idle - idle {
+			l.agent.place(l).replace()
+		}
 	case may && idle > wanted:
 		l.sendAway(min(mine, idle-wanted))
 	}

@@ -13,7 +13,7 @@ import (
 
 // A Status is an agent's account of itself.
 type Status struct {
-	Ready        bool         `json:"ready"` // a server answered in the last 10 s
+	Ready        bool         `json:"ready"` // a server answered in the last 10 s, and knows which connections are dead
 	ServersUp    int          `json:"servers_up"`
 	ServersKnown int          `json:"servers_known"` // as servers or leases say
 	Requests     int          `json:"requests"`      // dialling or open
@@ -65,7 +65,7 @@ func (a *Agent) Status() Status {
 	a.mu.Unlock()
 	for _, l := range links {
 		ls := l.status()
-		s.Ready = s.Ready || ls.LastSeen < roundTripMost
+		s.Ready = s.Ready || ls.LastSeen < roundTripMost && !l.addr.hasLost()
 		s.Links = append(s.Links, ls)
 	}
 	slices.SortFunc(s.Links, func(a, b LinkStatus) int {
@@ -168,7 +168,9 @@ func (a *Agent) finished(r *request, res result, by string, err error) {
 	}
 	a.metrics.ended(r, res, reason)
 	q := r.tell()
-	r.tellVisit(&q)
+	if q.State == "dialling" {
+		r.tellVisit(&q)
+	}
 	q.State, q.ClosedBy = string(res), by
 	if err != nil {
 		q.Error = err.Error()

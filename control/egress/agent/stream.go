@@ -32,13 +32,15 @@ type stream struct {
 	cs     grpc.ClientStream
 	cancel context.CancelFunc
 
-	sendMu sync.Mutex // cs.SendMsg is for one goroutine at a time
+	sendMu   sync.Mutex // cs.SendMsg is for one goroutine at a time
+	finished bool       // nothing is sent any more
 
 	mu       sync.Mutex
 	dials    map[int64]*request // by what the server calls the dial
 	requests map[int64]*request // by connect id
 	drained  time.Time          // when DRAIN was sent, or zero
 	used     bool               // it was drained for a dial
+	heeded   bool               // the server has answered what came after that DRAIN
 	idled    time.Time          // when it last had a dial or a request
 	over     bool               // nothing is accepted any more
 }
@@ -188,6 +190,7 @@ func (s *stream) use() {
 		s.used = true
 		s.mu.Unlock()
 		s.link.used.Add(1)
+		s.link.taken.Add(1)
 		s.drain()
 		s.link.agent.place(s.link).replace()
 	case drained.IsZero():
@@ -218,7 +221,7 @@ func (s *stream) drain() {
 }
 
 func (s *stream) takeData(d *konn.Data) {
-	r := s.request(d.GetConnectID())
+	r := s.meant(d.GetConnectID())
 	if r == nil {
 		_ = s.send(closeResponse(d.GetConnectID(), "unrecognized connectID"))
 		return
@@ -227,7 +230,7 @@ func (s *stream) takeData(d *konn.Data) {
 }
 
 func (s *stream) takeClose(id int64) {
-	r := s.request(id)
+	r := s.meant(id)
 	if r == nil {
 		_ = s.send(closeResponse(id, "Unknown connectID"))
 		return
@@ -248,6 +251,16 @@ func (s *stream) request(id int64) *request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.requests[id]
+}
+
+// meant returns the request that a packet is for. Servers take packets of a stream in
+// order, so one that knows the connect id has heeded the DRAIN before it.
+func (s *stream) meant(id int64) *request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.requests[id]
+	s.heeded = s.heeded || s.used && r != nil
+	return r
 }
 
 // connected gives a request that was a dial its connect id. It fails if the
@@ -275,12 +288,19 @@ func (s *stream) forget(r *request) {
 	s.idled = time.Now()
 }
 
-// unused reports whether a drained stream has nothing left to do.
+// unused reports whether a drained stream has nothing left to do. The server may have
+// chosen it for a dial just before it heeded DRAIN, so it stays for a moment.
 func (s *stream) unused() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.drained.IsZero() && len(s.dials)+len(s.requests) == 0 &&
-		time.Since(s.idled) >= linger && time.Since(s.drained) >= linger
+	if s.drained.IsZero() || len(s.dials)+len(s.requests) > 0 {
+		return false
+	}
+	wait := linger
+	if s.heeded && s.link.trusted() {
+		wait = settled
+	}
+	return time.Since(s.idled) >= wait && time.Since(s.drained) >= wait
 }
 
 // passedOver reports whether the stream has waited for a first dial for so long
@@ -298,23 +318,33 @@ func (s *stream) shared() bool {
 	return s.drained.IsZero() || len(s.dials)+len(s.requests) > 1 || s.link.isUndrainable()
 }
 
+// errFinished says that a packet came too late. gRPC would end the stream for it
+// with an error, as if something had broken.
+var errFinished = errors.New("our side of the stream is closed")
+
 // send sends a packet; it waits while the server takes none.
 func (s *stream) send(p *konn.Packet) error {
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
+	if s.finished {
+		return errFinished
+	}
 	err := s.cs.SendMsg(p)
 	s.link.agent.metrics.sent(p, err)
 	return err
 }
 
-// finish closes a stream in good order.
+// finish closes a stream in good order. It does not wait: if a packet does that the
+// server takes none of, the stream is broken off.
 func (s *stream) finish() {
 	s.mu.Lock()
 	s.over = true
 	s.mu.Unlock()
-	s.sendMu.Lock()
-	_ = s.cs.CloseSend() // the server ends the stream then
-	s.sendMu.Unlock()
+	if s.sendMu.TryLock() {
+		s.finished = true
+		_ = s.cs.CloseSend() // the server ends the stream then
+		s.sendMu.Unlock()
+	}
 	time.AfterFunc(linger, s.cancel)
 }
 

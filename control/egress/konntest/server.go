@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -22,6 +24,7 @@ type Server struct {
 	Count   int    // of servers, as it tells agents; 1 if 0
 	Old     bool   // takes no notice of DRAIN, as before v0.35
 	Token   string // that agents must bear, or empty
+	ByHost  bool   // dials go only to agents that name their host, as with --proxy-strategies=destHost
 	Options []grpc.ServerOption
 
 	agents   *grpc.Server
@@ -61,7 +64,9 @@ type backend struct {
 	id       string
 	stream   grpc.ServerStream
 	sendMu   sync.Mutex
-	draining bool // the server's mu
+	hosts    []string   // that it says it is for
+	draining bool       // the server's mu
+	end      chan error // what its stream ends with
 }
 
 func (b *backend) send(p *konn.Packet) error {
@@ -149,32 +154,81 @@ func (s *Server) connect(st grpc.ServerStream) error {
 	if len(ids) != 1 {
 		return status.Error(codes.InvalidArgument, "want one agentID")
 	}
-	if s.Token != "" && (len(md.Get("Authorization")) != 1 || md.Get("Authorization")[0] != "Bearer "+s.Token) {
+	s.mu.Lock()
+	token := s.Token
+	s.mu.Unlock()
+	if token != "" && (len(md.Get("Authorization")) != 1 || md.Get("Authorization")[0] != "Bearer "+token) {
 		return status.Error(codes.Unauthenticated, "the token is not valid")
 	}
 	if err := st.SendHeader(metadata.Pairs("serverID", s.ID, "serverCount", strconv.Itoa(max(1, s.Count)))); err != nil {
 		return err
 	}
-	b := &backend{id: ids[0], stream: st}
+	b := &backend{id: ids[0], stream: st, hosts: hostsOf(md), end: make(chan error, 1)}
 	s.mu.Lock()
 	s.backends = append(s.backends, b)
 	s.seen[b.id] = md
 	s.mu.Unlock()
 	defer s.remove(b)
-	for {
-		p := new(konn.Packet)
-		if err := st.RecvMsg(p); err != nil {
-			return nil
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		for {
+			p := new(konn.Packet)
+			if err := st.RecvMsg(p); err != nil {
+				return
+			}
+			s.fromAgent(b, p)
 		}
-		s.fromAgent(b, p)
+	}()
+	select {
+	case err := <-b.end:
+		return err
+	case <-over:
+		return nil
 	}
+}
+
+// hostsOf returns the hosts for which an agent says it is.
+func hostsOf(md metadata.MD) (hosts []string) {
+	for _, text := range md.Get("agentIdentifiers") {
+		ids, err := url.ParseQuery(text)
+		if err != nil {
+			continue
+		}
+		for _, key := range []string{"ipv4", "ipv6", "host"} {
+			hosts = append(hosts, ids[key]...)
+		}
+	}
+	return hosts
+}
+
+// EndStream ends a stream that waits for dials, with an error for its agent or nil.
+func (s *Server) EndStream(why error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.chooseLocked("")
+	if b == nil {
+		return errNoAgent
+	}
+	select {
+	case b.end <- why:
+	default: // it ends already
+	}
+	return nil
+}
+
+// SetToken changes what agents must bear from their next stream on.
+func (s *Server) SetToken(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Token = token
 }
 
 // Inject sends a packet to an agent on a stream that waits for dials. It need not
 // make sense.
 func (s *Server) Inject(p *konn.Packet) error {
 	s.mu.Lock()
-	b := s.chooseLocked()
+	b := s.chooseLocked("")
 	s.mu.Unlock()
 	if b == nil {
 		return errNoAgent
@@ -265,7 +319,8 @@ var errNoAgent = errors.New("no agent is connected")
 func (s *Server) dial(c client, protocol, address string) (*backend, int64, error) {
 	random := rand.Int64()
 	s.mu.Lock()
-	b := s.chooseLocked()
+	host, _, _ := net.SplitHostPort(address)
+	b := s.chooseLocked(host)
 	if b == nil {
 		s.mu.Unlock()
 		return nil, 0, errNoAgent
@@ -281,16 +336,20 @@ func (s *Server) dial(c client, protocol, address string) (*backend, int64, erro
 }
 
 // chooseLocked returns a stream that does not drain, if there is one, any
-// otherwise. Called with mu held.
-func (s *Server) chooseLocked() *backend {
-	var ready []*backend
+// otherwise; with ByHost, of an agent that is for the host. Called with mu held.
+func (s *Server) chooseLocked(host string) *backend {
+	var fit, ready []*backend
 	for _, b := range s.backends {
+		if s.ByHost && !slices.Contains(b.hosts, host) {
+			continue
+		}
+		fit = append(fit, b)
 		if !b.draining {
 			ready = append(ready, b)
 		}
 	}
 	if len(ready) == 0 {
-		ready = s.backends
+		ready = fit
 	}
 	if len(ready) == 0 {
 		return nil
