@@ -17,6 +17,9 @@ import (
 // switchSteps are the system calls by which processes of the switch change something or talk to somebody.
 const switchSteps = "connect,sendto,sendmsg,write,writev,pwrite64,ioctl,mkdirat,symlinkat,renameat,unlinkat,fchmod,fchmodat,fchownat,fdatasync,fsync,ftruncate"
 
+// tracerPatience is how long strace may take to let go.
+const tracerPatience = 5 * time.Second
+
 // TestSwitchSteps kills the agent, the dataplane and the database at each step of ADD and of DEL: at the n-th of any of their threads, until
 // there is none to be killed at. Afterwards an ADD succeeds, and a DEL leaves nothing. Other runs than long ones have every other power
 // of two, and one kind of interface for each.
@@ -106,7 +109,12 @@ func (n *node) killAt(whom string, step int) (stop func() bool) {
 	})
 	return func() bool {
 		_ = cmd.Process.Signal(syscall.SIGINT)
-		<-done
+		select {
+		case <-done:
+		case <-time.After(tracerPatience): // it waits for threads that it has killed, now and then for ever
+			_ = cmd.Process.Kill()
+			<-done
+		}
 		return n.process(whom) != pid
 	}
 }
