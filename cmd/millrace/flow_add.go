@@ -39,9 +39,9 @@ inport and outport are names of the bridge's ports:
   ct_snat(192.0.2.1);            translate it; ct_dnat, ct_lb_mark(backends=...)
   drop;
 
-The command returns when the flow is in force. What is wrong with it is an error
-with exit code 1: of a text that is not in the language, before anything is written;
-otherwise its row stays, and comes into force when what it lacks is there.`
+The command returns when the flow is in force. A text that is not in the language is an
+error with exit code 2, and nothing is written. What else is wrong is one with exit
+code 1: the row stays, and comes into force when what it lacks is there.`
 
 func (a *app) flowAddCmd() *cobra.Command {
 	var db dbFlags
@@ -51,7 +51,7 @@ func (a *app) flowAddCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add BRIDGE MATCH ACTIONS",
 		Short: "Add a flow to a bridge",
-		Long: flowAddHelp,
+		Long:  flowAddHelp,
 		Example: `  millrace flow add br0 'inport == "vm1"' 'outport = "vm2"; output;' --priority 10
   millrace flow add br0 'eth.dst == 02:00:00:00:00:01 && ip4' 'ip.ttl--; next;' --table 3 --cookie 0x17
   millrace flow add br0 1 'drop;' --may-exist`,
