@@ -16,8 +16,8 @@ import (
 // A request is one dial, and the connection that comes of it.
 //
 // Three goroutines have part in it: run dials, and then carries what the target
-// sends; the stream's hands over what the client sends, as far as the target takes
-// it at once, and puts the rest into the queue; write, which begins when that is needed,
+// sends; the stream's hands over what the client sends, if it is little and the target
+// takes it at once, and puts the rest into the queue; write, which begins when that is needed,
 // carries it. The first that finds an end calls leave or close, which tell the others.
 type request struct {
 	stream           *stream

@@ -42,7 +42,7 @@ type stream struct {
 	used     bool               // it was drained for a dial
 	loaded   time.Time          // when the first of those dials came that it has had since it was idle
 	after    int64              // connect ids beyond this one were given after that DRAIN
-	heeded   bool               // the server has answered what came after that DRAIN
+	heeded   time.Time          // when the server first answered what came after that DRAIN, or zero
 	idled    time.Time          // when it last had a dial or a request
 	over     bool               // nothing is accepted any more
 }
@@ -187,7 +187,7 @@ func (s *stream) use() {
 	l := s.link
 	l.dials.Add(1)
 	s.mu.Lock()
-	drained, busy := s.drained, len(s.dials)+len(s.requests) > 0
+	drained, heeded, busy := s.drained, s.heeded, len(s.dials)+len(s.requests) > 0
 	if drained.IsZero() && !busy {
 		s.loaded = time.Now()
 	}
@@ -199,7 +199,7 @@ func (s *stream) use() {
 		}
 	case drained.IsZero():
 		s.isolate()
-	case time.Since(drained) > linger:
+	case !heeded.IsZero() && time.Since(heeded) > linger:
 		l.undrainable()
 	default:
 		l.tooFew()
@@ -286,7 +286,9 @@ func (s *stream) meant(id int64) *request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.requests[id]
-	s.heeded = s.heeded || s.used && r != nil && id > s.after
+	if s.heeded.IsZero() && s.used && r != nil && id > s.after {
+		s.heeded = time.Now()
+	}
 	return r
 }
 
@@ -324,7 +326,7 @@ func (s *stream) unused() bool {
 		return false
 	}
 	wait := linger
-	if s.heeded && s.link.trusted() {
+	if !s.heeded.IsZero() && s.link.trusted() {
 		wait = settled
 	}
 	return time.Since(s.idled) >= wait && time.Since(s.drained) >= wait
