@@ -123,3 +123,116 @@ func BenchmarkConnect(b *testing.B) {
 	s.add(tracking(1, false))
 	s.run(b)
 }
+
+// A freshDevice receives TCP connections that never come again, with so many under way that each
+// has its next frame after freshGroups batches: as end hosts make them, one after the other.
+type freshDevice struct {
+	fakeDevice
+	groups, step, group int
+	made                uint32                        // connections, up to the round in hand
+	frames              [2][64]byte                   // of each direction
+	ahead               [4][packet.BatchMax * 64]byte // batches that were made before they are received
+	at                  int                           // of ahead: the next to be received
+	forget              func()                        // when there are freshMax
+}
+
+// freshMax is how many connections there are before they are forgotten, and freshGroups how many batches are
+// between two frames of one.
+const (
+	freshMax    = 1 << 20
+	freshGroups = 16
+)
+
+// freshSteps are a connection from SYN to the last ACK without data.
+var freshSteps = [...][2]byte{{0, 2}, {1, 18}, {0, 16}, {0, 17}, {1, 17}, {0, 16}}
+
+func newFreshDevice() *freshDevice {
+	d := &freshDevice{}
+	x := ipv4{ap("10.0.0.1:1"), ap("198.51.100.1:80"), conntrack.ProtoTCP}
+	copy(d.frames[0][:], x.frame(0, 6))
+	copy(d.frames[1][:], x.reply().frame(0, 6))
+	for range d.ahead {
+		d.make()
+	}
+	return d
+}
+
+// make makes the next batch.
+func (d *freshDevice) make() {
+	dir, flags := freshSteps[d.step][0], freshSteps[d.step][1]
+	addr, port := 26, 34
+	if dir == 1 {
+		addr, port = 30, 36
+	}
+	to := &d.ahead[d.at]
+	d.at = (d.at + 1) % len(d.ahead)
+	for i := range packet.BatchMax {
+		f, n := to[64*i:64*i+64], d.made+uint32(d.group*packet.BatchMax+i)
+		copy(f, d.frames[dir][:])
+		f[addr+1], f[addr+2], f[addr+3] = byte(n), byte(n>>8), byte(n>>16)
+		f[port], f[port+1], f[47] = byte(n>>24)+8, byte(n>>16), flags
+	}
+	if d.group++; d.group < freshGroups {
+		return
+	}
+	d.group = 0
+	if d.step++; d.step == len(freshSteps) {
+		d.step = 0
+		d.made += freshGroups * packet.BatchMax
+	}
+}
+
+type freshRx freshDevice
+
+func (d *freshDevice) Rx() []RxQueue { return []RxQueue{(*freshRx)(d)} }
+
+func (q *freshRx) Rx(b *packet.Batch) {
+	from := &q.ahead[q.at]
+	for i := range packet.BatchMax {
+		b.Frames[i] = packet.Frame{Off: packet.HeadRoom, HeadLen: 60, Len: 60}
+		copy(b.Slot(i)[packet.HeadRoom:packet.HeadRoom+64], from[64*i:64*i+64])
+	}
+	b.N, b.Bytes = packet.BatchMax, 60*packet.BatchMax
+	(*freshDevice)(q).make()
+	if q.made%freshMax == 0 && q.step == 0 && q.group == 0 {
+		q.forget()
+	}
+}
+func (q *freshRx) Release()    {}
+func (q *freshRx) Arm() bool   { return true }
+func (q *freshRx) Disarm()     {}
+func (q *freshRx) WakeFD() int { return wakePoll }
+func (q *freshRx) Signal()     {}
+
+// firewall are rules as ct_commit makes them: connections get another port if they would clash.
+func firewall() []flowtable.Rule {
+	rules := tracking(1, false)
+	first := &rules[1].Actions[0]
+	*first = connect(1, flowtable.CTCommit|flowtable.CTTranslate, 0, natTo(flowtable.NATSource, "0.0.0.0", 0))
+	rules[1].Actions = append(rules[1].Actions, out(2))
+	return rules
+}
+
+// BenchmarkFreshTCP is whole TCP connections of which none comes again: their memory is far from the core.
+func BenchmarkFreshTCP(b *testing.B) {
+	d := newFreshDevice()
+	s := newStageOf(b, d)
+	s.add(firewall())
+	table, w := s.s.engine.crossing.table, s.s.workers[0]
+	d.forget = func() {
+		for z := range 16 {
+			table.Flush(uint16(z))
+		}
+	}
+	for range 6 * 2 * freshMax / packet.BatchMax {
+		w.turn()
+	}
+	before := s.s.ConnectionStats()
+	for range 6 * freshGroups * 32 {
+		w.turn()
+	}
+	if st := s.s.ConnectionStats(); int(st.Created-before.Created) < 30*freshGroups*packet.BatchMax || st.Invalid != before.Invalid || st.Full != before.Full {
+		b.Fatalf("%+v", st)
+	}
+	measure(b, w)
+}

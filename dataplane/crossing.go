@@ -131,7 +131,7 @@ func (x *crossing) notForgotten() []uint32 {
 }
 
 // connectionBytes is what a connection takes in all, rounded up; see package conntrack.
-const connectionBytes = 240
+const connectionBytes = 244
 
 // expireBudget is how many connections are looked at in one go.
 const expireBudget = 4096

@@ -117,7 +117,7 @@ func (w *worker) forward(p *workerPort) {
 
 // decideSome decides about the frames in set, which is not empty, by their headers.
 func (w *worker) decideSome(p *workerPort, set uint64) {
-	missed := w.flow.cache.Missed()
+	missed, retraced := w.flow.cache.Missed(), w.retracings
 	w.lookup(p, set)
 	w.unasked, w.retraced, w.kept = 0, 0, false
 	if missed = w.flow.cache.Missed() - missed; p.plan == nil {
@@ -128,6 +128,12 @@ func (w *worker) decideSome(p *workerPort, set uint64) {
 	}
 	w.wide.Bad &= set
 	w.carryOut(p, set)
+	if missed > 0 {
+		w.flow.walker.TellRetraces(w.flow.counters)
+		if p.plan != nil {
+			p.plan.Still = w.retraces && w.retracings-retraced == missed
+		}
+	}
 }
 
 // aheadFrom is how many frames of a batch must miss before what their walks will

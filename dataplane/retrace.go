@@ -216,7 +216,7 @@ func (w *worker) endRetrace(p *workerPort, i int, what flowtable.Retraced) {
 	w.flow.ct.took++
 	w.flow.ct.given.n = 0
 	walker, n := w.flow.walker, w.batch.Frames[i].Len
-	w.visited += walker.CountRetrace(w.flow.counters, uint64(n))
+	w.visited += walker.CountRetrace(uint64(n))
 	arg := walker.RetraceArg()
 	if o := w.port(arg); what == flowtable.RetraceOutput && o != nil && o.plain && o.n < len(o.own) {
 		w.sendAs(p, o, i)

@@ -34,7 +34,7 @@ func retraceRules(r *rig) {
 	add(0, ms(in(1)), setTo(reg, 1), connect(5, resume, 1))
 	add(0, ms(in(2)), setTo(reg, 2), connect(6, resume, 4))
 	add(1, ms(hasState(est|trk, 0)), next(2))
-	add(1, ms(is(port, 80), hasState(isNew|trk, 0)), connect(5, flowtable.CTCommit, 0, setTo(fieldCTMark, 7)), next(2))
+	add(1, ms(is(port, 80), hasState(isNew|trk, 0)), connect(5, flowtable.CTCommit|flowtable.CTTranslate, 0, setTo(fieldCTMark, 7), natTo(flowtable.NATSource, "0.0.0.0", 0)), next(2))
 	add(1, ms(is(port, 81), hasState(isNew|trk, 0)), connect(5, committed, 2), next(2))
 	add(1, ms(is(port, 82), hasState(isNew|trk, 0)), connect(5, committed, 2, natTo(flowtable.NATSource, "192.0.2.1", 0)))
 	add(1, ms(hasState(bad|trk, 0)), flowtable.Action{Code: flowtable.ActDrop, Arg: flowtable.DropExplicit})

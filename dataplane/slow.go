@@ -212,6 +212,7 @@ func (w *worker) walk(t *transit, key *flowtable.Key, wide bool, n uint32, stale
 	}
 	wire := w.batch.WireLen(t.slot)
 	w.stats.Walks++
+	w.flow.walker.TellRetraces(w.flow.counters)
 	comp := w.flow.walker.Follow(clean, wire, uint64(w.now))
 	w.flow.ct.given.n = 0
 	w.visited += len(comp.Rules)

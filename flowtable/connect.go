@@ -64,6 +64,12 @@ type Connect struct {
 	Persistent, Random bool
 }
 
+// Mild reports whether new connections are translated only if they would clash with another: then
+// they get another source port.
+func (c *Connect) Mild() bool {
+	return c.Src == Translation{Set: true, Six: c.Src.Six} && !c.Dst.Set && !c.Random
+}
+
 // A Connected is the answer. Its zero value is that of a packet without state, for
 // this packet only.
 type Connected struct {

@@ -16,8 +16,7 @@ type retrace struct {
 	written uint64 // words of it that are not of a narrow key, and may not be zero
 	at      uint16 // stage that it is behind
 	stage   *stage // that it is in
-	stages  [retraceStages]uint16
-	n       int // stages that it came through
+	n       int    // stages that it came through
 }
 
 // A Retraced says what a retrace has come to.
@@ -84,7 +83,6 @@ func (w *Walker) Next() Retraced {
 		return RetraceUnknown
 	}
 	r.write(m, s)
-	r.stages[r.n] = r.at
 	r.n++
 	r.stage = s
 	switch s.kind {
@@ -116,25 +114,41 @@ next:
 	return nil
 }
 
-// RetraceAsks is the question that a retrace has come to. It asks for no translation of new
-// connections.
+// RetraceAsks is the question that a retrace has come to. If it asks for a translation of new
+// connections, then only for another source port, of one that would clash with another: see Mild.
 func (w *Walker) RetraceAsks() *Connect { return &w.retrace.stage.ask }
 
 // RetraceArg is the port, or the reason of a drop.
 func (w *Walker) RetraceArg() uint32 { return w.retrace.stage.arg }
 
-// CountRetrace counts a frame of so many bytes for the rules that its retrace went by, and
-// returns how many tables it came through.
-func (w *Walker) CountRetrace(c *Counters, bytes uint64) (visited int) {
-	m, r := &w.stages, &w.retrace
-	for _, at := range r.stages[:r.n] {
-		s := &m.list[at]
-		for _, h := range m.rules[s.rules[0]:s.rules[1]] {
-			c.Add(h, 1, bytes)
-		}
-		visited += int(s.visited)
+// CountRetrace counts a frame of so many bytes for the rules that its retrace went by: they hear of it
+// from TellRetraces. It returns how many tables the frame came through.
+func (w *Walker) CountRetrace(bytes uint64) (visited int) {
+	m, at := &w.stages, w.retrace.at
+	s := &m.list[at]
+	if s.packets == 0 {
+		m.ended = append(m.ended, at)
 	}
-	return visited
+	s.packets++
+	s.bytes += bytes
+	return int(s.through)
+}
+
+// TellRetraces tells rules of the frames that CountRetrace has counted. It is due before the next walk, which
+// may forget the stages, and before Quiet.
+func (w *Walker) TellRetraces(c *Counters) {
+	m := &w.stages
+	for _, end := range m.ended {
+		packets, bytes := m.list[end].packets, m.list[end].bytes
+		m.list[end].packets, m.list[end].bytes = 0, 0
+		for at := end; at != 0; at = m.list[at].parent {
+			s := &m.list[at]
+			for _, h := range m.rules[s.rules[0]:s.rules[1]] {
+				c.Add(h, packets, bytes)
+			}
+		}
+	}
+	m.ended = m.ended[:0]
 }
 
 // Answer gives the packet what connection tracking says of it. It is not translated.
@@ -150,13 +164,13 @@ func (w *Walker) Answer(state, mark uint32, label [2]uint64) {
 }
 
 // classify says whether a stage that was just noted can be retraced: no bit of the frame is written, and
-// nobody translated. It is hidden if it looks at what retraces do not know: the
+// nobody translated but to avoid a clash. It is hidden if it looks at what retraces do not know: the
 // connection's original addresses.
 func (m *stages) classify(s *stage) {
 	for _, look := range m.masked[s.looks[0]:s.looks[1]] {
 		s.hidden = s.hidden || look.Word >= WordCTL4
 	}
-	s.plain = s.ask.Flags&CTForce == 0 && !s.ask.Src.Set && !s.ask.Dst.Set
+	s.plain = s.ask.Flags&CTForce == 0 && (!s.ask.Src.Set || s.ask.Mild()) && !s.ask.Dst.Set
 	for _, set := range m.masked[s.sets[0]:s.sets[1]] {
 		s.plain = s.plain && set.Word >= KeyWords
 	}

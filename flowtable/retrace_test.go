@@ -100,11 +100,12 @@ func retraced(w *Walker, counters *Counters, key []uint64) (r retracing, asks in
 			return r, asks, false
 		default:
 			r.arg = w.RetraceArg()
-			for _, at := range w.retrace.stages[:w.retrace.n] {
+			for at := w.retrace.at; at != 0; at = w.stages.list[at].parent {
 				s := &w.stages.list[at]
-				r.rules = append(r.rules, w.stages.rules[s.rules[0]:s.rules[1]]...)
+				r.rules = slices.Concat(w.stages.rules[s.rules[0]:s.rules[1]], r.rules)
 			}
-			r.visited = w.CountRetrace(counters, 100)
+			r.visited = w.CountRetrace(100)
+			w.TellRetraces(counters)
 			return r, asks, true
 		}
 	}

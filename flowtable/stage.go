@@ -19,7 +19,8 @@ type stages struct {
 	rules   []uint32
 	edges   []uint64
 	roots   [rootSlots]uint16
-	skipped uint32 // stages that were not noted, for there were others
+	skipped uint32   // stages that were not noted, for there were others
+	ended   []uint16 // with packets that are not counted yet
 
 	// Of the walk that is under way.
 	at           uint16  // stage behind which it is, if what comes is to be noted; 0: it is not
@@ -44,6 +45,7 @@ const (
 // A stage is what a walk did.
 type stage struct {
 	next, child  uint16 // in the list that it is in; first of those that follow
+	parent       uint16 // that it follows
 	branches     uint8
 	kind         uint8
 	resume       bool // behind the question the packet goes on in table, else by the actions in rest
@@ -53,11 +55,14 @@ type stage struct {
 	looks, sets  [2]uint16 // what it looked at, and what it wrote: places in masked, from and to
 	rules, edges [2]uint16
 	visited      uint16
+	through      uint16 // tables visited in it and those before
 	arg          uint32 // in port, out port, or the reason of a drop
 	dp           uint32
 	rest         []uint64
 	path         *path
 	ask          Connect
+
+	packets, bytes uint64 // that retraces brought to this end, and that its rules have not counted yet
 }
 
 // Kinds of stage, by their ends.
@@ -73,7 +78,8 @@ const plainActions = 1<<ActNext | 1<<ActSet | 1<<ActMove | 1<<ActExchange | 1<<A
 
 // newStages returns an empty tree with room for all that it may have.
 func newStages() stages {
-	return stages{list: make([]stage, 1, stagesMax), masked: make([]Masked, 0, maskedMax), rules: make([]uint32, 0, stepsMost), edges: make([]uint64, 0, stepsMost)}
+	return stages{list: make([]stage, 1, stagesMax), masked: make([]Masked, 0, maskedMax), rules: make([]uint32, 0, stepsMost), edges: make([]uint64, 0, stepsMost),
+		ended: make([]uint16, 0, stagesMax)}
 }
 
 // forget forgets all stages.
@@ -246,6 +252,7 @@ func (w *Walker) note(s stage) uint16 {
 	s.visited = uint16(w.visited - m.visited0)
 	m.classify(&s)
 	before := &m.list[m.at]
+	s.parent, s.through = m.at, before.through+s.visited
 	s.next = before.child
 	m.list = append(m.list, s)
 	before.child = uint16(len(m.list) - 1)

@@ -134,8 +134,8 @@ func (a *app) flowTold(ctx context.Context, d *flowDB, where []any) error {
 			return err
 		}
 	}
-	for _, problem := range refusedFlows(rows[:1], func(r *flowmodel.Flow) string { return "flow of bridge " + r.Bridge }) {
-		return fmt.Errorf("%s (its row stays; `millrace flow del` deletes it)", problem)
+	if why := refusal(rows[0]); why != "" {
+		return fmt.Errorf("flow of bridge %s: %s (its row stays; `millrace flow del` deletes it)", rows[0].Bridge, why)
 	}
 	return nil
 }

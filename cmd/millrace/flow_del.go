@@ -83,7 +83,7 @@ With --file, they are printed as ` + "`millrace flow replace`" + ` reads them.`,
 	}
 	db.add(cmd)
 	f.add(cmd)
-	cmd.Flags().BoolVar(&file, "file", false, "print lines for `millrace flow replace`; of one bridge")
+	cmd.Flags().BoolVar(&file, "file", false, "print lines as flow replace reads them; of one bridge")
 	cmd.ValidArgsFunction = byPosition(a.rowBridges(&db))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if file && len(args) == 0 {

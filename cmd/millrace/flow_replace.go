@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -168,14 +169,70 @@ func (d *flowDB) notActive(ctx context.Context, bridge string, lines []flows.Lin
 	if err != nil || len(rows) == 0 {
 		return err
 	}
-	at := make(map[flowKey]int, len(lines))
+	list, n := shortfalls(rows, lines), 0
+	var told []string
+	for i, s := range list {
+		n += len(s.lines)
+		switch {
+		case i < wrongMax:
+			told = append(told, s.at(name))
+		case i == wrongMax:
+			told = append(told, fmt.Sprintf("and for %s", plural(len(list)-wrongMax, "more reason")))
+		}
+	}
+	if n == 0 { // somebody else has made these rows since
+		return nil
+	}
+	return fmt.Errorf("%s of %d not in force (their rows stay, and come into force when what they lack is there):\n%s", plural(n, "flow"), len(lines), strings.Join(told, "\n"))
+}
+
+// A shortfall is why some lines of a file are not in force.
+type shortfall struct {
+	text  string
+	lines []int // in order
+}
+
+// shortfalls says why rows that lines were made of are not in force: each reason once, in
+// the order of the first line that has it.
+func shortfalls(rows []*flowmodel.Flow, lines []flows.Line) []*shortfall {
+	texts := map[flowKey][]string{} // one for each row: lines may say the same
+	for _, r := range rows {
+		texts[keyOf(r)] = append(texts[keyOf(r)], refusal(r))
+	}
+	var out []*shortfall
+	byText := map[string]*shortfall{}
 	for i := range lines {
-		at[keyOf(&lines[i].Flow)] = lines[i].Number
+		k := keyOf(&lines[i].Flow)
+		if len(texts[k]) == 0 {
+			continue
+		}
+		text := texts[k][0]
+		texts[k] = texts[k][1:]
+		s := byText[text]
+		if s == nil {
+			s = &shortfall{text: text}
+			byText[text], out = s, append(out, s)
+		}
+		s.lines = append(s.lines, lines[i].Number)
 	}
-	problems := refusedFlows(rows, func(r *flowmodel.Flow) string { return fmt.Sprintf("%s:%d", name, at[keyOf(r)]) })
-	n := len(problems)
-	if n > wrongMax {
-		problems = append(problems[:wrongMax], fmt.Sprintf("and %d more", n-wrongMax))
+	return out
+}
+
+// at is the reason as an error of a file, with some of its lines.
+func (s *shortfall) at(name string) string {
+	first := fmt.Sprintf("%s:%d: %s", name, s.lines[0], s.text)
+	const some = 5
+	n := len(s.lines)
+	if n == 1 {
+		return first
 	}
-	return fmt.Errorf("%s of %d not in force (their rows stay, and come into force when what they lack is there):\n%s", plural(n, "flow"), len(lines), strings.Join(problems, "\n"))
+	list := make([]string, min(n, some))
+	for i := range list {
+		list[i] = strconv.Itoa(s.lines[i])
+	}
+	more := ""
+	if n > some {
+		more = fmt.Sprintf(" and %d more", n-some)
+	}
+	return fmt.Sprintf("%s (%s: lines %s%s)", first, plural(n, "flow"), strings.Join(list, ", "), more)
 }

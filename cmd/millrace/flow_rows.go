@@ -1,10 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
-	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -14,17 +11,6 @@ import (
 	"millrace/control/flows"
 	"millrace/control/ovsdb/flowmodel"
 )
-
-// marshal is v as JSON, in which nothing is escaped that need not be.
-func marshal(v any) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(v); err != nil {
-		return nil, fmt.Errorf("encode an operation: %w", err)
-	}
-	return bytes.TrimSpace(b.Bytes()), nil
-}
 
 // compareFlows orders flows as they are looked up.
 func compareFlows(a, b *flowmodel.Flow) int {
@@ -138,18 +124,16 @@ func (f *flowFilter) where(cmd *cobra.Command, bridge string) ([]any, error) {
 	return where, nil
 }
 
-// refusedFlows are the rows that are not active, as errors; what names a row.
-func refusedFlows(rows []*flowmodel.Flow, what func(*flowmodel.Flow) string) []string {
-	var out []string
-	for _, r := range rows {
-		if s := value(r.Status); s != flowmodel.FlowStatusActive {
-			if s == "" {
-				s = "not looked at yet: does control run?"
-			}
-			out = append(out, strings.TrimSuffix(fmt.Sprintf("%s: %s: %s", what(r), s, value(r.Error)), ": "))
-		}
+// refusal says why a row is not in force; it is empty if it is.
+func refusal(r *flowmodel.Flow) string {
+	status := value(r.Status)
+	switch status {
+	case flowmodel.FlowStatusActive:
+		return ""
+	case "":
+		status = "not looked at yet: does control run?"
 	}
-	return out
+	return strings.TrimSuffix(status+": "+value(r.Error), ": ")
 }
 
 // flowLine is a flow as files have it.

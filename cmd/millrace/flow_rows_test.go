@@ -3,9 +3,12 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"millrace/control/flows"
+	"millrace/control/ovsdb/flowmodel"
 	"millrace/dataplane/service/switchtest"
 	"millrace/flowtable"
 )
@@ -126,6 +129,45 @@ func TestFlowCommands(t *testing.T) {
 	r = run(t, "--run-dir", dir, "flow", "replace", "br0", "-f", file)
 	if want := file + `:1: inactive: match: column 11: port "vm7" is not on the bridge`; r.code != 1 || !strings.Contains(r.err, want) || clientRules(sw) != 1 {
 		t.Errorf("a flow without its port: exit code %d, %d rules\n%s\nwant %s", r.code, clientRules(sw), r.err, want)
+	}
+}
+
+// TestFlowShortfalls: lines of a file that are not in force for one reason are told
+// together, and lines that say the same word for word are told each.
+func TestFlowShortfalls(t *testing.T) {
+	file := "match='inport == \"vm7\"' actions=\"drop;\"\n# vm7 is not there\n"
+	for range 7 {
+		file += "actions=\"next;\"\n"
+	}
+	file += "actions=\"drop;\"\n"
+	lines, err := flows.ReadFile(strings.NewReader(file), "f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []*flowmodel.Flow
+	for i := range lines {
+		r, inactive, why := lines[i].Flow, flowmodel.FlowStatusInactive, "there is nothing"
+		r.Status, r.Error = &inactive, &why
+		switch i {
+		case 0:
+			why = "no port"
+		case 8:
+			r.Status, r.Error = nil, nil
+		}
+		rows = append(rows, &r)
+	}
+	slices.Reverse(rows)
+	var got []string
+	for _, s := range shortfalls(append(rows, &flowmodel.Flow{Match: "somebody else's"}), lines) {
+		got = append(got, s.at("f"))
+	}
+	want := []string{
+		"f:1: inactive: no port",
+		"f:3: inactive: there is nothing (7 flows: lines 3, 4, 5, 6, 7 and 2 more)",
+		"f:10: not looked at yet: does control run?",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 

@@ -29,7 +29,7 @@ func (o object) MarshalJSON() ([]byte, error) {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		v, err := json.Marshal(f.value)
+		v, err := marshal(f.value)
 		if err != nil {
 			return nil, fmt.Errorf("encode %s: %w", f.name, err)
 		}
@@ -37,6 +37,17 @@ func (o object) MarshalJSON() ([]byte, error) {
 	}
 	b.WriteByte('}')
 	return b.Bytes(), nil
+}
+
+// marshal is v as JSON, in which nothing is escaped that need not be.
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, fmt.Errorf("encode %T: %w", v, err)
+	}
+	return bytes.TrimSpace(b.Bytes()), nil
 }
 
 // printJSON prints v, indented, as one document.

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,6 +28,7 @@ import (
 // Kinds of ports by which a pod is reached.
 const (
 	byTAP   = "tap"
+	byPlain = "plain" // tap without offloads: the pod's kernel finishes what it sends, and gets nothing unfinished
 	byVeth  = "afxdp"
 	byVhost = "dpdkvhostuser"
 )
@@ -48,7 +51,10 @@ func newLabPod(t *testing.T, dir string, host *netnstest.Pod, br, kind string, n
 	netns := fmt.Sprintf("/proc/%d/ns/net", p.PID())
 	prefixes := []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr(p.v4), 24), netip.PrefixFrom(netip.MustParseAddr(p.v6), 64)}
 	p.Run("sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0")
-	add := append([]string{"port", "add", br, name, "--type", kind}, args...)
+	if kind == byPlain {
+		args = append(args, "--option", "offload=false")
+	}
+	add := append([]string{"port", "add", br, name, "--type", typeOf(kind)}, args...)
 	if kind != byVhost { // it waits for its guest, which waits for it
 		add = append(add, "--wait=20s")
 	}
@@ -65,7 +71,7 @@ func newLabPod(t *testing.T, dir string, host *netnstest.Pod, br, kind string, n
 		return p
 	}
 	netnstest.IP(t, "link del %s", name)
-	if kind == byTAP {
+	if typeOf(kind) == byTAP {
 		p.dev = name
 		must(t, dir, append(add, "--netns", netns, "--mtu", fmt.Sprint(mtu), "--mac", p.mac, "--ip", prefixes[0].String(), "--ip", prefixes[1].String())...)
 		return p
@@ -73,6 +79,14 @@ func newLabPod(t *testing.T, dir string, host *netnstest.Pod, br, kind string, n
 	must(t, dir, append(add, "--mtu", fmt.Sprint(mtu))...)
 	p.guest(filepath.Join(dir, name), netns, mtu, prefixes)
 	return p
+}
+
+// typeOf is the type of a kind's ports.
+func typeOf(kind string) string {
+	if kind == byPlain {
+		return byTAP
+	}
+	return kind
 }
 
 // guest makes the pod one behind a vhost-user socket: its device is a TAP device
@@ -306,51 +320,96 @@ func wrongSums(list string) (sum int) {
 	return sum
 }
 
-// capture has tshark write down what a pod's device receives, until done is called. That
-// looks at all checksums: none may be wrong, and there must be at least some frames of
-// TCP and of UDP.
-func capture(p *netnstest.Pod, dev, filter string) (done func()) {
+// A capture is tshark that writes down what a pod's device sends and receives.
+type capture struct {
+	pod  *labPod
+	file string
+	cmd  *exec.Cmd
+	log  bytes.Buffer
+}
+
+// startCapture begins a capture, which ends with the test at the latest.
+func startCapture(p *labPod) *capture {
 	t := p.T()
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "pcap")
-	cmd := p.Command("tshark -q -Q -i %s -w %s", dev, file)
-	var log bytes.Buffer
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
+	c := &capture{pod: p, file: filepath.Join(t.TempDir(), "pcap")}
+	c.cmd = p.Command("tshark -q -Q -i %s -w %s", p.dev, c.file)
+	c.cmd.Stderr = &c.log
+	if err := c.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if cmd.ProcessState == nil {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-		}
-	})
-	read := func(what string) string {
-		out, err := exec.Command("tshark", "-n", "-r", file, "-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE", "-Y", what+filter).Output()
-		if err != nil {
-			t.Fatalf("tshark -r of %s: %v\n%s", p.Host, err, log.Bytes())
-		}
-		return string(out)
-	}
-	netnstest.Wait(t, func() string { // it is ready when it has written a header
-		if out, err := exec.Command("tshark", "-n", "-r", file).CombinedOutput(); err != nil {
-			return "tshark: " + string(out)
+	t.Cleanup(c.end)
+	netnstest.Wait(t, func() string {
+		if s, err := os.Stat(c.file); err != nil || s.Size() < pcapHeader {
+			return "tshark: " + c.log.String()
 		}
 		return ""
 	})
-	return func() {
-		t.Helper()
-		_ = cmd.Process.Signal(syscall.SIGINT)
-		_ = cmd.Wait()
-		if bad := read("(ip.checksum.status == 0 || tcp.checksum.status == 0 || udp.checksum.status == 0)"); bad != "" {
-			t.Errorf("%s: tshark finds wrong checksums:\n%.2000s", p.Host, bad)
+	return c
+}
+
+// pcapHeader is the least that a file has when tshark has begun: a section header block (pcapng).
+const pcapHeader = 28
+
+func (c *capture) end() {
+	if c.cmd.ProcessState == nil {
+		_ = c.cmd.Process.Signal(syscall.SIGINT)
+		_ = c.cmd.Wait()
+	}
+}
+
+// What tshark says of a checksum.
+const (
+	sumBad  = "0"
+	sumGood = "1"
+	sumNone = "3" // a zero instead
+)
+
+// A heard is how many frames with right checksums a pod has sent or received.
+type heard struct{ tcp, udp int }
+
+// check ends the capture, and fails the test if a checksum is wrong in what the pod has received: in what it
+// has sent, too, if its device has no offloads.
+func (c *capture) check() (sent, received heard) {
+	t := c.pod.T()
+	t.Helper()
+	c.end()
+	out, err := exec.Command("tshark", "-n", "-r", c.file, "-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE",
+		"-T", "fields", "-e", "frame.number", "-e", "eth.src", "-e", "eth.dst", "-e", "ip.checksum.status", "-e", "tcp.checksum.status", "-e", "udp.checksum.status", "-e", "tcp.checksum", "-e", "udp.checksum").Output()
+	if err != nil {
+		t.Fatalf("tshark -r of %s: %v\n%s", c.pod.Host, err, c.log.Bytes())
+	}
+	wrong := 0
+	for line := range strings.Lines(string(out)) {
+		f := strings.Split(strings.TrimRight(line, "\n"), "\t")
+		if len(f) < 3+5 {
+			continue
 		}
-		for _, kind := range []string{"tcp", "udp"} {
-			if read("("+kind+")") == "" {
-				t.Errorf("%s: nothing of %s was captured", p.Host, kind)
+		n := &received
+		switch {
+		case f[2] == c.pod.mac:
+		case f[1] == c.pod.mac && c.pod.kind != byVeth:
+			n = &sent
+		default:
+			continue
+		}
+		if f[6] == "0xffff" && n == &sent { // Linux writes zero of TCP in its other form, which tshark does not like
+			f[4] = sumGood
+		}
+		if bad := f[3:6]; slices.Contains(bad, sumBad) || bad[2] == sumNone {
+			if wrong++; wrong < 10 {
+				t.Errorf("%s by %s: tshark finds a wrong checksum: frame %s from %s to %s, ip, tcp and udp %q", c.pod.Host, c.pod.kind, f[0], f[1], f[2], f[3:])
 			}
+			continue
+		}
+		if f[4] == sumGood {
+			n.tcp++
+		}
+		if f[5] == sumGood {
+			n.udp++
 		}
 	}
+	return sent, received
 }
 
 // wire joins two vhost-user sockets: what one guest receives the other one sends.

@@ -11,6 +11,7 @@ const (
 	keyMode   = "xdp-mode"
 	keyWakeup = "use-need-wakeup"
 	keyBusy   = "xdp-busy-poll"
+	keySend   = "xdp-send"
 	keyVLANs  = "xdp-vlans"
 	keyMACs   = "xdp-macs"
 	keyPorts  = "xdp-udp-ports"
@@ -33,7 +34,7 @@ func (r *reader) afxdp(f *found) {
 	if len(f.row.Name) > deviceMax {
 		r.refuse(f, "name", bad("%q has %d bytes, the name of a network device at most %d", short(f.row.Name), len(f.row.Name), deviceMax))
 	}
-	r.options(f, keyMode, keyWakeup, keyBusy, keyVLANs, keyMACs, keyPorts, "n_rxq")
+	r.options(f, keyMode, keyWakeup, keyBusy, keySend, keyVLANs, keyMACs, keyPorts, "n_rxq")
 	n, err := number(f.row.Options, "n_rxq", 0, 1, QueuesMax)
 	r.warn(f, "options", err)
 	f.want.Queues = n
@@ -43,6 +44,7 @@ func (r *reader) afxdp(f *found) {
 	r.choice(f, keyMode, xdpModes()...)
 	r.choice(f, keyWakeup, "true", "false")
 	r.choice(f, keyBusy, "false", "true")
+	r.choice(f, keySend, "socket", "runs")
 }
 
 // choice reads an option that has a few values, of which the first is used where

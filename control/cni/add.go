@@ -30,6 +30,7 @@ func add(args *skel.CmdArgs) error {
 			return err
 		}
 		defer pod.close()
+		at.NetnsInode = pod.inode
 		if err := c.free(ctx, pod, at); err != nil {
 			return err
 		}

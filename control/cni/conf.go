@@ -45,7 +45,8 @@ type conf struct {
 	IPAM         json.RawMessage `json:"ipam"`
 	Runtime      *runtimeConf    `json:"runtimeConfig"`
 	PrevResult   json.RawMessage `json:"prevResult"`
-	Valid        []gcAttachment  `json:"cni.dev/valid-attachments"`
+	Valid        json.RawMessage `json:"cni.dev/valid-attachments"`
+	ValidOld     json.RawMessage `json:"cni.dev/attachments"` // the same, as runtimes name it that read an earlier draft
 	DisableCheck bool            `json:"disableCheck"`
 	DisableGC    bool            `json:"disableGC"`
 
@@ -109,11 +110,6 @@ func (r *runtimeConf) UnmarshalJSON(text []byte) error {
 	return json.Unmarshal(text, (*plain)(r))
 }
 
-type gcAttachment struct {
-	ContainerID string `json:"containerID"`
-	IfName      string `json:"ifname"`
-}
-
 // A call is one operation of the plugin.
 type call struct {
 	conf
@@ -149,6 +145,11 @@ func parse(args *skel.CmdArgs, strict bool) (*call, error) {
 	}
 	if err := c.readIPAM(); err != nil {
 		return nil, err
+	}
+	for _, list := range []json.RawMessage{c.Valid, c.ValidOld} {
+		if _, err := decodeValid(list); err != nil {
+			return nil, err
+		}
 	}
 	c.key = attach.Key{Network: c.Name, ContainerID: args.ContainerID, IfName: args.IfName}
 	return c, nil

@@ -55,9 +55,9 @@ func gc(args *skel.CmdArgs) error {
 		if err != nil {
 			return err
 		}
-		valid := make([]attach.Key, 0, len(c.Valid))
-		for _, v := range c.Valid {
-			valid = append(valid, attach.Key{ContainerID: v.ContainerID, IfName: v.IfName})
+		valid, err := c.valid()
+		if err != nil {
+			return err
 		}
 		reply, err := attach.Retry(ctx, c.RunDir, &attach.Request{Method: attach.GC, Key: attach.Key{Network: c.Name}, Valid: valid}, patience)
 		errs := []error{err}

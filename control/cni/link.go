@@ -18,8 +18,9 @@ import (
 
 // A sandbox is a pod's network namespace.
 type sandbox struct {
-	file *os.File
-	h    *netlink.Handle
+	file  *os.File
+	inode uint64
+	h     *netlink.Handle
 }
 
 // enter opens a pod's network namespace, which is not ours.
@@ -51,7 +52,7 @@ func enter(path string) (*sandbox, error) {
 		_ = f.Close()
 		return fail(types.ErrInvalidNetNS, err)
 	}
-	return &sandbox{f, h}, nil
+	return &sandbox{f, theirs.Ino, h}, nil
 }
 
 func (s *sandbox) close() {

@@ -20,7 +20,7 @@ func TestBook(t *testing.T) {
 	for uuid, want := range map[string]string{
 		low: "active", set: `inactive match: column 12: there is no address set "web"`,
 		port: `inactive actions: column 11: port "p9" is not on the bridge`,
-		bad:  `refused match: column 23: expected a constant after "&&", found the end`,
+		bad:  `refused match: column 23: expected a symbol, a constant or '(' after "&&", found the end`,
 		ct:   `refused actions: column 11: chk_ecmp_nh belongs to the OVN chassis, which this release does not have`,
 	} {
 		if got := l.status(uuid); got != want {

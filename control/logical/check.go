@@ -30,14 +30,30 @@ func (p *parser) checkTypes(ref Ref, o operands) {
 	for i := range o.values {
 		c := &o.values[i]
 		if c.Kind == ConstAddressSet && ref.Symbol.Predicate != "" {
-			p.fail(o.start, "expected 0 or 1 for %s", name)
+			p.fail(p.startOf(o, i), "expected 0 or 1 for %s", name)
 			return
 		}
 		if n := max(c.Value.Len(), c.Mask.Len()); n > ref.Bits && !c.isString() {
-			p.fail(o.start, "expected at most %d bits for %s, found %d", ref.Bits, printRef(ref), n)
+			p.fail(p.startOf(o, i), "expected at most %d bits for %s, found %d", ref.Bits, printRef(ref), n)
+			return
+		}
+		if n := c.formatBits(); n > ref.Symbol.Width && c.Kind == ConstNumber {
+			p.fail(p.startOf(o, i), "expected at most %d bits for %s, found an address of %d", ref.Symbol.Width, name, n)
 			return
 		}
 	}
+}
+
+// startOf returns the offset of the constant number i of o: it is looked for again, as
+// only errors want to know.
+func (p *parser) startOf(o operands, i int) int {
+	l := lexer{text: p.text}
+	for l.scan(o.start); l.tok.kind == tokLBrace || l.tok.kind == tokComma || i > 0; l.next() {
+		if l.tok.kind != tokLBrace && l.tok.kind != tokComma {
+			i--
+		}
+	}
+	return l.tok.start
 }
 
 // checkLevel fails unless the symbol's level allows op.

@@ -154,7 +154,7 @@ func (p *parser) sample() Action {
 		case "collector_set":
 			a.CollectorSet = uint32(p.integer(1<<32-1, "the number of a collector set"))
 		case "obs_domain":
-			a.ObsDomain = uint8(p.integer(255, "a domain of 8 bits"))
+			a.ObsDomain = uint8(p.integer(255, "a domain"))
 		case "obs_point":
 			p.obsPoint(a)
 		}

@@ -52,8 +52,8 @@
 // for every packet; here the prerequisites still count, as they do once the set
 // has a member. Texts that ovn-trace accepts and we don't: constants that don't
 // fit the bits they are compared with, lengths over 65535 in check_pkt_larger,
-// empty lists of backends, and assignments to icmp4.frag_mtu and its like
-// outside of ICMP blocks.
+// empty lists of backends, assignments to icmp4.frag_mtu and its like outside of
+// ICMP blocks, and ct_commit with arguments in parentheses, as before OVN 20.09.
 //
 // # Clauses
 //

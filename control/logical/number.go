@@ -18,6 +18,11 @@ const (
 	FormatEthernet
 )
 
+// formatBits returns how many bits an address of c's format has; 0 for plain numbers.
+func (c *Constant) formatBits() int {
+	return [...]int{FormatDecimal: 0, FormatHex: 0, FormatIPv4: 32, FormatIPv6: 128, FormatEthernet: 48}[c.Format]
+}
+
 // scanNumber scans the number at i and its mask, if it has one.
 func (l *lexer) scanNumber(i int) {
 	v, f, end := l.number(i)
@@ -206,12 +211,13 @@ func parseEthernet(s string) (Value, bool) {
 	return U64(n), true
 }
 
-// parseIPv4 reads a dotted IPv4 address.
+// parseIPv4 reads a dotted IPv4 address. Octets have no leading zeros: some would
+// read them as octal numbers.
 func parseIPv4(s string) (Value, bool) {
 	n, octet, digits, dots := uint64(0), uint64(0), 0, 0
 	for i := range len(s) {
 		switch c := s[i]; {
-		case isDigit(c) && digits < 3:
+		case isDigit(c) && digits < 3 && (digits == 0 || octet > 0):
 			octet, digits = octet*10+uint64(c-'0'), digits+1
 			if octet > 255 {
 				return Value{}, false

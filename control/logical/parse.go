@@ -1,5 +1,7 @@
 package logical
 
+import "fmt"
+
 // maxParens is how deeply parentheses may nest (OVN lib/expr.c).
 const maxParens = 100
 
@@ -89,8 +91,11 @@ func (p *parser) primary() (e Expr, atomic bool) {
 	case tokTemplate:
 		p.unexpanded()
 		return nil, false
+	case tokString, tokInt, tokSet, tokGroup, tokLBrace:
+		return p.constantFirst()
 	}
-	return p.constantFirst()
+	p.want("a symbol, a constant or '('")
+	return nil, false
 }
 
 // unexpanded fails for a template variable.
@@ -131,6 +136,10 @@ func (p *parser) fieldFirst() (e Expr, atomic bool) {
 	}
 	if ref.Symbol.noMatch {
 		p.fail(start, "expected a symbol that can be matched, %s is only for actions", ref.Symbol.Name)
+		return nil, false
+	}
+	if p.tok.kind == tokAssign { // is == meant?
+		p.want("a relational operator")
 		return nil, false
 	}
 	op, ok := relop(p.tok.kind)
@@ -336,7 +345,7 @@ func (p *parser) subfield(sym *Symbol, start int) Ref {
 // integer parses a decimal number of at most limit.
 func (p *parser) integer(limit uint64, what string) int {
 	if p.tok.kind != tokInt || p.tok.format != FormatDecimal || p.tok.masked || p.tok.value.Hi != 0 || p.tok.value.Lo > limit {
-		p.want(what)
+		p.want(fmt.Sprintf("%s of at most %d", what, limit))
 		return 0
 	}
 	n := int(p.tok.value.Lo)

@@ -77,8 +77,8 @@ func complete(b *packet.Batch, i, from int) {
 	}
 	// The field is part of what is summed: it stands for the pseudo header.
 	v := ^packet.Fold(sumOf(b, i, p))
-	if v == 0 {
-		v = 0xffff
+	if v == 0 && p.proto == protoUDP {
+		v = 0xffff // zero says that there is none (RFC 768); elsewhere it is zero (RFC 1624)
 	}
 	binary.BigEndian.PutUint16(sum, v)
 }

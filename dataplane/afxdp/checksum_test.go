@@ -134,6 +134,35 @@ func TestCompleteChecksum(t *testing.T) {
 	}
 }
 
+// TestZeroChecksum: what comes out as zero is written as zero in TCP (RFC 1624), and as its other form in UDP, where
+// zero says that there is none.
+func TestZeroChecksum(t *testing.T) {
+	for kind, want := range map[string]uint16{"tcp4": 0, "tcp6": 0, "udp4": 0xffff, "udp6": 0xffff} {
+		const payload = 20 // more than frames are padded to
+		f := unfinished(t, kind, payload)
+		at, l4 := len(f)-2, len(f)-payload-udpLeast+udpSum
+		if kind[0] == 't' {
+			l4 = len(f) - payload - 32 + tcpSum // 12 bytes of options
+		}
+		seen := 0
+		b := packet.NewBatch()
+		for n := range 1 << 16 {
+			binary.BigEndian.PutUint16(f[at:], uint16(n))
+			b.Reset()
+			add(b, f, 1)
+			completeChecksum(b, 0)
+			if sum := binary.BigEndian.Uint16(b.Head(0)[l4:]); sum == 0 || sum == 0xffff {
+				if seen++; sum != want {
+					t.Errorf("%s: %#x, want %#x", kind, sum, want)
+				}
+			}
+		}
+		if seen == 0 {
+			t.Errorf("%s: no payload has such a sum", kind)
+		}
+	}
+}
+
 // TestWrongChecksum: a checksum that is wrong is not made right.
 func TestWrongChecksum(t *testing.T) {
 	for _, kind := range []string{"tcp4", "udp6", "sctp4"} {

@@ -25,6 +25,7 @@ const (
 	netdevIfindex   = 1 // NETDEV_A_DEV_IFINDEX
 	netdevFeatures  = 3 // NETDEV_A_DEV_XDP_FEATURES
 	netdevZCSegs    = 4 // NETDEV_A_DEV_XDP_ZC_MAX_SEGS
+	featureXmit     = 4 // NETDEV_XDP_ACT_NDO_XMIT: the device takes frames that are redirected to it
 	featureZeroCopy = 8 // NETDEV_XDP_ACT_XSK_ZEROCOPY
 )
 

@@ -11,7 +11,7 @@ import (
 )
 
 // holdings are what a process has of the kernel.
-type holdings struct{ fds, rings, programs int }
+type holdings struct{ fds, rings, maps, programs int }
 
 func held(t *testing.T) (h holdings) {
 	t.Helper()
@@ -34,6 +34,7 @@ func held(t *testing.T) (h holdings) {
 		t.Fatal(err)
 	}
 	h.rings = strings.Count(string(maps), "socket:[")
+	h.maps = strings.Count(string(maps), "bpf-map")
 	return h
 }
 
@@ -41,10 +42,10 @@ func held(t *testing.T) (h holdings) {
 // the switch forwards each time, and holds no more in the end.
 func TestLeaks(t *testing.T) {
 	start := held(t)
-	for _, mode := range []Mode{Native, Generic} {
-		t.Run(string(mode), func(t *testing.T) {
+	for name, settings := range map[string]Settings{"native": {Mode: Native}, "runs": {Mode: Native, Runs: true}, "generic": {Mode: Generic}} {
+		t.Run(name, func(t *testing.T) {
 			r := newRig(t, dataplane.PollAdaptive)
-			r.o.Mode, r.o.Log = mode, nil
+			r.o.Settings, r.o.Log = settings, nil
 			a, _ := r.pods(1500)
 			c := netnstest.NewPod(t, "pc", 1)
 			r.add("pc")
@@ -85,7 +86,7 @@ func TestLeaks(t *testing.T) {
 		})
 	}
 	netnstest.Wait(t, func() string {
-		if h := held(t); h.rings != start.rings || h.programs != start.programs {
+		if h := held(t); h.rings != start.rings || h.maps != start.maps || h.programs != start.programs {
 			return fmt.Sprintf("holds %+v after all ports are closed, held %+v before", h, start)
 		}
 		return ""

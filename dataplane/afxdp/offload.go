@@ -164,22 +164,26 @@ func withControl(name string, fn func(*control, string) error) error {
 // atPeer calls fn in the network namespace of the veth's other end, with the
 // name that it has there.
 func (d *device) atPeer(fn func(*control, string) error) error {
-	named := func() error {
+	return d.inPeersNetwork(func() error {
 		l, err := netlink.LinkByIndex(d.peer)
 		if err != nil {
 			return fmt.Errorf("look for the other end of %s: %w", d.name, err)
 		}
 		return withControl(l.Attrs().Name, fn)
-	}
+	})
+}
+
+// inPeersNetwork calls fn in the network namespace of the veth's other end.
+func (d *device) inPeersNetwork(fn func() error) error {
 	if d.peerNS < 0 {
-		return named()
+		return fn()
 	}
 	f, err := namespace(d.peerNS)
 	if err != nil {
 		return fmt.Errorf("reach the other end of %s: %w", d.name, err)
 	}
 	defer f.Close()
-	return sys.InNetwork(f, named)
+	return sys.InNetwork(f, fn)
 }
 
 // namespace opens the network namespace that has the given id in ours. The

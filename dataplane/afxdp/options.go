@@ -35,6 +35,7 @@ const (
 	KeyMode       = "xdp-mode"        // one of Modes
 	KeyNeedWakeup = "use-need-wakeup" // true (default) or false
 	KeyBusyPoll   = "xdp-busy-poll"   // true or false (default)
+	KeySend       = "xdp-send"        // socket (default) or runs
 	KeyVLANs      = "xdp-vlans"       // VLANs whose frames go to the port, such as 10,20-29
 	KeyMACs       = "xdp-macs"        // destination addresses whose frames go to the port
 	KeyPorts      = "xdp-udp-ports"   // UDP destination ports whose frames go to the port, such as 4789,6081
@@ -42,7 +43,7 @@ const (
 
 // Keys are all keys that Parse knows.
 func Keys() []string {
-	return []string{KeyMode, KeyNeedWakeup, KeyBusyPoll, KeyVLANs, KeyMACs, KeyPorts}
+	return []string{KeyMode, KeyNeedWakeup, KeyBusyPoll, KeySend, KeyVLANs, KeyMACs, KeyPorts}
 }
 
 const (
@@ -95,6 +96,7 @@ type Settings struct {
 	Mode     Mode
 	NoWakeup bool // the kernel is called whether it needs it or not
 	BusyPoll bool // workers drive the driver, for NICs whose interrupts would come to a worker's CPU
+	Runs     bool // many frames are sent by runs of the program, to a veth whose other end has one, too; see runs.go
 	Select   Selection
 }
 
@@ -125,6 +127,11 @@ func (s *Settings) set(key, value string) (err error) {
 		} else {
 			s.BusyPoll = value == "true"
 		}
+	case KeySend:
+		if value != "socket" && value != "runs" {
+			return errors.New("choose socket or runs")
+		}
+		s.Runs = value == "runs"
 	case KeyVLANs:
 		s.Select.VLANs, err = parseNumbers(value, 4094)
 	case KeyPorts:

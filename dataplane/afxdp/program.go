@@ -35,8 +35,9 @@ type counts struct{ Steered, Passed, Lost uint64 }
 
 // loadProgram loads the program for device index. With tagged it asks the
 // driver for tags that are kept beside frames, which is possible in native
-// mode.
-func loadProgram(index int, sel *Selection, tagged, multi bool) (*program, error) {
+// mode. With lanes, of which there may be none, frames can be sent by runs of it; those
+// know nothing of tags.
+func loadProgram(index int, sel *Selection, tagged, multi bool, lanes int) (*program, error) {
 	spec, err := loadSteer()
 	if err != nil {
 		return nil, fmt.Errorf("read XDP program: %w", err)
@@ -56,6 +57,12 @@ func loadProgram(index int, sel *Selection, tagged, multi bool) (*program, error
 	}
 	if err := spec.Variables["selected"].Set(sel.bits()); err != nil {
 		return nil, fmt.Errorf("set up XDP program: %w", err)
+	}
+	if lanes > 0 {
+		spec.Maps["lanes"].MaxEntries, spec.Maps["slots"].MaxEntries = uint32(lanes), uint32(lanes*laneSlots)
+		if err := spec.Variables["sends"].Set(uint32(index)); err != nil {
+			return nil, fmt.Errorf("set up XDP program: %w", err)
+		}
 	}
 	objs, err := ebpf.NewCollection(spec)
 	if err != nil {

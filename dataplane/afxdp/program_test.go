@@ -144,7 +144,7 @@ func TestSteer(t *testing.T) {
 		{"neither", both, frame(t, ether(q), vlanTag(7, eth4), ip4(hostIP4, udp), udpTo(53)), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			prog, err := loadProgram(d.index, &tt.sel, false, true)
+			prog, err := loadProgram(d.index, &tt.sel, false, true, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

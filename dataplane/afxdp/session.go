@@ -21,6 +21,7 @@ type session struct {
 	chunk   uint32
 	prog    *program
 	sockets []*socket
+	out     *outbox     // nil: frames are sent by sockets only
 	why     []string    // what was not chosen, and why
 	undo    []io.Closer // settings of the device and its peer that were changed
 }
@@ -105,7 +106,7 @@ func isRefusal(err error) bool {
 // open attaches the program and binds sockets. It returns what it tried before
 // with no success.
 func (s *session) open(o *Options, queues int, fail func(*socket, error)) (no []error, err error) {
-	if err := s.attach(&o.Select); err != nil {
+	if err := s.attach(o, queues); err != nil {
 		return nil, err
 	}
 	s.quieten(o.Log) // before there is a socket: a frame that came now could lack its tag
@@ -142,7 +143,7 @@ func (s *session) try(can xdpFeatures, queues int, fail func(*socket, error)) er
 
 // attach loads and attaches the program: in native mode with what the driver
 // knows of tags, if it can tell.
-func (s *session) attach(sel *Selection) error {
+func (s *session) attach(o *Options, queues int) error {
 	switch have, err := attached(s.dev.index); {
 	case err != nil:
 		return err
@@ -153,17 +154,22 @@ func (s *session) attach(sel *Selection) error {
 	if s.native {
 		way = "native XDP"
 	}
+	lanes := 0
+	if o.Runs && s.native && s.dev.kind == veth {
+		lanes = queues
+	}
 	var err error
 	for _, v := range []struct{ tagged, multi bool }{{true, true}, {false, true}, {false, false}} {
-		if v.tagged && !s.native {
+		if v.tagged && (!s.native || lanes > 0) {
 			continue
 		}
 		var prog *program
-		if prog, err = loadProgram(s.dev.index, sel, v.tagged, v.multi); err != nil {
+		if prog, err = loadProgram(s.dev.index, &o.Select, v.tagged, v.multi, lanes); err != nil {
 			continue
 		}
 		if err = prog.attach(s.dev.index, s.native); err == nil {
 			s.prog, s.tagged = prog, v.tagged
+			s.openOutbox(o, lanes)
 			return nil
 		}
 		_ = prog.close()
@@ -172,6 +178,22 @@ func (s *session) attach(sel *Selection) error {
 		}
 	}
 	return refusal{way, err}
+}
+
+// openOutbox makes what frames are sent with by runs, if that is asked for.
+func (s *session) openOutbox(o *Options, lanes int) {
+	if !o.Runs {
+		return
+	}
+	err := errors.New("that is for veths in native mode")
+	if lanes > 0 {
+		s.out, err = s.prog.outbox(lanes)
+	}
+	if err != nil {
+		s.why = append(s.why, refusal{"sent by runs", err}.Error())
+		return
+	}
+	s.out.look(&s.dev)
 }
 
 // ErrForeign is the error of a device that has somebody else's XDP program.
@@ -188,6 +210,9 @@ func (s *session) bind(queues int, fail func(*socket, error)) error {
 		if err == nil {
 			s.sockets = append(s.sockets, sock)
 			sock.rx.complete = s.dev.kind == veth
+			if s.out != nil {
+				sock.run = s.out.runner(q)
+			}
 			err = s.prog.steer(sock)
 		}
 		if err != nil {
@@ -212,7 +237,7 @@ func (s *session) close() error {
 	if s.prog != nil {
 		errs = append(errs, s.prog.close())
 	}
-	errs = append(errs, s.unbind())
+	errs = append(errs, s.unbind(), s.out.close())
 	for _, u := range s.undo {
 		errs = append(errs, u.Close())
 	}
@@ -239,7 +264,7 @@ func (s *session) features() []string {
 		name string
 	}{
 		{s.binding.needWakeup, "need-wakeup"}, {s.binding.busyPoll, "busy-poll"}, {s.binding.multi, "multi-buffer"}, {s.tagged, "tags-restored"},
-		{s.dev.kind == veth, "checksums-completed"},
+		{s.dev.kind == veth, "checksums-completed"}, {s.out != nil && s.out.why == "", "sent-by-runs"},
 	} {
 		if f.has {
 			list = append(list, f.name)
@@ -257,6 +282,9 @@ func (s *session) how(sel *Selection) string {
 	}
 	for _, w := range s.why {
 		text += "; not " + w
+	}
+	if s.out != nil && s.out.why != "" {
+		text += "; not sent by runs: " + s.out.why
 	}
 	return text
 }

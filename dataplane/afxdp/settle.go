@@ -44,6 +44,7 @@ func (p *Port) follow() {
 // look at everything.
 func (p *Port) due() bool {
 	p.collect()
+	p.lookAtRuns()
 	p.ticks++
 	switch {
 	case p.run == nil || p.blind || p.opts.Watcher == nil || p.ticks%lookAll == 0:
@@ -71,6 +72,17 @@ func (p *Port) collect() {
 	if lost {
 		p.opts.Quiesce()
 	}
+}
+
+// lookAtRuns sees to whether frames can be sent by runs, if that is asked for: it
+// depends on the other end.
+func (p *Port) lookAtRuns() {
+	if p.run == nil || p.run.out == nil || !p.run.out.look(&p.run.dev) {
+		return
+	}
+	how := p.run.how(&p.opts.Select)
+	p.opts.Log.Info("device is used otherwise", zap.String("how", how))
+	p.update(func(st *State) { st.Features, st.How = p.run.features(), how })
 }
 
 // settle brings the port in line with its device. An error says why the port

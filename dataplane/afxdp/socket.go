@@ -78,6 +78,7 @@ type socket struct {
 	maps []*sys.Mapping
 	rx   *receiver
 	tx   *sender
+	run  *runner // nil: tx sends all
 
 	pending atomic.Bool // something was committed since the last kick
 	stuck   atomic.Bool // the device did not take all at the last kick

@@ -18,13 +18,16 @@ import (
 const (
 	steerMapCounts       = "counts"
 	steerMapHosts        = "hosts"
+	steerMapLanes        = "lanes"
 	steerMapMacs         = "macs"
 	steerMapPorts        = "ports"
+	steerMapSlots        = "slots"
 	steerMapSockets      = "sockets"
 	steerMapVlans        = "vlans"
 	steerProgSteer       = "steer"
 	steerProgSteerTagged = "steer_tagged"
 	steerVarSelected     = "selected"
+	steerVarSends        = "sends"
 )
 
 // loadSteer returns the embedded CollectionSpec for steer.
@@ -79,8 +82,10 @@ type steerProgramSpecs struct {
 type steerMapSpecs struct {
 	Counts  *ebpf.MapSpec `ebpf:"counts"`
 	Hosts   *ebpf.MapSpec `ebpf:"hosts"`
+	Lanes   *ebpf.MapSpec `ebpf:"lanes"`
 	Macs    *ebpf.MapSpec `ebpf:"macs"`
 	Ports   *ebpf.MapSpec `ebpf:"ports"`
+	Slots   *ebpf.MapSpec `ebpf:"slots"`
 	Sockets *ebpf.MapSpec `ebpf:"sockets"`
 	Vlans   *ebpf.MapSpec `ebpf:"vlans"`
 }
@@ -90,6 +95,7 @@ type steerMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type steerVariableSpecs struct {
 	Selected *ebpf.VariableSpec `ebpf:"selected"`
+	Sends    *ebpf.VariableSpec `ebpf:"sends"`
 }
 
 // steerObjects contains all objects after they have been loaded into the kernel.
@@ -114,8 +120,10 @@ func (o *steerObjects) Close() error {
 type steerMaps struct {
 	Counts  *ebpf.Map `ebpf:"counts"`
 	Hosts   *ebpf.Map `ebpf:"hosts"`
+	Lanes   *ebpf.Map `ebpf:"lanes"`
 	Macs    *ebpf.Map `ebpf:"macs"`
 	Ports   *ebpf.Map `ebpf:"ports"`
+	Slots   *ebpf.Map `ebpf:"slots"`
 	Sockets *ebpf.Map `ebpf:"sockets"`
 	Vlans   *ebpf.Map `ebpf:"vlans"`
 }
@@ -124,8 +132,10 @@ func (m *steerMaps) Close() error {
 	return _SteerClose(
 		m.Counts,
 		m.Hosts,
+		m.Lanes,
 		m.Macs,
 		m.Ports,
+		m.Slots,
 		m.Sockets,
 		m.Vlans,
 	)
@@ -136,6 +146,7 @@ func (m *steerMaps) Close() error {
 // It can be passed to loadSteerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type steerVariables struct {
 	Selected *ebpf.Variable `ebpf:"selected"`
+	Sends    *ebpf.Variable `ebpf:"sends"`
 }
 
 // steerPrograms contains all programs after they have been loaded into the kernel.

@@ -49,6 +49,15 @@ func wakeRx(fd int) {
 	_, _, _ = unix.Syscall6(unix.SYS_RECVFROM, uintptr(fd), 0, 0, unix.MSG_DONTWAIT, 0, 0)
 }
 
+// bpfRun runs a program (BPF_PROG_TEST_RUN).
+//
+// SAFETY: a has the layout of union bpf_attr for that command. The kernel reads it and the frame in
+// it, which is in memory that outlives the call, and writes the result and the time, which a has room for.
+func bpfRun(a *runAttr) unix.Errno {
+	_, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_TEST_RUN, uintptr(unsafe.Pointer(a)), unsafe.Sizeof(*a))
+	return errno
+}
+
 // An ifreq is struct ifreq for ethtool: a name and the address of a request.
 type ifreq struct {
 	name [unix.IFNAMSIZ]byte

@@ -110,13 +110,17 @@ func (q *TxQueue) Tx(b *packet.Batch, list []packet.Ref) {
 	if len(set.sockets) > 1 {
 		s.lane.thread.Store(int32(sys.Thread()))
 	}
-	if err := s.tx.send(b, list, q.mtu.Load()); err != nil {
+	mtu := q.mtu.Load()
+	if s.run != nil && s.tx.ring.idle() && s.run.stage(b, list, mtu) { // nothing that is to go before is in the ring
+		return
+	}
+	if err := s.tx.send(b, list, mtu); err != nil {
 		leave(list, packet.ReasonTxDown)
 		s.broke(err)
 	}
 }
 
-// Commit shows the kernel what Tx took, if it took anything.
+// Commit shows the kernel what Tx took, if it took anything, or has it sent.
 func (q *TxQueue) Commit(b *packet.Batch) {
 	set := q.set.Load()
 	if set == nil {
@@ -127,8 +131,12 @@ func (q *TxQueue) Commit(b *packet.Batch) {
 	if s.lane.owner.Load() != who {
 		return // Tx has not locked
 	}
-	s.tx.commit(b)
-	s.pending.Store(true)
+	if s.run != nil && s.run.n > 0 {
+		s.run.commit(b)
+	} else {
+		s.tx.commit(b)
+		s.pending.Store(true)
+	}
 	s.lane.unlock()
 }
 
@@ -143,6 +151,9 @@ func (q *TxQueue) Abort() {
 	for _, s := range set.sockets {
 		if s.lane.owner.Load() != 0 && (len(set.sockets) == 1 || s.lane.thread.Load() == me) {
 			s.tx.abort()
+			if s.run != nil {
+				s.run.abort()
+			}
 			s.lane.unlock()
 			return
 		}

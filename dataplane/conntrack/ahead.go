@@ -52,8 +52,15 @@ func (w *Worker) Ahead(n int, zone uint16) {
 		s.hashes[i] = x.seed.hash(k)
 	}
 	w.askBuckets(&s.hashes, n)
+	w.guess(n)
 	fresh := w.askRecords(n)
+	if fresh == 0 {
+		return
+	}
 	w.askBuckets(&s.fresh, fresh)
+	if len(w.free) < min(fresh, workerStock/2) {
+		w.t.supply(w)
+	}
 	for i := range s.at[:fresh] {
 		s.at[i] = 0
 		if at := len(w.free) - 1 - i; at >= 0 {
@@ -63,27 +70,49 @@ func (w *Worker) Ahead(n int, zone uint16) {
 	w.askLines(fresh, true)
 }
 
-// askBuckets asks for the buckets of n hashes.
+// askBuckets asks for the first buckets of n hashes.
 func (w *Worker) askBuckets(hashes *[AheadMax]uint64, n int) {
-	s, x := &w.sight, &w.t.index
-	base := baseOf(x.buckets)
-	prefetch.Lines(base, hashes, n, x.mask, lineShift)
-	for i, h := range hashes[:n] {
-		s.at[i] = x.second(h)
-	}
-	prefetch.Lines(base, &s.at, n, x.mask, lineShift)
+	x := &w.t.index
+	prefetch.Lines(baseOf(x.buckets), hashes, n, x.mask, lineShift)
 }
 
-// askRecords asks for the records that the buckets of n keys lead to. It returns how many lead to
+// guess notes in hints what records n hashes may lead to. Those that may be away are looked for in their second
+// buckets, all at once.
+func (w *Worker) guess(n int) {
+	s, x := &w.sight, &w.t.index
+	var away [AheadMax]uint8
+	missed := 0
+	for i, h := range s.hashes[:n] {
+		s.wants[i] = w.t.cell(w.t.absence(h))
+		b := &x.buckets[x.first(h)]
+		if s.hints[i] = b.guess(h); s.hints[i] == 0 && b[0].Load()&awayBits != 0 {
+			away[missed], s.at[missed] = uint8(i), x.second(h)
+			missed++
+		}
+	}
+	prefetch.Lines(baseOf(x.buckets), &s.at, missed, x.mask, lineShift)
+	for j, i := range away[:missed] {
+		s.hints[i&(AheadMax-1)] = x.buckets[s.at[j]].guess(s.hashes[i&(AheadMax-1)])
+	}
+}
+
+// guess returns the record and the direction that a hash may lead to, or 0: it leads to none here.
+func (b *bucket) guess(h uint64) uint32 {
+	for i := range b {
+		if v := b[i].Load(); (v^h)&tagBits == 0 && v&slotBits != 0 {
+			return uint32(v & slotBits)
+		}
+	}
+	return 0
+}
+
+// askRecords asks for the records that n hints lead to. It returns how many lead to
 // none; the hashes of their replies are in fresh.
 func (w *Worker) askRecords(n int) (fresh int) {
 	s, t := &w.sight, w.t
 	found := 0
-	for i := range n {
-		h := s.hashes[i]
-		s.wants[i] = t.cell(t.absence(h))
-		hint := t.index.guess(h)
-		if s.hints[i] = hint; hint == 0 {
+	for i, hint := range s.hints[:n] {
+		if hint == 0 {
 			s.fresh[fresh] = t.index.seed.hashInverse(&s.keys[i])
 			fresh++
 			continue
@@ -93,19 +122,6 @@ func (w *Worker) askRecords(n int) (fresh int) {
 	}
 	w.askLines(found, true)
 	return fresh
-}
-
-// guess returns the record and the direction that a hash may lead to, or 0: it leads to none.
-func (x *index) guess(h uint64) uint32 {
-	for _, at := range [2]uint64{x.first(h), x.second(h)} {
-		b := &x.buckets[at]
-		for i := range b {
-			if v := b[i].Load(); v^h <= allBits && v != 0 {
-				return uint32(v)
-			}
-		}
-	}
-	return 0
 }
 
 // askLines asks for the records in at, of which there are n, and for their deadlines. The line

@@ -115,7 +115,7 @@ func (w *Worker) Verdict(b *Brief, v *Verdict) {
 
 // CommitBrief is Commit. Unless it reports brief, v is what Commit would have said of the packet.
 func (w *Worker) CommitBrief(b *Brief, c *Terms, now uint64, v *Verdict) (result Result, brief bool) {
-	if b.record == 0 && b.State == StateTracked|StateNew && c.NAT == nil {
+	if b.record == 0 && b.State == StateTracked|StateNew && (c.NAT == nil || c.NAT.mild()) {
 		if result, ok := w.createBrief(b, c, now); ok {
 			b.Cacheable = false
 			return result, true
@@ -131,7 +131,8 @@ func (w *Worker) CommitBrief(b *Brief, c *Terms, now uint64, v *Verdict) (result
 	return result, false
 }
 
-// createBrief makes a connection of a packet that has none. It reports false if somebody was faster.
+// createBrief makes a connection of a packet that has none. It reports false if somebody was faster, or
+// if the packet must be translated.
 func (w *Worker) createBrief(b *Brief, c *Terms, now uint64) (result Result, ok bool) {
 	t, s := w.t, &w.sight
 	k, h := &s.keys[b.expected&(AheadMax-1)], s.hashes[b.expected&(AheadMax-1)]
@@ -149,13 +150,14 @@ func (w *Worker) createBrief(b *Brief, c *Terms, now uint64) (result Result, ok 
 	if got := t.insertAt(i, h, t.index.seed.hash(&r.reply)); got != inserted {
 		r.state.Store(uint64(dead))
 		w.free = append(w.free, i)
-		if got == exists {
+		if got == exists || got == taken && c.NAT != nil {
 			return 0, false
 		}
 		return w.refusal(got), true
 	}
-	t.extend(i, t.until(tickOf(now), state, k))
+	put32(&t.deadlines[i], t.until(tickOf(now), state, k))
 	w.counts.created.Add(1)
+	t.recheck(i)
 	b.record, b.cell, b.want, b.direction, b.what, b.status = i, i, t.cell(i), 0, accepted, state
 	b.steady, b.Mark, b.Label = false, r.mark, r.label
 	return Created, true

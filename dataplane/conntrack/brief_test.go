@@ -12,9 +12,10 @@ import (
 // connections afterwards.
 func TestBrief(t *testing.T) {
 	a, b := twin(t), twin(t)
+	b.t.index.seed = a.t.index.seed // by which ports are looked for
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 8))
-	now, known := uint64(1e9), 0
+	now, known, moved := uint64(1e9), 0, 0
 	for round := range 400 {
 		now += uint64(r.IntN(2e9))
 		a.Quiet()
@@ -54,6 +55,9 @@ func TestBrief(t *testing.T) {
 						a.Verdict(&brief, &got)
 					}
 					y := b.Commit(zone, p, terms, now, &want)
+					if terms.NAT != nil && terms.NAT.mild() && want.Rewrite.Set != 0 && y == Created {
+						moved++
+					}
 					compareBrief(t, fmt.Sprintf("seed %d, round %d, %v %#x committed to zone %d: %v, want %v", seed, round, p.Tuple, p.Flags, zone, x, y), &brief, &got, &want)
 					if x != y {
 						t.Fatalf("seed %d, round %d: %v, want %v", seed, round, x, y)
@@ -69,15 +73,21 @@ func TestBrief(t *testing.T) {
 		t.Errorf("seed %d: connections\n%q\nwant\n%q", seed, x, y)
 	}
 	x, y := a.t.Stats(), b.t.Stats()
-	if x != y || x.Limited == 0 || x.Invalid == 0 || x.Ended == 0 || x.Reopened == 0 || known < 1000 {
-		t.Errorf("seed %d: %d packets of connections\n%+v\nwant\n%+v", seed, known, x, y)
+	if x != y || x.Limited == 0 || x.Invalid == 0 || x.Ended == 0 || x.Reopened == 0 || known < 1000 || moved == 0 {
+		t.Errorf("seed %d: %d packets of connections, %d with another port\n%+v\nwant\n%+v", seed, known, moved, x, y)
 	}
 }
+
+// translated is the address that sources are translated to, and that others have.
+const translated = 9
 
 // briefPacket is one of few connections.
 func briefPacket(r *rand.Rand) (p Packet) {
 	p.Proto, p.Len, p.Scale, p.Six = []uint8{ProtoTCP, ProtoTCP, ProtoTCP, ProtoUDP}[r.IntN(4)], uint32(60+r.IntN(9)), -1, r.IntN(4) == 0
 	p.Src, p.Dst, p.SrcPort, p.DstPort = Addr{1: 1}, Addr{1: 2}, uint16(r.IntN(40)), 80
+	if r.IntN(8) == 0 {
+		p.Src[1] = translated
+	}
 	if p.Proto == ProtoTCP {
 		p.Flags = []uint16{FlagSYN, FlagSYN, FlagSYN | FlagACK, FlagACK, FlagACK, FlagFIN | FlagACK, FlagFIN | FlagACK, FlagRST, FlagSYN | FlagFIN, 0}[r.IntN(10)]
 	}
@@ -89,7 +99,7 @@ func briefPacket(r *rand.Rand) (p Packet) {
 
 // briefTerms are those of a commit, or nil.
 func briefTerms(r *rand.Rand) *Terms {
-	switch r.IntN(6) {
+	switch r.IntN(8) {
 	case 0:
 		return nil
 	case 1:
@@ -98,8 +108,10 @@ func briefTerms(r *rand.Rand) *Terms {
 		return &Terms{Label: [2]uint64{1: r.Uint64N(4)}, LabelMask: [2]uint64{1: 3}}
 	case 3:
 		if r.IntN(4) == 0 { // as walks do: not brief, but of connections that others are brief about
-			return &Terms{NAT: &NAT{Src: Range{Set: true, Min: Addr{1: 9}, Max: Addr{1: 9}}}}
+			return &Terms{NAT: &NAT{Src: Range{Set: true, Min: Addr{1: translated}, Max: Addr{1: translated}}}}
 		}
+	case 4, 5:
+		return &Terms{NAT: &NAT{Src: Range{Set: true}}}
 	}
 	return &Terms{}
 }

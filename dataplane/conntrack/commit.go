@@ -174,13 +174,13 @@ func (t *Table) fill(i uint32, k *key, bytes uint32, c *Terms, now uint64, s sta
 	r := &t.records[i]
 	o := &r.original
 	o[0], o[1], o[2], o[3], o[4] = k[0], k[1], k[2], k[3], k[4]
-	r.ident.Store(r.ident.Load()&^0xffffffff | uint64(tickOf(now)))
+	put64(&r.ident, r.ident.Load()&^0xffffffff|uint64(tickOf(now)))
 	r.mark, r.label = c.Mark&c.MarkMask, masked([2]uint64{}, c)
 	if r.label != [2]uint64{} {
 		s |= 1 << labelShift
 	}
 	r.packets, r.bytes, r.seq = [2]uint64{1}, [2]uint64{uint64(bytes)}, [2]window{}
-	r.state.Store(uint64(s))
+	put64(&r.state, uint64(s))
 }
 
 // refusal counts why a connection was not made.
@@ -248,15 +248,15 @@ func (t *Table) insertLocked(i uint32, ho, hr uint64) insertion {
 		return limited
 	}
 	if r.reply != r.original {
-		other.slot.Store(slotOf(hr, i, 1))
-		if one.slot == other.slot { // the same bucket was the emptier one for both
+		other.fill(slotOf(hr, i, 1))
+		if one.slot == other.slot { // both have the same bucket
 			if one = t.berth(&r.original, ho); one.slot == nil {
-				other.slot.Store(0)
+				t.index.take(hr, slotOf(hr, i, 1))
 				t.delist(i)
 				return noSlot
 			}
 		}
 	}
-	one.slot.Store(slotOf(ho, i, 0))
+	one.fill(slotOf(ho, i, 0))
 	return inserted
 }

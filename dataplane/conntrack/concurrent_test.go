@@ -24,19 +24,30 @@ func checkWhole(t *testing.T, table *Table) {
 			zones[r.original.zone()]++
 		}
 	}
-	slots := map[uint64]int{}
+	slots, away := map[uint64]int{}, map[int]int{}
 	for b := range table.index.buckets {
 		for s := range table.index.buckets[b] {
 			v := table.index.buckets[b][s].Load()
-			if v == 0 {
+			if s == 0 {
+				away[b] -= int(v & awayBits >> awayShift)
+			}
+			if v &^= awayBits; v == 0 {
 				continue
 			}
-			i, dir := uint32(v)>>1, int(v&1)
+			i, dir := recordOf(v), int(v&1)
 			h := table.index.seed.hash(table.records[i].key(dir))
 			if !live[i] || slotOf(h, i, dir) != v || table.index.first(h) != uint64(b) && table.index.second(h) != uint64(b) {
 				t.Errorf("slot %x in bucket %d leads to record %d, which is live: %v", v, b, i, live[i])
 			}
+			if at := int(table.index.first(h)); at != b {
+				away[at]++
+			}
 			slots[uint64(uint32(v))]++
+		}
+	}
+	for b, n := range away {
+		if n != 0 && table.index.buckets[b][0].Load()&awayBits != awayBits {
+			t.Errorf("%d more keys of bucket %d are away than it says", n, b)
 		}
 	}
 	for i := range live {
@@ -84,10 +95,10 @@ func checkStock(t *testing.T, table *Table, live map[uint32]bool) {
 		}
 		seen[i] = what
 	}
-	for i := s.free; i != 0; i = uint32(table.records[i].links) {
+	for _, i := range s.list[:s.free] {
 		note(i, "free")
 	}
-	for i := s.first; i != 0; i = uint32(table.records[i].links) {
+	for _, i := range s.list[s.free:s.ends] {
 		note(i, "waiting")
 	}
 	for _, w := range table.workers {

@@ -24,7 +24,7 @@
 //
 // A cell is a word of Options.Cells: one for each record (the cell's number is
 // the record's), some thousands for what is not there. Whoever changes what a
-// verdict says moves the cell afterwards:
+// verdict says moves the cell afterwards, of a connection if any verdict on it was Cacheable (it is watched):
 //
 //   - the connection was seen in the other direction, or its TCP state changed;
 //   - its mark or label was changed;
@@ -61,6 +61,7 @@
 //	 32  index: two slots of 8 bytes, and as many that are empty
 //	  4  guard cell
 //	  4  deadline
+//	  4  place in the list of free records
 //
 // and the table some MiB for zones, fragments and affinities, which small ones
 // hardly touch.
@@ -68,14 +69,15 @@
 // # The index
 //
 // A bucket is a cache line of eight slots: half of the hash as tag, the record,
-// the direction. A key has two buckets, and lies in the one that was emptier. A
-// lookup reads two lines of buckets at most, and with few exceptions those of one
+// the direction. A key has two buckets, and lies in the first, or if that was crowded in the one that was emptier;
+// a bucket counts its keys that lie elsewhere. A
+// lookup reads one line of buckets, seldom two, and with few exceptions those of one
 // record. Hashes are seeded: nobody outside can aim at one bucket.
 //
 // # Who writes what
 //
-// Lookups take no lock and write nothing but counters and, once a tick, the
-// deadline. The status word (state of the protocol, both directions seen, assured,
+// Lookups take no lock and write nothing but counters, once a tick the
+// deadline, and once that the connection is watched. The status word (state of the protocol, both directions seen, assured,
 // dying, dead) is changed by compare and swap by anybody. Slots are written under
 // the lock of the shard, of which there are 256; a record has two, taken in the
 // order of their numbers; marks, labels, windows and tags under that of its

@@ -16,80 +16,90 @@ type reader struct {
 	_     [7]uint64
 }
 
-// A stock are the records that are in no index. Records are taken from the free
-// list first, so that memory is touched only as connections are many.
+// A stock are the records that are in no index. Those that were used before are in a list,
+// of which the end is taken first: it is near the core, and memory is touched only as connections are many.
+// The list has three parts, and what they have no order:
+//
+//	0 .. free      may be used again
+//	free .. older  were removed before this epoch
+//	older .. ends  were removed in this epoch
+//
+// When all readers have come to this epoch, none can see the older ones: they are free, and the next
+// epoch begins. No record is looked at for that, however many were removed.
 type stock struct {
-	mu      sync.Mutex
-	free    uint32 // list of free records, linked by links
-	spare   int    // free ones, with those never used
-	fresh   uint32 // lowest record never used
-	limit   uint32 // number of records with record 0
-	first   uint32 // list of records that readers may still see, oldest first
-	last    uint32
-	waiting atomic.Int64 // records in it; written with mu held
+	mu    sync.Mutex
+	list  []uint32
+	free  int // ends of the list's parts
+	older int
+	ends  int
+	fresh uint32 // lowest record never used
+	limit uint32 // number of records with record 0
 
+	waiting atomic.Int64 // records that readers may see; written with mu held
 	epoch   atomic.Uint64
 	touched atomic.Uint32 // fresh, for sweeps
-	left    atomic.Int64  // spare and waiting, for eviction
+	left    atomic.Int64  // records that no worker has and that are in no index, for eviction
 	readers []*reader     // all that were ever made
 }
-
-// links of a record that waits: next (0..31) and the low half of the epoch in
-// which it was removed.
 
 // retire takes a record that is in no index any more.
 func (t *Table) retire(i uint32) {
 	s := &t.stock
 	s.mu.Lock()
-	t.records[i].links = s.epoch.Load() << 32
-	if s.first == 0 {
-		s.first = i
-	} else {
-		t.records[s.last].links |= uint64(i)
-	}
-	s.last = i
-	s.waiting.Add(1)
+	s.list[s.ends] = i
+	s.ends++
+	s.waiting.Store(int64(s.ends - s.free))
 	s.left.Add(1)
 	s.mu.Unlock()
 }
 
-// How many records are made free in one go: by a sweep, and by a worker that takes
-// workerStock of them. Each may be a miss of the cache, and a flush leaves as many as it likes.
-const (
-	reclaimSome = 8
-	reclaimMany = 2 * workerStock
-)
-
-// reclaim makes waiting records free that no reader can see, at most n, and begins a new
-// epoch if some are left and all readers have come to this one. The stock's lock is held.
-func (t *Table) reclaim(n int) {
-	s := &t.stock
-	if s.first == 0 {
+// reclaim makes the older records free if no reader can see them, and begins a new
+// epoch then if there are others. The lock is held.
+func (s *stock) reclaim() {
+	if s.free == s.ends {
 		return
 	}
-	oldest := s.epoch.Load()
+	now := s.epoch.Load()
 	for _, r := range s.readers {
-		oldest = min(oldest, r.epoch.Load())
-	}
-	for ; s.first != 0 && n > 0; n-- {
-		i := s.first
-		r := &t.records[i]
-		if uint32(r.links>>32) == uint32(oldest) || int32(uint32(r.links>>32)-uint32(oldest)) > 0 {
-			break
+		if r.epoch.Load() < now {
+			return
 		}
-		s.first = uint32(r.links)
-		r.links = uint64(s.free)
-		s.free = i
-		s.waiting.Add(-1)
-		s.spare++
 	}
-	if s.first != 0 && oldest == s.epoch.Load() { // so nobody is ever more than one behind, and 32 bits will do
+	s.free, s.older = s.older, s.ends
+	s.waiting.Store(int64(s.ends - s.free))
+	if s.free != s.ends {
 		s.epoch.Add(1)
 	}
 }
 
-// workerStock is how many free records a worker takes at a time.
-const workerStock = 32
+// take takes a free record, or one that was never used, or returns 0. The lock is held.
+func (s *stock) take() (i uint32) {
+	if s.free == 0 {
+		if s.fresh == s.limit {
+			return 0
+		}
+		s.fresh++
+		return s.fresh - 1
+	}
+	l := s.list
+	s.free, s.older, s.ends = s.free-1, s.older-1, s.ends-1
+	i = l[s.free]
+	l[s.free] = l[s.older] // each part moves its last one to its front
+	l[s.older] = l[s.ends]
+	return i
+}
+
+// give takes back a free record. The lock is held.
+func (s *stock) give(i uint32) {
+	l := s.list
+	l[s.ends] = l[s.older]
+	l[s.older] = l[s.free]
+	l[s.free] = i
+	s.free, s.older, s.ends = s.free+1, s.older+1, s.ends+1
+}
+
+// workerStock is how many free records a worker takes at a time, at most.
+const workerStock = 64
 
 // alloc returns a free record, or 0.
 func (w *Worker) alloc() uint32 {
@@ -110,20 +120,17 @@ func (t *Table) supply(w *Worker) {
 	s := &t.stock
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t.reclaim(reclaimMany)
+	s.reclaim()
 	want := min(workerStock, max(1, int(s.limit)/256))
-	for range min(want, s.spare) {
-		i := s.free
-		if i != 0 {
-			s.free = uint32(t.records[i].links)
-		} else {
-			i = s.fresh
-			s.fresh++
+	n := len(w.free)
+	for len(w.free) < want {
+		i := s.take()
+		if i == 0 {
+			break
 		}
 		w.free = append(w.free, i)
-		s.spare--
-		s.left.Add(-1)
 	}
+	s.left.Add(int64(n - len(w.free)))
 	s.touched.Store(s.fresh)
 }
 
@@ -133,11 +140,9 @@ func (t *Table) giveBack(list []uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, i := range list {
-		t.records[i].links = uint64(s.free)
-		s.free = i
-		s.spare++
-		s.left.Add(1)
+		s.give(i)
 	}
+	s.left.Add(int64(len(list)))
 }
 
 // Quiet says that the worker uses nothing of what earlier calls returned but

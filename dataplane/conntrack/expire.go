@@ -20,7 +20,7 @@ type sweeper struct{ from, to uint32 }
 // the budget up, so with 128 it does what cannot be parted and no more: one
 // removal, or a look at eight lines of deadlines. It goes on where the last call of anybody
 // has stopped. It also lets go of old fragments and affinities, and makes
-// some records free that were removed earlier. It returns how many connections it has looked at, and how many were removed.
+// records free that were removed earlier. It returns how many connections it has looked at, and how many were removed.
 //
 // A connection whose time is over is not removed at once: its cell moves first,
 // so that packets which went by it unseen come this way, and it goes two seconds
@@ -28,7 +28,7 @@ type sweeper struct{ from, to uint32 }
 func (w *Worker) Expire(now uint64, budget int) (looked, removed int) {
 	looked, removed = w.t.expire(&w.sweeper, tickOf(now), budget, &w.counts)
 	if w.t.stock.waiting.Load() != 0 && w.t.stock.mu.TryLock() {
-		w.t.reclaim(reclaimSome)
+		w.t.stock.reclaim()
 		w.t.stock.mu.Unlock()
 	}
 	return looked, removed
@@ -40,7 +40,7 @@ func (t *Table) Expire(now uint64, budget int) (removed int) {
 	t.inside(func() { _, removed = t.expire(&t.sweeper, tickOf(now), budget, &t.counts) })
 	t.stock.mu.Lock()
 	defer t.stock.mu.Unlock()
-	t.reclaim(reclaimSome)
+	t.stock.reclaim()
 	return removed
 }
 

@@ -12,9 +12,25 @@ import (
 const bucketSlots = 8
 
 // A bucket is one cache line of the index. A slot is a tag of the key's hash
-// (32..63), the record (1..31) and the direction (0); zero is free. Slots are
-// written under the shard's lock and read by anybody.
+// (33..63), the record (1..28) and the direction (0); record 0 is none, the slot is free. In the
+// first slot, used or free, is how many keys are elsewhere (29..32): in their second bucket, though this one is their
+// first; awayMost stands for as many or more, and stays. Slots are written under the shard's lock and read by
+// anybody.
 type bucket [bucketSlots]atomic.Uint64
+
+// Parts of a slot.
+const (
+	slotBits  = 1<<29 - 1
+	awayShift = 29
+	awayMost  = 15
+	awayBits  = awayMost << awayShift
+	tagBits   = ^uint64(slotBits | awayBits)
+)
+
+// crowded is how many slots of a bucket are used when keys begin to look for a place in their
+// second one. In a full table, whose index is half full, a seventh of all keys are there; and hardly any finds both full, as if each
+// were put into the emptier one.
+const crowded = 6
 
 // shards is how many locks the index has, if each has enough buckets: the two of
 // a key are of the same shard.
@@ -30,8 +46,8 @@ type lock struct {
 }
 
 // An index finds records by either of their keys. A key has two buckets, both of
-// the same shard, and is in the one that was emptier. So a lookup reads two lines
-// at most, whatever the traffic. Keys never move.
+// the same shard. It is in the first unless that was crowded, and then in the one that was emptier. So
+// a lookup reads one line, or two if keys are away: two at most, whatever the traffic. Keys never move.
 type index struct {
 	buckets []bucket
 	mask    uint64 // len(buckets)-1
@@ -90,27 +106,36 @@ func (x *index) lockOf(h uint64) uint64 { return h & x.shard }
 
 // slotOf returns the slot that leads from hash h to a direction of record i.
 func slotOf(h uint64, i uint32, dir int) uint64 {
-	return h&^0xffffffff | uint64(i)<<1 | uint64(dir)
+	return h&tagBits | uint64(i)<<1 | uint64(dir)
 }
 
 // find returns the record that has key k in a direction, or 0. The record stays
 // what it is until the worker is quiet.
 func (t *Table) find(k *key, h uint64) (i uint32, dir int) {
-	for _, at := range [2]uint64{t.index.first(h), t.index.second(h)} {
-		b := &t.index.buckets[at]
-		for s := range b {
-			v := b[s].Load()
-			if v^h > 0xffffffff || v == 0 {
-				continue
-			}
-			i, dir = uint32(v)>>1, int(v&1)
-			if t.is(i, dir, k) {
-				return i, dir
-			}
+	b := &t.index.buckets[t.index.first(h)]
+	if i, dir = t.findIn(b, k, h); i != 0 || b[0].Load()&awayBits == 0 {
+		return i, dir
+	}
+	return t.findIn(&t.index.buckets[t.index.second(h)], k, h)
+}
+
+// findIn is find in one bucket.
+func (t *Table) findIn(b *bucket, k *key, h uint64) (i uint32, dir int) {
+	for s := range b {
+		v := b[s].Load()
+		if (v^h)&tagBits != 0 || v&slotBits == 0 {
+			continue
+		}
+		i, dir = recordOf(v), int(v&1)
+		if t.is(i, dir, k) {
+			return i, dir
 		}
 	}
 	return 0, 0
 }
+
+// recordOf is the record that a slot leads to, or 0.
+func recordOf(slot uint64) uint32 { return uint32(slot&slotBits) >> 1 }
 
 // lockBoth takes the locks of two hashes, in the order of their numbers.
 func (x *index) lockBoth(a, b uint64) {
@@ -136,31 +161,50 @@ func (x *index) unlockBoth(a, b uint64) {
 // A berth is where a key would be in the index.
 type berth struct {
 	slot *atomic.Uint64 // nil: both buckets are full
+	home *bucket        // its first one, if slot is in the other
 	held bool           // the key is there already
 }
 
-// berth looks for a place for key k of hash h, in the emptier of its buckets. With half of all slots in
+// berth looks for a place for key k of hash h. With half of all slots in
 // use there practically is one. The shard's lock is held.
 func (t *Table) berth(k *key, h uint64) (at berth) {
-	x, most := &t.index, 0
-	for _, n := range [2]uint64{x.first(h), x.second(h)} {
-		b := &x.buckets[n]
-		var slot *atomic.Uint64
-		free := 0
-		for s := range b {
-			switch v := b[s].Load(); {
-			case v == 0:
-				slot = &b[s]
-				free++
-			case v^h <= 0xffffffff && t.is(uint32(v)>>1, int(v&1), k):
-				at.held = true
-			}
-		}
-		if free > most {
-			at.slot, most = slot, free
-		}
+	x := &t.index
+	b := &x.buckets[x.first(h)]
+	slot, free, held := t.room(b, k, h)
+	at.slot, at.held = slot, held
+	if held || free > bucketSlots-crowded && b[0].Load()&awayBits == 0 {
+		return at
+	}
+	other, more, held := t.room(&x.buckets[x.second(h)], k, h)
+	at.held = held
+	if free <= bucketSlots-crowded && more > free {
+		at.slot, at.home = other, b
 	}
 	return at
+}
+
+// room returns a free slot of a bucket, and how many there are, and whether it has key k.
+func (t *Table) room(b *bucket, k *key, h uint64) (slot *atomic.Uint64, free int, held bool) {
+	for s := range b {
+		switch v := b[s].Load(); {
+		case v&slotBits == 0:
+			slot = &b[s]
+			free++
+		case (v^h)&tagBits == 0 && t.is(recordOf(v), int(v&1), k):
+			held = true
+		}
+	}
+	return slot, free, held
+}
+
+// fill puts what leads to a key into its place. The shard's lock is held.
+func (at *berth) fill(slot uint64) {
+	if at.home != nil {
+		if first := at.home[0].Load(); first&awayBits != awayBits {
+			put64(&at.home[0], first+1<<awayShift)
+		}
+	}
+	put64(at.slot, at.slot.Load()&awayBits|slot)
 }
 
 // is reports whether a record has key k in a direction.
@@ -171,13 +215,22 @@ func (t *Table) is(i uint32, dir int, k *key) bool {
 
 // take frees a slot. The shard's lock is held.
 func (x *index) take(h, slot uint64) {
-	for _, at := range [2]uint64{x.first(h), x.second(h)} {
-		b := &x.buckets[at]
-		for s := range b {
-			if b[s].Load() == slot {
-				b[s].Store(0)
-				return
-			}
+	home := &x.buckets[x.first(h)]
+	if home.take(slot) || !x.buckets[x.second(h)].take(slot) {
+		return
+	}
+	if first := home[0].Load(); first&awayBits != awayBits {
+		put64(&home[0], first-1<<awayShift)
+	}
+}
+
+// take frees a slot of a bucket, and reports whether it has it.
+func (b *bucket) take(slot uint64) bool {
+	for s := range b {
+		if v := b[s].Load(); v&^awayBits == slot {
+			put64(&b[s], v&awayBits)
+			return true
 		}
 	}
+	return false
 }

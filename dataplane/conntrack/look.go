@@ -25,7 +25,7 @@ func (w *Worker) Look(zone uint16, p *Packet, v *Verdict) {
 		}
 		want := t.cell(i)
 		s := status(t.records[i].state.Load())
-		if s&dead != 0 {
+		if s&dead != 0 || v.Uses&UsesUnkeyed == 0 && !t.records[i].watch(s) {
 			continue
 		}
 		t.describe(i, dir, s, v)

@@ -40,6 +40,9 @@ func (n *NAT) Check() error {
 	return nil
 }
 
+// mild reports whether a connection is only translated if it would clash with another.
+func (n *NAT) mild() bool { return n.Src == Range{Set: true} && !n.Dst.Set && !n.Random }
+
 // Bounds of the search for a free port. Those who have used up nearly all
 // ports of an address fail now and then before the last one is found.
 const (

@@ -15,7 +15,7 @@ type record struct {
 
 	reply key
 	label [2]uint64 // as mark; read as readLabel does
-	links uint64    // zone's list: next (0..31), previous (32..63), under the zone's lock; lists of free records
+	links uint64    // zone's list: next (0..31), previous (32..63), under the zone's lock
 
 	packets, bytes [2]uint64 // by direction; added to by workers, atomically
 	seq            [2]window // TCP's windows or SCTP's tags by direction, under the shard's lock
@@ -91,6 +91,12 @@ func (r *record) writeLabel(label [2]uint64) {
 		version := max(uint8(s>>labelShift)+1, 1)
 		return s&^(labelled|labelMask) | status(version)<<labelShift
 	})
+}
+
+// watch notes that a program may be made of what is said of a connection in status s. It
+// reports false if that is not its status any more. The cell's value was loaded before.
+func (r *record) watch(s status) bool {
+	return s&watched != 0 || r.state.CompareAndSwap(uint64(s), uint64(s|watched))
 }
 
 // change changes the status by f.

@@ -54,6 +54,7 @@ const (
 	acked0                                 // maxAck of the original direction is set
 	acked1                                 // and of the reply direction
 	crossed                                // the SYNs of TCP have crossed: both sides opened at once
+	watched                                // a program may have been made of what was said of it
 
 	labelShift        = 24 // version of the label, 8 bits
 	labelMask  status = 0xff << labelShift
@@ -64,7 +65,7 @@ const (
 )
 
 // classBits are what a composed program was made for: when they change, the
-// connection's cell moves.
+// connection's cell moves, if it is watched.
 const classBits = protoState | seenReply | dying | dead
 
 // windowBits are what belongs to TCP's windows.

@@ -25,8 +25,8 @@ type Options struct {
 }
 
 // connectionBytes is what a connection takes in all: record, two slots of an
-// index that is half full, cell and deadline.
-const connectionBytes = 192 + 32 + 4 + 4
+// index that is half full, cell, deadline, and a place in the stock's list.
+const connectionBytes = 192 + 32 + 4 + 4 + 4
 
 // DefaultOptions returns the sizes for a machine with so many bytes of memory: at
 // most a sixteenth of it for connections. 24 GiB: 4 Mi connections, 2 GiB: 512 Ki.
@@ -94,7 +94,7 @@ func New(o Options) (*Table, error) {
 	if err := t.mapAll(); err != nil {
 		return nil, errors.Join(fmt.Errorf("make conntrack table for %d connections: %w", o.Capacity, err), t.memory.close())
 	}
-	t.stock.fresh, t.stock.limit, t.stock.spare = 1, uint32(o.Capacity)+1, o.Capacity
+	t.stock.fresh, t.stock.limit = 1, uint32(o.Capacity)+1
 	t.stock.left.Store(int64(o.Capacity))
 	t.stock.epoch.Store(1)
 	t.visitor.epoch.Store(offline)
@@ -121,6 +121,9 @@ func (t *Table) mapAll() (err error) {
 		return err
 	}
 	if t.deadlines, err = array[atomic.Uint32](m, o.Capacity+1); err != nil {
+		return err
+	}
+	if t.stock.list, err = array[uint32](m, o.Capacity+1); err != nil {
 		return err
 	}
 	if t.zones, err = array[zone](m, Zones); err != nil {

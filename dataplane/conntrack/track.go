@@ -212,6 +212,9 @@ func (w *Worker) advance(i uint32, dir int, p *Packet, now uint64, a *advance) b
 		a.what = what
 		switch what {
 		case invalid:
+			if !r.watch(old) {
+				continue
+			}
 			return true
 		case reopened:
 			t.remove(t.ref(i), &w.counts.reopened)
@@ -220,28 +223,32 @@ func (w *Worker) advance(i uint32, dir int, p *Packet, now uint64, a *advance) b
 		if what != ignored {
 			next &^= dying
 		}
+		a.steady = next == old && what == accepted && !(p.Proto == ProtoTCP && (t.options.Windows || r.isYoung(dir)))
+		if a.steady {
+			next |= watched
+		}
 		if next != old {
 			if !r.state.CompareAndSwap(uint64(old), uint64(next)) {
 				continue
 			}
-			if (next^old)&classBits != 0 {
+			if (next^old)&classBits != 0 && old&watched != 0 {
 				t.move(i)
 			}
 		}
-		r.count(dir, 1, uint64(p.Len))
 		if what == accepted {
-			t.extend(i, t.until(tickOf(now), next, &r.original))
+			put32(&t.deadlines[i], t.until(tickOf(now), next, &r.original))
 		}
+		r.count(dir, 1, uint64(p.Len))
+		t.recheck(i)
 		a.status = next
-		a.steady = next == old && what == accepted && !(p.Proto == ProtoTCP && (t.options.Windows || r.isYoung(dir)))
 		return true
 	}
 }
 
-// isYoung reports whether a TCP connection has had one packet of data in a direction at
-// most. Many have no more: to keep a program for it would cost more than to walk once more.
+// isYoung reports whether a TCP connection has had no packet of data in a direction before this
+// one. Many have no more: to keep a program for it would cost more than to walk once more.
 func (r *record) isYoung(dir int) bool {
-	return atomic.LoadUint64(&r.packets[dir]) <= uint64(3-dir) // SYN and ACK, or SYN+ACK, and one
+	return atomic.LoadUint64(&r.packets[dir]) < uint64(3-dir) // SYN and ACK, or SYN+ACK, and one
 }
 
 // extend gives a record a deadline. What is free or dead has no deadline,
@@ -251,6 +258,12 @@ func (t *Table) extend(i, until uint32) {
 		return
 	}
 	t.deadlines[i].Store(until)
+	t.recheck(i)
+}
+
+// recheck takes the deadline of a dead record away. A locked instruction is between it and the store of the
+// deadline, so either it sees that the record is dead, or who made it dead sees the deadline.
+func (t *Table) recheck(i uint32) {
 	if status(t.records[i].state.Load())&dead != 0 {
 		t.deadlines[i].Store(0)
 	}

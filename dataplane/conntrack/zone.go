@@ -59,8 +59,8 @@ func (t *Table) enlist(i uint32) bool {
 		z.tail = i
 	}
 	z.head = i
-	z.count.Add(1)
-	z.created.Store(z.created.Load() + 1)
+	put32(&z.count, z.count.Load()+1)
+	put64(&z.created, z.created.Load()+1)
 	return true
 }
 
@@ -84,7 +84,7 @@ func (t *Table) delist(i uint32) {
 	} else {
 		z.tail = previous
 	}
-	z.count.Add(^uint32(0))
+	put32(&z.count, z.count.Load()-1)
 }
 
 // SetZoneLimit allows a zone limit connections; 0 stands for the table's default.

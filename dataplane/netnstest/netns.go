@@ -48,13 +48,19 @@ func Main(m *testing.M) {
 // there is. The test is skipped where there are no namespaces.
 func Alone(t *testing.T) bool {
 	t.Helper()
+	return AloneFor(t, 5*time.Minute)
+}
+
+// AloneFor is Alone for a test that may take so long.
+func AloneFor(t *testing.T, most time.Duration) bool {
+	t.Helper()
 	if os.Getenv(inside) != "" {
 		return true
 	}
 	if os.Geteuid() != 0 {
 		t.Skip("needs root (a network namespace of its own)")
 	}
-	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout="+most.String())
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
 	var out bytes.Buffer

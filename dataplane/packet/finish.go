@@ -25,8 +25,8 @@ func (b *Batch) Settle(i int, takes Takes) bool {
 		return false
 	}
 	v := ^b.SumTo(i, from, from+n)
-	if v == 0 {
-		v = 0xffff // in UDP zero says that there is none, and elsewhere the two are one
+	if v == 0 && a.field-a.start == udpSum {
+		v = 0xffff // zero says that there is none (RFC 768); elsewhere it is zero (RFC 1624)
 	}
 	binary.BigEndian.PutUint16(b.heads[i][a.field:], v)
 	*a = ask{}

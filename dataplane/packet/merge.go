@@ -230,7 +230,7 @@ func (b *Batch) sound(i int, p *piece) bool {
 	if b.Asking && b.asks[i].start != 0 {
 		return true
 	}
-	return h[p.field()]|h[p.field()+1] != 0 && Fold(pseudo(ip, protoTCP, p.end-p.l4)+uint64(b.SumTo(i, p.l4, p.end))) == 0xffff
+	return h[p.field()]&h[p.field()+1] != 0xff && Fold(pseudo(ip, protoTCP, p.end-p.l4)+uint64(b.SumTo(i, p.l4, p.end))) == 0xffff
 }
 
 func (m *Merger) closeAll(b *Batch, out []Ref) {

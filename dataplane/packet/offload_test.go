@@ -84,7 +84,7 @@ func (k *talk) frame(partial bool) (b []byte, l4, field int) {
 	}
 	sum := slowSum(pseudo)
 	if !partial {
-		if sum = ^slowSum(append(pseudo, h...)); sum == 0 {
+		if sum = ^slowSum(append(pseudo, h...)); sum == 0 && k.udp {
 			sum = 0xffff
 		}
 	}
@@ -179,6 +179,30 @@ func put(t testing.TB, r *rand.Rand, b *Batch, frame []byte) int {
 		t.Fatal("batch is full")
 	}
 	return b.N - 1
+}
+
+// TestZeroChecksum: a checksum that comes out as zero is written as zero in TCP (RFC 1624), and as its other form in
+// UDP, where zero says that there is none.
+func TestZeroChecksum(t *testing.T) {
+	for _, k := range []*talk{{flags: 0x10}, {six: true, flags: 0x10}, {udp: true}, {udp: true, six: true}} {
+		k.payload = make([]byte, 2)
+		for n := range 1 << 16 {
+			binary.BigEndian.PutUint16(k.payload, uint16(n))
+			want, l4, field := k.frame(false)
+			if sum := binary.BigEndian.Uint16(want[l4+field:]); sum != 0 && sum != 0xffff {
+				continue
+			}
+			b := NewBatch()
+			f, _, _ := k.frame(true)
+			b.Add(f)
+			if why := b.Judge(0, k.header(l4, field, 0), all); why != ReasonNone {
+				t.Fatal(why)
+			}
+			if !b.Settle(0, 0) || !bytes.Equal(b.Head(0), want) {
+				t.Errorf("%+v is finished as\n% x, want\n% x", k, b.Head(0), want)
+			}
+		}
+	}
 }
 
 // TestCut compares segments with frames that were built one by one, and checksums that were

@@ -53,7 +53,7 @@ func (c *Cache) Lookup(keys *[BatchMax]NarrowKey, n int, p *Plan, out *[BatchMax
 	c.settle(n, out)
 	c.stats.Misses += uint64(left)
 	l.missed += uint32(left)
-	if left >= aheadFrom {
+	if left >= aheadFrom && !p.Still {
 		c.ahead(keys, left, p)
 	}
 	if c.deep != 0 && l.exactFirst {

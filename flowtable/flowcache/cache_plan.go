@@ -11,6 +11,10 @@ import (
 // A Plan is the order in which the keys of a port, or of a class of ports,
 // are looked up: which masks, and whether the exact mask is first or last.
 type Plan struct {
+	// Still is for the worker to set: what misses is not expected to be installed, so the
+	// memory of installs is not asked for ahead.
+	Still bool
+
 	id     uint16
 	closed bool
 	exact  [2]uint16 // mask ids, narrow and wide

@@ -14,6 +14,7 @@ import (
 
 // peers are the Debian packages whose programs the tests talk to.
 var peers = []string{
+	"buildah",                     // builds the image
 	"busybox-static",              // the QEMU guest's user space
 	"containernetworking-plugins", // IPAM plugins
 	"clang",                       // to check that the XDP program is what its source says,
@@ -33,6 +34,7 @@ var peers = []string{
 	"protobuf-compiler",           // to check that generated code is what its source says
 	"python3-openvswitch",         // its database client
 	"qemu-system-x86",             //
+	"runc",                        // runs the image's containers
 	"tshark",                      //
 	"wireguard-tools",             // wg, for operators of tunnels
 }

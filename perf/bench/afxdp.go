@@ -42,11 +42,14 @@ func afxdpCases() []scenario {
 			{Key: keyOffered, Title: "frames offered, Mpps", Format: "%.2f"},
 		},
 	}
-	ovs, least := c, c
+	ovs, runs, least := c, c, c
 	ovs.Name, ovs.About = "afxdp", "AF_XDP on two veths, 60 bytes, one worker, best mode of each (native, copy)"
+	byRuns := *c.plug
+	byRuns.ours = func(string, int) []string { return []string{"--type", "afxdp", "--option", "xdp-send=runs"} }
+	runs.Name, runs.About, runs.plug = "afxdp-runs", "the same with xdp-send=runs: the switch sends by runs of its XDP program", &byRuns
 	least.Name, least.About = "afxdp-c", "the same against a minimal forwarder in C (one memory, frames move by descriptor)"
 	least.rival, least.peer = startLeast, "forwarder in C"
-	return []scenario{ovs, least}
+	return []scenario{ovs, runs, least}
 }
 
 const keyOffered = "offered_mpps"

@@ -21,6 +21,7 @@ import (
 // came from.
 type underlay struct {
 	veth bool
+	runs bool           // our side sends by runs of its XDP program
 	echo []*xdpgen.Echo // at the far ends of both sides
 }
 
@@ -43,9 +44,11 @@ func geneveCases() []scenario {
 		wire, loop := c, c
 		wire.Name, wire.About = fmt.Sprint("geneve-", size), fmt.Sprintf("vhost-user to Geneve over AF_XDP on a veth and back, %d bytes", size)
 		wire.underlay, wire.turn = &underlay{veth: true}, turnThrough
+		runs := wire
+		runs.Name, runs.About, runs.underlay = wire.Name+"-runs", wire.About+", with xdp-send=runs", &underlay{veth: true, runs: true}
 		loop.Name, loop.About = fmt.Sprint("geneve-loop-", size), fmt.Sprintf("Geneve out of and into a vhost-user port, both at once, %d bytes", size)
 		loop.underlay, loop.turn = &underlay{}, turnBoth
-		cases = append(cases, wire, loop)
+		cases = append(cases, wire, runs, loop)
 	}
 	return cases
 }
@@ -126,7 +129,11 @@ func (u *underlay) ours(ctx context.Context, o *ours) error {
 		if err := ip(fmt.Sprintf("addr add %s/24 dev %s", local, dev)); err != nil {
 			return err
 		}
-		commands = append(commands, []string{"port", "add", phy, dev, "--type", "afxdp", "--option", "xdp-udp-ports=6081", "--wait=20s"})
+		add := []string{"port", "add", phy, dev, "--type", "afxdp", "--option", "xdp-udp-ports=6081", "--wait=20s"}
+		if u.runs {
+			add = append(add, "--option", "xdp-send=runs")
+		}
+		commands = append(commands, add)
 	} else {
 		commands = append(commands,
 			[]string{"port", "add", phy, portName(1), "--type", "dpdkvhostuserclient", "--path", o.gen[1].Path},

@@ -63,6 +63,13 @@ func (a *apiServer) addPod(name, uid string, annotations map[string]string) {
 		"spec": fields{"containers": []any{fields{"name": "c", "image": "i"}}}, "status": fields{"phase": "Pending"}}
 }
 
+// setSpec changes what a pod consists of.
+func (a *apiServer) setSpec(name string, spec fields) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.pods[name]["spec"] = spec
+}
+
 // addNetwork makes a NetworkAttachmentDefinition known.
 func (a *apiServer) addNetwork(name, resource, config string) {
 	a.mu.Lock()

@@ -6,13 +6,17 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
 )
 
 // TestBadConf: each field missing, of a wrong type, too large, or with tricks of paths in it is
-// an error of CNI with a code and a text that names it, and changes nothing.
+// an error of CNI with a code and a text that names it, and changes nothing. Operations other than ADD, which do not look at
+// all of it, succeed or say why not, and change nothing either.
 func TestBadConf(t *testing.T) {
 	n := newNode(t)
-	p := n.newPod()
+	p, kept, list := n.newPod(), n.newPod(), n.network("1.0.0", "tap", nil)
+	kept.mustAdd(list)
 	good := n.conf(n.network("1.0.0", "vhost-user", fields{"ipam": nil}))
 	long := strings.Repeat("x", 300)
 	tests := []struct {
@@ -46,12 +50,31 @@ func TestBadConf(t *testing.T) {
 		{"trunk", []any{fields{"id": -1}}, 7, "trunk"}, {"trunk", []any{fields{"id": "x"}}, 6, "trunk"}, {"trunk", []any{fields{"minID": 1}}, 7, "trunk"}, {"trunk", []any{fields{"minID": 0, "maxID": 4095}}, 7, "trunk"}, {"trunk", make([]any, 5000), 7, "trunk"},
 		{"socket", fields{"user": "x", "group": 1}, 6, "socket"}, {"socket", fields{"volume": "a\x00"}, 7, "socket.volume"}, {"socket", fields{"volume": 5}, 6, "socket"}, {"socket", fields{"mount": "/a\x00"}, 7, "socket.mount"}, {"socket", fields{"mount": "/" + strings.Repeat("x", 5000)}, 7, "socket.mount"},
 		{"runtimeConfig", fields{"deviceID": "../x"}, 7, "deviceID"}, {"runtimeConfig", fields{"mac": 5}, 6, "mac"}, {"runtimeConfig", fields{"CNIDeviceInfoFile": "/a\x00"}, 7, "CNIDeviceInfoFile"}, {"args", fields{"cni": 5}, 6, "args"},
-		{"ipam", fields{"type": 5}, 6, "ipam"}, {"ipam", fields{"type": "a\x00"}, 7, "ipam"}, {"ipam", fields{"type": ".."}, 7, "ipam"}, {"runDir", "/a\x00", 7, "runDir"}, {"disableCheck", "x", 6, "disableCheck"}, {"pciBusID", 5, 6, "pciBusID"}, {"cni.dev/valid-attachments", 5, 6, "valid-attachments"}, {"type", 5, 6, "type"},
+		{"ipam", fields{"type": 5}, 6, "ipam"}, {"ipam", fields{"type": "a\x00"}, 7, "ipam"}, {"ipam", fields{"type": ".."}, 7, "ipam"}, {"runDir", "/a\x00", 7, "runDir"}, {"disableCheck", "x", 6, "disableCheck"}, {"disableGC", "x", 6, "disableGC"}, {"capabilities", fields{"mac": 5}, 6, "capabilities"}, {"pciBusID", 5, 6, "pciBusID"}, {"cni.dev/valid-attachments", 5, 6, "valid-attachments"}, {"type", 5, 6, "type"},
 		{"vlanId", 5, 2, "vlanId"}, {"../x", 5, 2, "../x"}, {long, 5, 2, "xxx"},
 	}
 	for _, tt := range tests {
 		n.refused(t, p.env(n, "ADD"), with(t, good, tt.key, tt.value), tt.code, tt.text)
 	}
+	for _, verb := range []string{"CHECK", "DEL", "GC", "STATUS"} {
+		for _, tt := range tests {
+			text := with(t, with(t, with(t, good, "prevResult", fields{"cniVersion": "1.0.0"}), "cniVersion", "1.1.0"), tt.key, tt.value)
+			if verb == "GC" && tt.key != "cni.dev/valid-attachments" {
+				text = with(t, text, "cni.dev/valid-attachments", []any{fields{"containerID": kept.ContainerID, "ifname": kept.IfName}})
+			}
+			n.answered(t, p.env(n, verb), text)
+		}
+	}
+	for _, prev := range []any{nil, 5, "x", []int{}, fields{}, fields{"cniVersion": 7}, fields{"cniVersion": "9.9"}, fields{"cniVersion": "1.0.0", "ips": 5}, fields{"cniVersion": "1.0.0", "interfaces": []any{fields{"name": "../x"}}}, fields{"cniVersion": "1.0.0", "ips": []any{fields{"address": long}}}} {
+		n.refused(t, p.env(n, "CHECK"), with(t, good, "prevResult", prev), 0, "")
+	}
+	for _, valid := range []any{[]any{fields{"containerID": "../x", "ifname": "net1"}}, []any{fields{"containerID": kept.ContainerID, "ifname": "a\x00b"}}, []any{fields{"containerID": long + long, "ifname": "x"}}, []any{5}, []any{fields{"containerID": 5}}, nil} {
+		n.refused(t, p.env(n, "GC"), with(t, with(t, good, "cniVersion", "1.1.0"), "cni.dev/valid-attachments", valid), 0, "")
+	}
+	if have := n.attachments(); len(have) != 1 || kept.check(list) != nil {
+		t.Errorf("calls that were wrong have changed an interface of another pod: %+v", have)
+	}
+	check(t, kept.del(list))
 	for _, text := range []string{"", "{", "null", "[]", "5", `{"name":"a"} x`} {
 		n.refused(t, p.env(n, "ADD"), []byte(text), 0, "")
 	}
@@ -64,6 +87,19 @@ func TestBadConf(t *testing.T) {
 	}
 	n.nothingLeft(p)
 	check(t, p.del(n.network("1.0.0", "vhost-user", nil)))
+}
+
+// answered fails the test unless the plugin carries a call out, or refuses it as CNI wants it.
+func (n *node) answered(t *testing.T, env []string, text []byte) {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(n.bin, "millrace-cni"))
+	cmd.Env, cmd.Stdin = env, strings.NewReader(string(text))
+	if out, err := cmd.Output(); err != nil {
+		var e types.Error
+		if bad := json.Unmarshal(out, &e); bad != nil || e.Code == 0 || e.Msg == "" {
+			t.Errorf("%s %.400s: no error of CNI: %v, %s", env[0], text, err, out)
+		}
+	}
 }
 
 // refused fails the test unless the plugin refuses a call as CNI wants it. Code 0 is

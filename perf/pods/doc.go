@@ -4,13 +4,16 @@
 //
 //	TestKinds          each kind of interface by each version of CNI: add, use, check, delete
 //	TestUnprivileged   a DPDK application without any rights, in namespaces of its own
-//	TestCrashes        plugin, agent and switch killed at each step
+//	TestPluginSteps, TestSwitchSteps, TestCrashes  plugin, agent, dataplane and database killed at each step, and at moments between
 //	TestBadConf        configurations that are wrong in each of their fields
 //	TestRates, TestPortSecurity  how much a pod sends and receives, and as whom
 //	TestMultus         what Multus gives and takes when it delegates
 //	TestMultusItself   Multus, where the environment names one, with an API server and kubelet's pod resources
 //	TestOVSCNI, TestUserspaceCNI  what other plugins write into the database
-//	TestOVSCNIItself   the stock plugin, where the environment names one
+//	TestOVSCNIItself, TestUserspaceCNIItself  the stock plugins, where the environment names them
+//	TestImage          the image, built and run with the DaemonSet's rights
+//	TestKubeletItself  kubelet, where the environment names one, and containerd run the DaemonSet's pod and pods with slots
+//	TestKubeletAndMultus  the same with Multus between, from the annotation to the answer of a DPDK application
 //	TestManyPods       500 pods, and 100 at a time
 //
 // All of it runs in a network namespace and a mount namespace of the test binary's.

@@ -6,8 +6,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
 
 	"millrace/control/cni/attach"
 	"millrace/perf/peers"
@@ -132,6 +136,21 @@ func TestGC(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	check(t, n.cni.GetStatusNetworkList(ctx, list))
+	check(t, n.cni.GCNetworkList(ctx, list, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{{ContainerID: a.ContainerID, IfName: "net1"}, {ContainerID: b.ContainerID, IfName: "net1"}}}))
+	if left := n.attachments(); len(left) != 2 {
+		t.Errorf("after a GC of a runtime that has both: %+v", left)
+	}
+	lost := n.newPod() // nobody has it but the switch
+	if _, err := n.plugin(lost.env(n, "ADD"), n.conf(list)); err != nil {
+		t.Fatal(err)
+	}
+	check(t, n.cni.GCNetworkList(ctx, list, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{{ContainerID: a.ContainerID, IfName: "net1"}, {ContainerID: b.ContainerID, IfName: "net1"}}}))
+	if left := n.attachments(); len(left) != 2 || slices.ContainsFunc(left, func(at attach.Attachment) bool { return at.ContainerID == lost.ContainerID }) {
+		t.Errorf("after a GC of what the runtime does not have: %+v", left)
+	}
+	if _, err := n.plugin(lost.env(n, "DEL"), n.conf(list)); err != nil { // for its addresses: Debian's host-local has no GC
+		t.Error(err)
+	}
 	r, err := n.call(&attach.Request{Method: attach.GC, Key: attach.Key{Network: "other"}})
 	if err != nil || len(r.Removed) != 0 {
 		t.Errorf("GC of another network: %+v, %v", r, err)

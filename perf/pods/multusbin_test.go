@@ -20,8 +20,10 @@ import (
 	"millrace/control/cni/attach"
 )
 
-// multusVariable names a program multus, built by whoever wants this test from
-// gopkg.in/k8snetworkplumbingwg/multus-cni.v4/cmd/multus: its module cannot be required.
+// multusVariable names a program multus, built by whoever wants this test: its module cannot be required. In an empty directory,
+// with a go.mod that requires gopkg.in/k8snetworkplumbingwg/multus-cni.v4 v4.2.4:
+//
+//	CGO_ENABLED=0 go build -mod=mod -o multus gopkg.in/k8snetworkplumbingwg/multus-cni.v4/cmd/multus
 const multusVariable = "MULTUS_CNI"
 
 // A podResources is kubelet's API that says which devices a pod has.

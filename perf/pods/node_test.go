@@ -34,6 +34,9 @@ type node struct {
 	dir  string // of the test
 	run  string // run directory
 	bin  string
+	args []string // of `millrace run`, beside the run directory
+	boot []string // what starts the switch, if it is not the program itself
+	pods string   // where its pods' network namespaces are
 	cmd  *exec.Cmd
 	done chan struct{}
 	log  *waittest.Buffer
@@ -54,8 +57,17 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	waittest.Until(t, what, ok)
 }
 
-// newNode starts a switch, for the length of the test.
-func newNode(t testing.TB) *node {
+// newNode starts a switch with more arguments than it needs, for the length of the test.
+func newNode(t testing.TB, args ...string) *node {
+	t.Helper()
+	n := bareNode(t)
+	n.args = args
+	n.start()
+	return n
+}
+
+// bareNode is a node without a switch.
+func bareNode(t testing.TB) *node {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("short run: leaves out real peers")
@@ -68,29 +80,30 @@ func newNode(t testing.TB) *node {
 	check(t, err)
 	dir, err := os.MkdirTemp("", "mrp")
 	check(t, err)
-	n := &node{t: t, dir: dir, run: filepath.Join(dir, "run"), bin: bin}
+	n := &node{t: t, dir: dir, run: filepath.Join(dir, "run"), bin: bin, pods: filepath.Join(dir, "netns")}
 	check(t, os.Mkdir(n.run, 0o755))
 	n.cni = libcni.NewCNIConfigWithCacheDir([]string{bin, ipamDir}, filepath.Join(dir, "cache"), nil)
 	t.Cleanup(func() {
 		n.stop()
-		if t.Failed() {
+		if t.Failed() && n.log != nil {
 			log := n.log.String()
 			t.Logf("the switch logged last:\n%s", log[max(0, len(log)-6000):])
 		}
 		os.RemoveAll(dir)
 	})
-	n.start()
 	return n
 }
 
 // start starts the switch. The death signal is about the thread that starts it.
 func (n *node) start() {
 	n.t.Helper()
-	cpus, err := sys.AllowedCPUs()
-	check(n.t, err)
+	boot := n.boot
+	if boot == nil {
+		boot = append([]string{filepath.Join(n.bin, "millrace")}, n.arguments()...)
+	}
 	out := &waittest.Buffer{}
 	n.log = &waittest.Buffer{}
-	n.cmd = exec.Command(filepath.Join(n.bin, "millrace"), "run", "--run-dir", n.run, "--cpus", fmt.Sprint(cpus[len(cpus)-1]), "--keep-dataplane=false")
+	n.cmd = exec.Command(boot[0], boot[1:]...)
 	n.cmd.Stdout, n.cmd.Stderr = out, n.log
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	n.done = make(chan struct{})
@@ -115,6 +128,13 @@ func (n *node) start() {
 		return strings.Contains(out.String(), "ready\n")
 	})
 	eventually(n.t, "the agent answers", func() bool { return n.status() == nil })
+}
+
+// arguments are those of `millrace run` for this machine.
+func (n *node) arguments() []string {
+	cpus, err := sys.AllowedCPUs()
+	check(n.t, err)
+	return append([]string{"run", "--run-dir", n.run, "--cpus", fmt.Sprint(cpus[len(cpus)-1]), "--keep-dataplane=false"}, n.args...)
 }
 
 // stop ends the switch in good order.
@@ -221,9 +241,8 @@ type pod struct {
 func (n *node) newPod() *pod {
 	n.t.Helper()
 	i := n.seq.Add(1)
-	dir := filepath.Join(n.dir, "netns")
-	check(n.t, os.MkdirAll(dir, 0o755))
-	ns := taptest.At(n.t, filepath.Join(dir, fmt.Sprint("pod", i)))
+	check(n.t, os.MkdirAll(n.pods, 0o755))
+	ns := taptest.At(n.t, filepath.Join(n.pods, fmt.Sprint("pod", i)))
 	n.t.Cleanup(func() {
 		_ = syscall.Unmount(ns.Path, syscall.MNT_DETACH)
 		_ = os.Remove(ns.Path)

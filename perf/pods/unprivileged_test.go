@@ -25,7 +25,7 @@ const podUser = 12345
 // TestUnprivileged: a DPDK application of an ordinary user, in user, mount and network
 // namespaces of its own and without capabilities, finds its socket where the file beside
 // it says, and answers the pings of a pod with a kernel's interface: with the switch in
-// either role, in a directory of the device plugin and in the pod's own.
+// either role, in a directory of the device plugin, in a volume of the pod's, and in neither.
 func TestUnprivileged(t *testing.T) {
 	peers.Need(t, "dpdk-testpmd")
 	for _, name := range []string{"setpriv", "unshare"} {
@@ -34,36 +34,56 @@ func TestUnprivileged(t *testing.T) {
 		}
 	}
 	n := newNode(t)
+	cover(t, "/var/lib")
 	plain, tap := n.newPod(), n.network("1.0.0", attach.TAP, nil)
 	plain.mustAdd(tap)
 	check(t, agent.MakeSlot(n.run, "br0-5"))
+	theirs := fields{"user": podUser, "group": podUser}
 	for _, more := range []fields{
-		{"mode": "client", "deviceID": "br0-5"},
-		{"mode": "client"},
-		{"mode": "server"},
+		{"mode": "client", "socket": theirs, "deviceID": "br0-5"},
+		{"mode": "client", "socket": theirs},
+		{"mode": "server", "socket": theirs},
+		{"mode": "client", "deviceID": "br0-5"}, // whose it is nobody says
+		{"mode": "client", "socket": fields{"volume": "sockets"}},
+		{"mode": "server", "socket": fields{"volume": "sockets"}},
+		{"mode": "client", "socket": fields{"volume": "sockets"}, "userspace": true},
+		{"mode": "server", "socket": fields{"volume": "sockets"}, "userspace": true},
 	} {
-		more["socket"] = fields{"user": podUser, "group": podUser}
-		list := n.network("1.0.0", attach.VhostUser, more)
-		p := n.newPod()
-		r := p.mustAdd(list)
-		dir := filepath.Dir(r.Interfaces[0].SocketPath)
-		info := readInfo(t, dir)
-		if want := map[string]string{"client": "server", "server": "client"}[more["mode"].(string)]; info.Role != want || info.MAC != r.Interfaces[0].Mac {
-			t.Errorf("%v: the application is told %+v", more, info)
-		}
-		app := n.startApplication(p, dir, info)
-		to, _ := netip.AddrFromSlice(r.IPs[0].Address.IP)
-		if err := plain.Ping(t, to.Unmap(), 1000, patience); err != nil {
-			t.Errorf("%v: %v\n%s", more, err, app.out)
-		}
-		if out := n.cli("port", "show", p.key().Port()); !strings.Contains(out, fmt.Sprintf("uid %d", podUser)) {
-			t.Errorf("%v: the peer is not the pod's user:\n%s", more, out)
-		}
-		app.stop()
-		check(t, p.del(list))
+		n.unprivileged(t, plain, more)
 	}
 	check(t, plain.del(tap))
 	n.nothingLeft(plain)
+}
+
+// unprivileged has an application use an interface of a network, and another pod reach it.
+func (n *node) unprivileged(t *testing.T, plain *pod, more fields) {
+	t.Helper()
+	list, p := n.network("1.0.0", attach.VhostUser, more), n.newPod()
+	volume := filepath.Join("/var/lib/kubelet/pods", p.Args[3][1], "volumes/kubernetes.io~empty-dir/sockets")
+	// As kubelet gives a pod with an fsGroup an emptyDir.
+	check(t, os.MkdirAll(volume, 0o755))
+	check(t, os.Chown(volume, 0, podUser))
+	check(t, os.Chmod(volume, os.ModeSetgid|0o770))
+	r := p.mustAdd(list)
+	dir := filepath.Dir(r.Interfaces[0].SocketPath)
+	info := readInfo(t, dir)
+	if want := map[string]string{"client": "server", "server": "client"}[more["mode"].(string)]; info.Role != want || info.MAC != r.Interfaces[0].Mac {
+		t.Errorf("%v: the application is told %+v", more, info)
+	}
+	app := n.startApplication(podUser, p.key().Port(), dir, info)
+	defer app.stop()
+	to, _ := netip.AddrFromSlice(r.IPs[0].Address.IP)
+	if err := plain.Ping(t, to.Unmap(), 1000, patience); err != nil {
+		t.Errorf("%v: %v\n%s", more, err, app.out)
+	}
+	if out := n.cli("port", "show", p.key().Port()); !strings.Contains(out, fmt.Sprintf("uid %d", podUser)) {
+		t.Errorf("%v: the peer is not the pod's user:\n%s", more, out)
+	}
+	app.stop()
+	check(t, p.del(list))
+	if left, err := os.ReadDir(volume); err != nil || len(left) > 0 {
+		t.Errorf("%v: left in the pod's volume: %v, %v", more, left, err)
+	}
 }
 
 // readInfo is what an application is told of its interface.
@@ -83,9 +103,9 @@ type application struct {
 	done chan struct{}
 }
 
-// startApplication starts testpmd as a container runtime would: its interface's
-// directory is mounted where the container has it, and all rights are gone.
-func (n *node) startApplication(p *pod, dir string, info agent.Info) *application {
+// startApplication starts testpmd as a container runtime would, for a port: its interface's
+// directory is mounted where the container has it, and all rights but a user's are gone.
+func (n *node) startApplication(user int, port, dir string, info agent.Info) *application {
 	t := n.t
 	t.Helper()
 	mnt := filepath.Join(n.dir, "mnt")
@@ -102,7 +122,7 @@ func (n *node) startApplication(p *pod, dir string, info agent.Info) *applicatio
 		fmt.Sprintf("--vdev=net_virtio_user0,path=%s/%s,server=%s,queues=1,mac=%s", mnt, filepath.Base(info.Socket), server, info.MAC),
 		"--", "-i", "--forward-mode=icmpecho", "--total-num-mbufs=4096", "--auto-start",
 	}
-	script := fmt.Sprintf("mount --bind %s %s && exec setpriv --reuid %d --regid %d --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs unshare --user --mount --net \"$@\"", dir, mnt, podUser, podUser)
+	script := fmt.Sprintf("mount --bind %s %s && exec setpriv --reuid %d --regid %d --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs unshare --user --mount --net \"$@\"", dir, mnt, user, user)
 	app := &application{out: &waittest.Buffer{}, done: make(chan struct{})}
 	app.cmd = exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, "sh"}, testpmd...)...)
 	app.cmd.Stdout, app.cmd.Stderr = app.out, app.out
@@ -125,7 +145,7 @@ func (n *node) startApplication(p *pod, dir string, info agent.Info) *applicatio
 			t.Fatalf("testpmd ended at once: %s", app.out)
 		default:
 		}
-		return strings.Contains(app.out.String(), "testpmd> ") || strings.Contains(n.cli("port", "show", p.key().Port()), "forwarding")
+		return strings.Contains(app.out.String(), "testpmd> ") || strings.Contains(n.cli("port", "show", port), "forwarding")
 	})
 	return app
 }

@@ -47,6 +47,25 @@ func TestGone(t *testing.T) {
 	}
 }
 
+// TestSameNetns: a path at which we see another namespace than the plugin is refused; what we do not see is not.
+func TestSameNetns(t *testing.T) {
+	const path = "/proc/self/ns/net"
+	ours := inodeOf(path)
+	if ours == 0 {
+		t.Skip("needs /proc")
+	}
+	for _, tt := range []struct {
+		path  string
+		inode uint64
+		good  bool
+	}{{path, ours, true}, {path, 0, true}, {path, ours + 1, false}, {"/proc/4294967295/ns/net", ours, true}} {
+		err := sameNetns(&attach.Attachment{Netns: tt.path, NetnsInode: tt.inode})
+		if (err == nil) != tt.good {
+			t.Errorf("%s with inode %d: %v", tt.path, tt.inode, err)
+		}
+	}
+}
+
 // volumeAgent is an agent with a pod that has an emptyDir shared-dir of fsGroup 2000.
 func volumeAgent(t *testing.T) (a *agent, at *attach.Attachment, volume string) {
 	t.Helper()

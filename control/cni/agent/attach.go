@@ -84,6 +84,9 @@ func (a *agent) attach(ctx context.Context, at *attach.Attachment) (*attach.Repl
 	if err := judge(at); err != nil {
 		return nil, err
 	}
+	if err := sameNetns(at); err != nil {
+		return nil, err
+	}
 	defer a.calls.lock(at.Port())()
 	if err := a.forget(at.Key); err != nil {
 		return nil, err

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"millrace/control/cni/attach"
 )
 
 // inodeOf is the inode number of the network namespace at a path; 0: there is none, or
@@ -17,6 +19,15 @@ func inodeOf(path string) uint64 {
 		return 0
 	}
 	return st.Ino
+}
+
+// sameNetns is an error if the switch sees another network namespace at the pod's path than the plugin: a device would
+// come into it, which may be the host's.
+func sameNetns(at *attach.Attachment) error {
+	if here := inodeOf(at.Netns); here != 0 && at.NetnsInode != 0 && here != at.NetnsInode {
+		return attach.Errorf(attach.CodeRefused, "the switch sees another network namespace at %s than the container runtime: a switch in a container needs the host's /run/netns, or, for paths in /proc, hostPID: true and the capability SYS_PTRACE", at.Netns)
+	}
+	return nil
 }
 
 // gone reports whether the pod of an attachment is certainly not there any more: the

@@ -139,6 +139,14 @@ func (a *agent) collect(ctx context.Context, network string, valid []attach.Key)
 	if err := attach.CheckName(network); err != nil {
 		return nil, attach.Errorf(attach.CodeInvalid, "network: %v", err)
 	}
+	keep := map[string]bool{}
+	for _, k := range valid {
+		k.Network = network
+		if err := k.Check(); err != nil {
+			return nil, attach.Errorf(attach.CodeInvalid, "valid: %v", err)
+		}
+		keep[k.Port()] = true
+	}
 	d, err := a.dial(ctx)
 	if err != nil {
 		return nil, err
@@ -147,11 +155,6 @@ func (a *agent) collect(ctx context.Context, network string, valid []attach.Key)
 	d.Close()
 	if err != nil {
 		return nil, err
-	}
-	keep := map[string]bool{}
-	for _, k := range valid {
-		k.Network = network
-		keep[k.Port()] = true
 	}
 	reply := &attach.Reply{}
 	var errs []error

@@ -99,9 +99,12 @@ const (
 // An Attachment is what a pod's interface asks of the switch.
 type Attachment struct {
 	Key
-	Pod    Pod    `json:"pod"`
-	Kind   string `json:"kind"`
-	Netns  string `json:"netns,omitempty"`
+	Pod   Pod    `json:"pod"`
+	Kind  string `json:"kind"`
+	Netns string `json:"netns,omitempty"`
+	// NetnsInode is the inode of what the plugin has found at Netns; 0: not known. The switch may see another one there.
+	NetnsInode uint64 `json:"netns_inode,omitempty"`
+
 	Bridge string `json:"bridge"`
 	VLAN   int    `json:"vlan,omitempty"`  // access port of it; 0: a trunk
 	Trunk  []int  `json:"trunk,omitempty"` // VLANs of a trunk; none: all

@@ -9,6 +9,10 @@
 //                 listed go to the port, nothing else
 //
 // A queue without a socket leaves its frames to the kernel.
+//
+// Where the port sends by runs (sends != 0), the program has a second part, which is run by
+// BPF_PROG_RUN with live frames: each frame of a run becomes the next one of a slot, and leaves
+// by the device.
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -27,6 +31,7 @@
 
 // Set before the program is loaded.
 const volatile __u32 selected = 0;
+const volatile __u32 sends = 0; // index of the device that frames of runs leave by; 0: there are no runs
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -222,6 +227,67 @@ static __always_inline int is_ours(struct xdp_md *ctx, __u16 vlan)
 	return selected ? is_selected(ctx, &c) : !is_for_host(&c);
 }
 
+// A run is of a lane: of what one worker sends at a time. Frames of it come from the
+// loopback device and begin with the lane's number, and are FIRST bytes long.
+#define SLOTS 64
+#define FIRST 60
+#define LOOPBACK 1
+
+struct lane {
+	__u32 next; // slot that the next frame of the run has
+	__u32 unused;
+	__u8 first[120]; // what a frame of a run is before it has a slot
+};
+
+// What is sent, len bytes of it.
+struct slot {
+	__u32 len;
+	__u32 unused;
+	__u8 bytes[2040];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1); // one for each lane, where there are runs
+	__type(key, __u32);
+	__type(value, struct lane);
+} lanes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1); // SLOTS for each lane, where there are runs
+	__type(key, __u32);
+	__type(value, struct slot);
+} slots SEC(".maps");
+
+// Makes the frame what the lane's next slot has, and sends it. One that there is no slot for is dropped.
+static __always_inline int send(struct xdp_md *ctx)
+{
+	__u8 *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct lane *lane;
+	struct slot *slot;
+	__u32 key, len;
+
+	if (data + 1 > end)
+		return XDP_DROP;
+	key = *data;
+	lane = bpf_map_lookup_elem(&lanes, &key);
+	if (!lane || lane->next >= SLOTS)
+		return XDP_DROP;
+	key = key * SLOTS + lane->next++;
+	slot = bpf_map_lookup_elem(&slots, &key);
+	if (!slot)
+		return XDP_DROP;
+	len = *(volatile __u32 *)&slot->len;
+	if (len < ETH_HLEN || len > sizeof(slot->bytes))
+		return XDP_DROP;
+	if (bpf_xdp_adjust_tail(ctx, (int)len - FIRST) || bpf_xdp_store_bytes(ctx, 0, slot->bytes, len))
+		return XDP_DROP;
+	return bpf_redirect(sends, 0);
+}
+
 static __always_inline struct count *count_of(__u32 queue)
 {
 	return bpf_map_lookup_elem(&counts, &queue);
@@ -241,8 +307,11 @@ static __always_inline int steer_to(struct xdp_md *ctx, struct count *n)
 SEC("xdp.frags")
 int steer(struct xdp_md *ctx)
 {
-	struct count *n = count_of(ctx->rx_queue_index);
+	struct count *n;
 
+	if (sends && ctx->ingress_ifindex == LOOPBACK)
+		return send(ctx);
+	n = count_of(ctx->rx_queue_index);
 	if (unlikely(!n))
 		return XDP_PASS;
 	if (!is_ours(ctx, 0)) {
