@@ -261,11 +261,14 @@ func (a *Agent) hunt(ctx context.Context, ad *address) {
 	}
 }
 
+// mostServers is for how many servers there are links, whatever one of them says.
+const mostServers = 128
+
 // missesServers reports whether there are servers without a link.
 func (a *Agent) missesServers() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return len(a.links) > 0 && len(a.serversLocked()) < a.count
+	return len(a.links) > 0 && len(a.serversLocked()) < min(a.count, mostServers)
 }
 
 func (a *Agent) serversLocked() map[string]int {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	konn "sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
 
 	"millrace/control/egress/konntest"
+	"millrace/control/egress/policy"
 )
 
 // junk are packets that no server should send.
@@ -133,20 +135,99 @@ func TestMuteServers(t *testing.T) {
 		"greets no stream": {l.Addr().String(), "has not greeted a stream in"},
 		"is no server":     {listen(t, func(c *net.TCPConn) { _, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")) }), "connection"},
 		"says nothing":     {listen(t, func(c *net.TCPConn) { <-never }), "has not greeted a stream in"},
+		"says too much":    {boastful(t), "wait for the server's header"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &konntest.Server{ID: "s1"}
 			s.Start(t, "127.0.0.1:0")
 			r := start(t, func(c *Config) { c.Servers, c.headerTimeout = []string{tt.addr, s.Addr()}, 200*time.Millisecond })
 			eventually(t, "trouble with "+tt.part, func() bool { return strings.Contains(r.Status().Trouble, tt.part) })
-			if n := r.metric(t, "konnectivity_network_proxy_agent_server_connection_failure_count", "", ""); n == 0 {
+			failures := func() float64 {
+				return r.metric(t, "konnectivity_network_proxy_agent_server_connection_failure_count", "", "")
+			}
+			if failures() == 0 {
 				t.Error("no failure is counted")
 			}
+			few, tried := runtime.NumGoroutine(), failures()
+			eventually(t, "more attempts", func() bool { return failures() >= tried+5 })
+			eventually(t, "nothing is left of attempts", func() bool { return runtime.NumGoroutine() <= few+20 })
 			eventually(t, "the other server has agents", func() bool { _, ready := s.Backends(); return ready > 0 })
 			if err := probe(t, ways[1], s, listen(t, echo)); err != nil {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// boastful is a server whose name is a MiB long.
+func boastful(t *testing.T) string {
+	s := &konntest.Server{ID: strings.Repeat("x", 1<<20)}
+	s.Start(t, "127.0.0.1:0")
+	return s.Addr()
+}
+
+// TestCrowd: a server that says there are more than there can be is not believed.
+func TestCrowd(t *testing.T) {
+	a := New(Config{})
+	a.counted(1 << 30)
+	for i := range mostServers {
+		if a.links[&link{server: fmt.Sprint(i)}] = struct{}{}; a.missesServers() != (i+1 < mostServers) {
+			t.Fatalf("with %d servers the agent misses more: %v", i+1, i+1 >= mostServers)
+		}
+	}
+}
+
+// TestHugeTargets: what is kept of requests to be shown does not keep what a server
+// sent in their place.
+func TestHugeTargets(t *testing.T) {
+	s := &konntest.Server{ID: "s1"}
+	r := start(t, nil, s)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	huge := strings.Repeat("a", 3<<20)
+	const n = 40
+	for i := range n {
+		protocol, address := "tcp", huge
+		if i%2 == 1 {
+			protocol, address = huge, "127.0.0.1:1"
+		}
+		if err := dialRaw(t.Context(), t, s, protocol, address); err == nil || len(err.Error()) > 1000 {
+			t.Fatalf("a dial of %d bytes: %.100v", len(huge), err)
+		}
+	}
+	eventually(t, "all have ended", func() bool { _, ended := r.Requests(); return len(ended) == n })
+	eventually(t, "their bytes are gone", func() bool {
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		return after.HeapAlloc < before.HeapAlloc+n/4*uint64(len(huge))
+	})
+}
+
+// TestNamesOfDenied: a name that may be looked up opens nothing that its address does
+// not, however that is written.
+func TestNamesOfDenied(t *testing.T) {
+	rules, err := policy.Parse("node=0.0.0.0/0,::/0 deny=10.0.0.0/8,fd00::/8 host-names=*.test", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for address, reason := range map[string]policy.Reason{
+		"10.1.2.3": policy.Denied, "::ffff:10.1.2.3": policy.Denied, "fd00::1": policy.Denied,
+		"127.0.0.1": policy.NoRule, "::1": policy.NoRule, "::ffff:127.0.0.1": policy.NoRule,
+		"169.254.169.254": policy.NoRule, "::ffff:169.254.169.254": policy.NoRule, "fe80::1": policy.NoRule,
+		"0.0.0.0": policy.BadAddress, "::": policy.BadAddress, "224.0.0.1": policy.BadAddress, "ff02::1": policy.BadAddress, "255.255.255.255": policy.BadAddress,
+	} {
+		a := New(Config{
+			Policy: func() *policy.Policy { return rules }, HostNames: lookupFunc(func() []netip.Addr { return []netip.Addr{netip.MustParseAddr(address)} }),
+			Host: dialFunc(func(_ context.Context, _, address string) (net.Conn, error) {
+				t.Errorf("%s was dialled", address)
+				return nil, net.ErrClosed
+			}),
+		})
+		_, v, err := a.reach(t.Context(), "tcp", "innocent.test:80")
+		if d, ok := errors.AsType[*policy.DeniedError](err); !ok || d.Reason != reason || v.Class != policy.Deny {
+			t.Errorf("a name of %s: %v, class %s; want %s", address, err, v.Class, reason)
+		}
 	}
 }
 

@@ -109,13 +109,16 @@ func (l *link) connect() error {
 		return c, nil
 	}
 	l.cc, err = grpc.NewClient("passthrough:///"+l.addr.text, grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
-		grpc.WithReadBufferSize(bufferSize), grpc.WithWriteBufferSize(bufferSize), grpc.WithDisableServiceConfig(), grpc.WithNoProxy(),
+		grpc.WithMaxHeaderListSize(headerMost), grpc.WithReadBufferSize(bufferSize), grpc.WithWriteBufferSize(bufferSize), grpc.WithDisableServiceConfig(), grpc.WithNoProxy(),
 		grpc.WithUserAgent("millrace"))
 	if err != nil {
 		return fmt.Errorf("prepare a connection to %s: %w", l.addr.text, err)
 	}
 	return nil
 }
+
+// headerMost is what a server may say of itself, in bytes.
+const headerMost = 16 << 10
 
 // bufferSize is of gRPC's buffers before the socket, each way, in bytes.
 const bufferSize = 256 << 10

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -121,11 +122,19 @@ type Request struct {
 // most is how much of what a peer sent is shown.
 const most = 120
 
+// shown is the part of a text that is kept to be shown. The rest is not kept with it.
+func shown(text string) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.Clone(text[:most])
+}
+
 // tell returns what is known of a request at this moment.
 func (r *request) tell() Request {
 	state := r.state.Load()
 	q := Request{Started: r.started, Server: r.stream.server, Agent: r.stream.id, Dial: r.random,
-		Protocol: r.protocol[:min(len(r.protocol), most)], Target: r.target[:min(len(r.target), most)],
+		Protocol: shown(r.protocol), Target: shown(r.target),
 		Duration: time.Since(r.started), State: [...]string{"dialling", "open", "closing"}[state]}
 	if state != dialing {
 		r.tellVisit(&q)

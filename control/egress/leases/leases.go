@@ -85,8 +85,10 @@ func Follow(ctx context.Context, cfg Config) {
 		if err != nil {
 			cfg.Log.Warn("cannot watch the leases of proxy-servers; trying again", zap.Duration("in", pause), zap.Error(err))
 		}
-		if !sleep(ctx, pause/2+rand.N(pause/2)) {
+		select {
+		case <-ctx.Done():
 			return
+		case <-time.After(pause/2 + rand.N(pause/2)):
 		}
 	}
 }
@@ -99,8 +101,15 @@ const (
 
 // expire counts again as leases run out.
 func (c *counter) expire(ctx context.Context) {
-	for sleep(ctx, time.Second) {
-		c.tell()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			c.tell()
+		}
 	}
 }
 
@@ -143,17 +152,5 @@ func (c *counter) tell() {
 	if n = max(1, n); n != c.told {
 		c.told = n
 		c.cfg.Count(n)
-	}
-}
-
-// sleep reports whether d has passed before ctx ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }

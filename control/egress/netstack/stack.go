@@ -24,6 +24,20 @@ const PortNIC tcpip.NICID = 1
 // here; peers of Linux delay acknowledgements for 40 ms.
 const minRTO = 50 * time.Millisecond
 
+// What is sent again waits no longer than maxRTO, and is given up after maxRetries, 2
+// minutes. By itself the stack waits up to 2 minutes each time: what it takes for round
+// trips are its own pauses after losses, each longer than the one before, so that a
+// connection whose window closes amid losses stands still. Probes of a closed window
+// double the same pause.
+const (
+	maxRTO     = time.Second
+	maxRetries = 120
+)
+
+// timeWait is how long the stack remembers a connection that it has closed. One takes
+// 10 KiB until then, and no budget counts it.
+const timeWait = 5 * time.Second
+
 // A Config says what a stack shall be.
 type Config struct {
 	Socket    string // of the vhost-user port, where the switch listens
@@ -86,9 +100,9 @@ func newInner() *stack.Stack {
 		// RACK takes a loss of several super-frames at a stream's end for one of many
 		// segments under way, and mends two of them in each timeout.
 		ptr(tcpip.TCPSACKEnabled(true)), ptr(tcpip.TCPRecovery(0)),
-		ptr(tcpip.TCPMinRTOOption(minRTO)),
+		ptr(tcpip.TCPMinRTOOption(minRTO)), ptr(tcpip.TCPMaxRTOOption(maxRTO)), ptr(tcpip.TCPMaxRetriesOption(maxRetries)),
 		ptr(tcpip.TCPModerateReceiveBufferOption(true)),
-		ptr(tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)),
+		ptr(tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)), ptr(tcpip.TCPTimeWaitTimeoutOption(timeWait)),
 		&tcpip.TCPReceiveBufferSizeRangeOption{Min: bufferMin, Default: bufferFirst, Max: bufferMax},
 		&tcpip.TCPSendBufferSizeRangeOption{Min: bufferMin, Default: bufferFirst, Max: bufferMax},
 	} {

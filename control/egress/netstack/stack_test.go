@@ -152,6 +152,12 @@ func TestMany(t *testing.T) {
 	if a.budget.left != left {
 		t.Errorf("%d bytes of %d are not given back", left-a.budget.left, left)
 	}
+	// Who closes first remembers the connection for a time, and that takes memory, too.
+	for end := time.Now().Add(3 * timeWait); len(a.inner.RegisteredEndpoints()) > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the stack remembers %d connections that were closed %v ago", len(a.inner.RegisteredEndpoints()), 3*timeWait)
+		}
+	}
 }
 
 // TestRefused: what cannot be reached is said as the kernel says it.
