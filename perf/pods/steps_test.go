@@ -28,10 +28,10 @@ func TestSwitchSteps(t *testing.T) {
 		t.Skip("needs strace: apt-get install strace")
 	}
 	n := newNode(t)
-	kinds, turn := []string{attach.TAP, attach.Veth, attach.VhostUser}, 0
+	kinds := []string{attach.TAP, attach.Veth, attach.VhostUser}
 	long := os.Getenv("MILLRACE_TEST_LONG") != ""
 	for _, whom := range []string{"control", "dataplane", "db"} {
-		all := 0
+		all, turn := 0, 0
 		for step, killed := 1, 1; killed > 0; {
 			if step > stepsMax {
 				t.Fatalf("%s: killed at step %d still", whom, step)
