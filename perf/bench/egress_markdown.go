@@ -18,6 +18,7 @@ func egressMarkdown(done []outcome) string {
 	b.WriteString(egressProcedure)
 	rates, special := split(done)
 	writeBeside(&b, rates)
+	fmt.Fprintf(&b, "\n![rates over those of the rival](%s.svg)\n\n", egressGroup)
 	for _, o := range special {
 		writeMetrics(&b, o)
 	}

@@ -28,6 +28,37 @@ func TestEgressMarkdown(t *testing.T) {
 	}
 }
 
+// TestRatioPlot: cases whose point is a rate have a bar, whose length is the ratio.
+func TestRatioPlot(t *testing.T) {
+	var done []outcome
+	for name, rate := range map[string]float64{"egress-down": 3, "egress-up": 6, "egress-close": 1} {
+		done = append(done, outcome{Case: findCases(name)[0], Ours: []sample{{Mpps: rate}}, Peer: []sample{{Mpps: 2}}})
+	}
+	text := ratioPlot(done)
+	for _, want := range []string{">egress-down<", ">egress-up<", `width="230.0"`, `width="115.0"`, ">3.0<", ">1.5<"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s in\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "egress-close") {
+		t.Errorf("a case whose point is no rate has a bar:\n%s", text)
+	}
+}
+
+// TestLimited: a case may have shorter turns, or fewer, than the command line says.
+func TestLimited(t *testing.T) {
+	s := settings{Pairs: 5, Seconds: 3}
+	if got := s.limited(scenario{}); got != s {
+		t.Errorf("%+v", got)
+	}
+	if got := s.limited(scenario{seconds: 2, once: true}); got.Seconds != 2 || got.Pairs != 1 {
+		t.Errorf("%+v", got)
+	}
+	if got := s.limited(scenario{seconds: 4}); got.Seconds != 3 {
+		t.Errorf("%+v", got)
+	}
+}
+
 // TestStopwatch takes quantiles.
 func TestStopwatch(t *testing.T) {
 	var w stopwatch

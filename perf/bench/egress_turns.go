@@ -101,7 +101,7 @@ func turnFlows(flows int, up bool) turnFunc {
 		t := who.(*tunnel)
 		length, warm := s.turn(), s.turn()/3
 		if c.far {
-			length, warm = 3*length, 2*length
+			length, warm = 3*length, length
 		}
 		var moved atomic.Int64
 		serve := func(c net.Conn) { _, _ = io.ReadFull(c, make([]byte, 1)); sendAll(c) }
@@ -305,7 +305,7 @@ func turnStall(who int) turnFunc {
 			return sample{}, err
 		}
 		defer l.Close() //nolint:errcheck // nothing is lost
-		calm, _ := t.probes(ctx, l.addr, s.turn())
+		calm, _ := t.probes(ctx, l.addr, s.turn()/2)
 		stop, err := t.stall(ctx, who)
 		if err != nil {
 			return sample{}, err
@@ -402,7 +402,7 @@ func turnClose(ctx context.Context, _ settings, _ scenario, who side, _ int) (sa
 // How long the link is out, and how long it may take to recover.
 const (
 	outageTime  = 45 * time.Second
-	recoverMost = 60 * time.Second
+	recoverMost = 30 * time.Second
 )
 
 // turnOutage cuts the link, and says when requests are answered again.

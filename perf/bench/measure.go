@@ -15,6 +15,7 @@ const generatorPages = 32
 
 // measure runs one case: both sides are set up, then take turns.
 func measure(ctx context.Context, s settings, c scenario) (outcome, error) {
+	s = s.limited(c)
 	o := outcome{Case: c, Seconds: s.Seconds, Ring: s.ring(c), Machine: machine(), Date: time.Now().UTC().Format(time.DateOnly)}
 	dir, err := os.MkdirTemp("", "millrace-bench-")
 	if err != nil {
@@ -61,6 +62,17 @@ func measure(ctx context.Context, s settings, c scenario) (outcome, error) {
 		defer c.done()
 	}
 	return o, o.pairs(ctx, s, peer, mine)
+}
+
+// limited are the settings for a case that says how long its turns are, or how many.
+func (s settings) limited(c scenario) settings {
+	if c.seconds > 0 {
+		s.Seconds = min(s.Seconds, c.seconds)
+	}
+	if c.once {
+		s.Pairs = min(s.Pairs, 1)
+	}
+	return s
 }
 
 // prepareMachine makes what both sides need, and returns the function that takes

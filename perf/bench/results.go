@@ -30,10 +30,14 @@ func writeResults(dir string, o outcome) error {
 	if err := os.WriteFile(filepath.Join(dir, group+".md"), []byte(markdown(group, done)), 0o644); err != nil {
 		return err
 	}
-	if group == kernelGroup || group == egressGroup { // its cases have different units
+	picture := plot
+	switch group {
+	case kernelGroup: // its cases have different units
 		return nil
+	case egressGroup:
+		picture = ratioPlot
 	}
-	return os.WriteFile(filepath.Join(dir, group+".svg"), []byte(plot(done)), 0o644)
+	return os.WriteFile(filepath.Join(dir, group+".svg"), []byte(picture(done)), 0o644)
 }
 
 func caseFile(dir string, c scenario) string {

@@ -34,6 +34,8 @@ type scenario struct {
 
 	connects bool                         // connections are tracked
 	client   func(n uint32) pktgen.Header // that are established before a turn
+	once     bool                         // one pair is enough: what is measured takes minutes
+	seconds  float64                      // length of a turn at most; 0: as the command line says
 	warmup   time.Duration                // of each turn, if a sixth of it is not enough
 	ceiling  ceilingFunc                  // of the generator; nil: as many frames as go through a forwarder
 

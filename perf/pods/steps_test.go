@@ -81,6 +81,10 @@ func (n *node) switchStep(kind, whom string, step int) (killed int) {
 	if t.Failed() {
 		t.Fatalf("%s: %s killed at step %d", kind, whom, step)
 	}
+	if killed > 0 { // what dies again and again is started later and later
+		n.stop()
+		n.start()
+	}
 	return killed
 }
 
@@ -92,9 +96,7 @@ func (n *node) killAt(whom string, step int) (stop func() bool) {
 	cmd := exec.Command("strace", "-f", "-o", "/dev/null", "-p", strconv.Itoa(pid), "-e", "trace="+switchSteps, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", switchSteps, step))
 	cmd.Stderr = log
 	cmd.WaitDelay = time.Second
-	check(n.t, cmd.Start())
-	done := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(done) }()
+	done := n.startBeside(cmd, syscall.SIGKILL)
 	n.t.Cleanup(func() { _ = cmd.Process.Kill() })
 	eventually(n.t, "strace follows "+whom, func() bool {
 		if strings.Contains(log.String(), "ptrace") {

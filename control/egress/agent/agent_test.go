@@ -111,8 +111,17 @@ func TestTargetSpeaksFirst(t *testing.T) {
 
 // TestStalls: a client that stops reading, and a target that does, stop nobody else.
 func TestStalls(t *testing.T) {
+	for name, rate := range map[string]int64{"calm": 0, "hurry": -1} {
+		t.Run(name, func(t *testing.T) { testStalls(t, rate) })
+	}
+}
+
+func testStalls(t *testing.T, hurryRate int64) {
 	s := &konntest.Server{ID: "s1"}
-	start(t, nil, s)
+	r := start(t, func(c *Config) { c.hurryRate = hurryRate }, s)
+	if hurryRate < 0 {
+		r.awaitHurry(t)
+	}
 	flood := listen(t, func(c *net.TCPConn) {
 		for b := make([]byte, 64<<10); ; {
 			if _, err := c.Write(b); err != nil {

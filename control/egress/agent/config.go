@@ -62,6 +62,7 @@ type Config struct {
 	LogRequests zapcore.Level
 
 	adaptive      bool          // Links is our choice
+	hurryRate     int64         // dials of a link in a second; 500
 	headerTimeout time.Duration // that a server may take to greet a stream; 5 s
 }
 
@@ -103,6 +104,9 @@ func (c *Config) setDefaults() {
 	orInt(&c.Links, 2)
 	orInt(&c.Idle, 8)
 	orInt(&c.MaxStreams, 1024)
+	if c.hurryRate == 0 {
+		c.hurryRate = hurryRate
+	}
 	orTime(&c.headerTimeout, 5*time.Second)
 	orTime(&c.DialTimeout, 5*time.Second)
 	orTime(&c.StallTimeout, 5*time.Minute)

@@ -35,6 +35,8 @@ type link struct {
 	taken   atomic.Int64  // the same, those that have ended too
 	bad     atomic.Int64  // streams that ended by themselves in this minute
 	rank    int           // among links to its address: see place
+	dials   atomic.Int64  // in this second
+	hurry   atomic.Bool   // they come in a hurry
 	busy    atomic.Bool   // it has carried much in the last second
 	carried uint64        // bytes, as of the last tick
 
@@ -231,7 +233,9 @@ func (l *link) serve(ctx, base context.Context) error {
 			l.bad.Store(0)
 		case <-clean.C:
 			l.sweep()
+			l.outgrow()
 		case <-tick.C:
+			l.noteHurry()
 			l.shrink()
 			l.level()
 			if i, ok := l.info(); ok {

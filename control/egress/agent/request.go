@@ -16,8 +16,8 @@ import (
 // A request is one dial, and the connection that comes of it.
 //
 // Three goroutines have part in it: run dials, and then carries what the target
-// sends; the stream's hands over what the client sends, as far as the target takes
-// it at once, and puts the rest into the queue; write, which begins when that is needed,
+// sends; the stream's hands over what the client sends, if it is little and the target
+// takes it at once, and puts the rest into the queue; write, which begins when that is needed,
 // carries it. The first that finds an end calls leave or close, which tell the others.
 type request struct {
 	stream           *stream
@@ -32,7 +32,7 @@ type request struct {
 	queue *queue
 	now   *shortWay     // past the queue; nil: there is none
 	spoke chan struct{} // closed when the client has sent something, or has closed
-	once  struct{ spoke, write, close sync.Once }
+	once  struct{ spoke, write, grow, part, close sync.Once }
 
 	visit   visit
 	first   atomic.Int64 // nanoseconds from started to the target's first byte, or 0
@@ -146,6 +146,9 @@ func (r *request) toClient(b []byte) bool {
 		return !r.left.Load() || r.forgotten.Add(int64(len(b))) <= forgetMost
 	}
 	r.first.CompareAndSwap(0, int64(time.Since(r.started)))
+	if r.back.Load()+int64(len(b)) > shortSize {
+		r.outgrow(true)
+	}
 	start := time.Now()
 	if err := r.stream.send(dataPacket(r.id, b)); err != nil {
 		r.close(byTunnel, err)
@@ -268,6 +271,7 @@ func (r *request) fromClient(b []byte) {
 		return
 	}
 	r.needWriter()
+	r.outgrow(false)
 	if !r.stream.shared() {
 		r.queue.put(b, softQueue)
 		return
@@ -294,7 +298,7 @@ func (r *request) clientClosed() {
 		_ = r.conn.SetWriteDeadline(time.Now().Add(r.stream.link.agent.cfg.CloseTimeout))
 	}
 	r.queue.end()
-	if nothingLeft && !r.stream.shared() { // nobody else waits for the stream's goroutine
+	if nothingLeft && r.stream.alone() { // nobody else waits for the stream's goroutine
 		r.leave()
 		return
 	}

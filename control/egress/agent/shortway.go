@@ -9,7 +9,7 @@ import (
 )
 
 // A shortWay writes to a target's socket what it takes at once, and never waits.
-// Most packets go that way, which spares waking the goroutine that waits for the queue.
+// Small packets go that way, which spares waking the goroutine that waits for the queue.
 // It is for the stream's goroutine alone.
 type shortWay struct {
 	conn  syscall.RawConn
@@ -53,10 +53,14 @@ func (w *shortWay) send(b []byte) (n int, err error) {
 	return 0, os.NewSyscallError("write", w.err)
 }
 
+// smallPacket is the size of packets up to which the short way is the better one. With
+// larger ones it is of use that they are read from the stream and written at the same time.
+const smallPacket = 8 << 10
+
 // atOnce carries what the target takes at once, and returns the rest: all, if
-// something waits already.
+// something waits already, or it is much.
 func (r *request) atOnce(b []byte) []byte {
-	if r.now == nil || len(b) == 0 || !r.queue.idle() {
+	if r.now == nil || len(b) == 0 || len(b) > smallPacket || !r.queue.idle() {
 		return b
 	}
 	n, err := r.now.send(b)

@@ -81,7 +81,10 @@ func (l *link) order(other *link) int {
 	if l.agent.cfg.adaptive && !l.addr.far.Load() {
 		switch busy := l.busy.Load(); {
 		case busy != other.busy.Load():
-			return map[bool]int{true: 1, false: -1}[busy]
+			if busy {
+				return 1
+			}
+			return -1
 		case !busy:
 			return cmp.Compare(l.rank, other.rank)
 		}

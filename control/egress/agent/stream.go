@@ -40,7 +40,9 @@ type stream struct {
 	requests map[int64]*request // by connect id
 	drained  time.Time          // when DRAIN was sent, or zero
 	used     bool               // it was drained for a dial
-	heeded   bool               // the server has answered what came after that DRAIN
+	loaded   time.Time          // when the first of those dials came that it has had since it was idle
+	after    int64              // connect ids beyond this one were given after that DRAIN
+	heeded   time.Time          // when the server first answered what came after that DRAIN, or zero
 	idled    time.Time          // when it last had a dial or a request
 	over     bool               // nothing is accepted any more
 }
@@ -179,26 +181,51 @@ func (s *stream) takeDial(d *konn.DialRequest) {
 	s.link.agent.work.Go(r.run)
 }
 
-// use takes the stream out of those that wait for a first dial.
+// use notes that a dial has come. The first one takes the stream out of those that
+// wait for dials, at once or, when there are very many, as soon as it needs be: see hurry.go.
 func (s *stream) use() {
+	l := s.link
+	l.dials.Add(1)
 	s.mu.Lock()
-	drained := s.drained
+	drained, heeded, busy := s.drained, s.heeded, len(s.dials)+len(s.requests) > 0
+	if drained.IsZero() && !busy {
+		s.loaded = time.Now()
+	}
 	s.mu.Unlock()
 	switch {
-	case drained.IsZero() && s.link.wantsDrain():
-		s.mu.Lock()
-		s.used = true
-		s.mu.Unlock()
-		s.link.used.Add(1)
-		s.link.taken.Add(1)
-		s.drain()
-		s.link.agent.place(s.link).replace()
+	case drained.IsZero() && l.hurry.Load():
+		if busy {
+			l.tooFew() // the more there are, the fewer meet
+		}
 	case drained.IsZero():
-	case time.Since(drained) > linger:
-		s.link.undrainable()
+		s.isolate()
+	case !heeded.IsZero() && time.Since(heeded) > linger:
+		l.undrainable()
 	default:
-		s.link.tooFew()
+		l.tooFew()
 	}
+}
+
+// isolate has the server send no more dials here, and another stream wait for them. Only
+// the first call does.
+func (s *stream) isolate() {
+	if !s.link.wantsDrain() {
+		return
+	}
+	s.mu.Lock()
+	first := s.drained.IsZero() && !s.used
+	s.used = s.used || first
+	s.mu.Unlock()
+	if !first {
+		return
+	}
+	s.link.used.Add(1)
+	s.link.taken.Add(1)
+	s.drain()
+	s.mu.Lock()
+	s.after = s.link.agent.lastID.Load()
+	s.mu.Unlock()
+	s.link.agent.place(s.link).replace()
 }
 
 func (s *stream) wasUsed() bool {
@@ -254,12 +281,14 @@ func (s *stream) request(id int64) *request {
 }
 
 // meant returns the request that a packet is for. Servers take packets of a stream in
-// order, so one that knows the connect id has heeded the DRAIN before it.
+// order, so one that knows the connect id has heeded a DRAIN before it.
 func (s *stream) meant(id int64) *request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.requests[id]
-	s.heeded = s.heeded || s.used && r != nil
+	if s.heeded.IsZero() && s.used && r != nil && id > s.after {
+		s.heeded = time.Now()
+	}
 	return r
 }
 
@@ -297,7 +326,7 @@ func (s *stream) unused() bool {
 		return false
 	}
 	wait := linger
-	if s.heeded && s.link.trusted() {
+	if !s.heeded.IsZero() && s.link.trusted() {
 		wait = settled
 	}
 	return time.Since(s.idled) >= wait && time.Since(s.drained) >= wait
@@ -308,7 +337,14 @@ func (s *stream) unused() bool {
 func (s *stream) passedOver() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.drained.IsZero() && !s.over && time.Since(s.idled) > linger
+	return s.drained.IsZero() && !s.over && len(s.dials)+len(s.requests) == 0 && time.Since(s.idled) > linger
+}
+
+// alone reports whether there is no other request now.
+func (s *stream) alone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.dials)+len(s.requests) <= 1
 }
 
 // shared reports whether several requests may depend on the stream being read.
