@@ -60,6 +60,7 @@ type loop struct {
 	policy  bridge.Policy
 	db      *ovsdb.Client
 	session *session // nil while there is no dataplane
+	doubted bool     // a call of the session has failed: what the dataplane has is not known
 	plant   *plant   // of the session
 	flow    *flowing
 
@@ -174,6 +175,7 @@ func (l *loop) run(ctx context.Context) {
 		case l.egress.told = <-l.egress.news:
 		case <-l.retry.C:
 			l.fallBack()
+			l.forsake()
 		case <-l.stats.C:
 			l.statistics(ctx)
 			continue
@@ -239,9 +241,17 @@ func (l *loop) begin() {
 	l.soon()
 }
 
+// forsake ends a session that a call has failed in, and that has not ended by itself.
+func (l *loop) forsake() {
+	if l.session != nil && l.doubted {
+		_ = l.session.client.Close() // it is of no use any more
+		l.end()
+	}
+}
+
 // end waits for the next dataplane.
 func (l *loop) end() {
-	l.session, l.plant = nil, nil
+	l.session, l.plant, l.doubted = nil, nil, false
 	l.status.Dataplane = false
 	l.log.Warn("dataplane lost: ports are set up again when it is back")
 	l.soon()
@@ -273,10 +283,11 @@ func (l *loop) fallBack() {
 	l.soon()
 }
 
-// pass brings the dataplane to what is wanted, and tells the database.
+// pass brings the dataplane to what is wanted, and tells the database. After a call that has failed it
+// is left to the next session, which asks what there is.
 func (l *loop) pass(ctx context.Context) {
 	began := time.Now()
-	if !l.decide() || l.session == nil {
+	if !l.decide() || l.session == nil || l.doubted {
 		return
 	}
 	l.status.Counters.Passes++
@@ -288,7 +299,9 @@ func (l *loop) pass(ctx context.Context) {
 	}
 	made, err := l.applyAround(ctx, changes)
 	if err != nil {
-		l.log.Warn("dataplane does not answer", zap.Error(err)) // its session ends, or it is tried again
+		l.log.Warn("dataplane does not answer", zap.Error(err))
+		// What it has told of a change that it died in, the next one may not remember: nothing is in force by that.
+		l.doubted = true
 		l.retry.Reset(againMin)
 		return
 	}
