@@ -14,20 +14,21 @@ import (
 
 // An engine is what workers and control share of the flow table.
 type engine struct {
-	epoch    time.Time // second 0 of workers' time
-	tables   *flowtable.Tables
-	cells    *bank
-	secrets  *flowcache.Secrets
-	cache    *flowcache.CacheOptions // nil: by the machine's memory
-	rulesMax int
-	gone     *flowtable.Counters // what workers have counted that have ended
-	meters   meters
-	crossing crossing // connections
-	wants    wants    // ends of tunnels that frames have named
+	epoch       time.Time // second 0 of workers' time
+	tables      *flowtable.Tables
+	cells       *bank
+	secrets     *flowcache.Secrets
+	cache       *flowcache.CacheOptions // nil: by cacheMemory
+	cacheMemory uint64                  // see Options.CacheMemory
+	rulesMax    int
+	gone        *flowtable.Counters // what workers have counted that have ended
+	meters      meters
+	crossing    crossing // connections
+	wants       wants    // ends of tunnels that frames have named
 }
 
 func newEngine(o *Options, epoch time.Time) (*engine, error) {
-	e := &engine{epoch: epoch, cache: o.Cache, rulesMax: o.RulesMax}
+	e := &engine{epoch: epoch, cache: o.Cache, cacheMemory: o.CacheMemory, rulesMax: o.RulesMax}
 	var err error
 	ct := connectionOptions(o.Connections)
 	if e.cells, err = newBank(conntrack.CellsNeeded(ct)); err != nil {
@@ -66,9 +67,12 @@ func (e *engine) close() error {
 // cacheOptions are the sizes of the cache of one of n workers.
 func (e *engine) cacheOptions(n int) flowcache.CacheOptions {
 	var o flowcache.CacheOptions
-	if e.cache != nil {
+	switch {
+	case e.cache != nil:
 		o = *e.cache
-	} else {
+	case e.cacheMemory != 0:
+		o = flowcache.CacheOptionsWithin(e.cacheMemory, n)
+	default:
 		o = flowcache.DefaultCacheOptions(sys.Memory(), n)
 	}
 	o.Secrets = e.secrets

@@ -11,7 +11,9 @@ import (
 
 	"millrace/dataplane/packet"
 	"millrace/dataplane/parse"
+	"millrace/dataplane/sys"
 	"millrace/flowtable"
+	"millrace/flowtable/flowcache"
 )
 
 // flowRig is a rig whose bridge br0 is made of rules.
@@ -562,6 +564,22 @@ func TestFlowsDoNotAllocate(t *testing.T) {
 		}
 	}
 	r.stats()
+}
+
+// TestCacheMemory: the caches of all workers together keep to what they may take, and
+// by default to a part of the machine's memory.
+func TestCacheMemory(t *testing.T) {
+	half := (&engine{cacheMemory: 64 << 20}).cacheOptions(2)
+	if want := flowcache.CacheOptionsWithin(64<<20, 2); half.Wild != want.Wild || half.Idle == 0 || half.Masks != flowcache.MasksMax {
+		t.Errorf("of 64 MiB, one of two workers gets %+v, want %+v", half, want)
+	}
+	if o, want := (&engine{}).cacheOptions(2), flowcache.DefaultCacheOptions(sys.Memory(), 2); o.Wild != want.Wild {
+		t.Errorf("by default it gets %+v, want %+v", o, want)
+	}
+	sizes := &flowcache.CacheOptions{Wild: 8}
+	if o := (&engine{cache: sizes, cacheMemory: 64 << 20}).cacheOptions(2); o.Wild != 8 {
+		t.Errorf("with sizes that are told it gets %+v", o)
+	}
 }
 
 // TestMemoryUse tells of all parts.

@@ -25,7 +25,8 @@ type Options struct {
 	MACAge   time.Duration // 0: DefaultMACAge
 	MACTable int           // addresses that a bridge can learn; 0: DefaultMACTable
 
-	Cache       *flowcache.CacheOptions // sizes of a worker's flow cache; nil: by the machine's memory
+	Cache       *flowcache.CacheOptions // sizes of a worker's flow cache; nil: by CacheMemory
+	CacheMemory uint64                  // bytes that the flow caches of all workers may take; 0: a sixteenth of the machine's memory
 	RulesMax    int                     // rules that there can be; 0: 16 million
 	Connections int                     // that are tracked; 0: by the machine's memory
 	Underlay    Underlay                // how tunnels reach other hosts; nil: there are no tunnels

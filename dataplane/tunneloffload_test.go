@@ -130,8 +130,8 @@ func finished(f []byte, net, l3 int, tcp bool) []byte {
 	all, at := coveredToo(f, net, l3, tcp)
 	t[at], t[at+1] = 0, 0
 	sum := parsetest.Checksum(append(all, t...))
-	if sum == 0 {
-		sum = 0xffff
+	if sum == 0 && !tcp {
+		sum = 0xffff // zero says that there is none (RFC 768); in TCP it is zero
 	}
 	binary.BigEndian.PutUint16(t[at:], sum)
 	return f

@@ -1,6 +1,7 @@
 package flowtable
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -79,6 +80,8 @@ func TestAtomic(t *testing.T) {
 	var stop atomic.Bool
 	var walks atomic.Uint64
 	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop.Store(true) // also after a failure
 	for range 2 {
 		wg.Add(1)
 		go func() {
@@ -117,6 +120,9 @@ func TestAtomic(t *testing.T) {
 		}
 		x.must(t, round(x, k))
 		x.commit(t)
+		for k%200 == 0 && tab.Reclaim() && time.Now().Before(deadline) {
+			runtime.Gosched() // a walker that others keep from its CPU holds memory meanwhile
+		}
 	}
 	stop.Store(true)
 	wg.Wait()

@@ -14,15 +14,7 @@ import (
 	"millrace/control/ovsdb/flowmodel"
 )
 
-func (a *app) flowAddCmd() *cobra.Command {
-	var db dbFlags
-	var wait waitFlags
-	var f flowFlags
-	var mayExist bool
-	cmd := &cobra.Command{
-		Use:   "add BRIDGE MATCH ACTIONS",
-		Short: "Add a flow to a bridge",
-		Long: `Adds a row of Flow to the Millrace database. Bridges that run flows (millrace bridge
+const flowAddHelp = `Adds a row of Flow to the Millrace database. Bridges that run flows (millrace bridge
 set BRIDGE --pipeline flows) do with a frame what the flow of table 0 says that matches
 it and has the highest priority; its actions may go on in other tables. What no flow
 matches is dropped. Of flows of equal priority any may be taken.
@@ -47,9 +39,19 @@ inport and outport are names of the bridge's ports:
   ct_snat(192.0.2.1);            translate it; ct_dnat, ct_lb_mark(backends=...)
   drop;
 
-The command returns when the flow is in force. What is wrong with it is an error
-with exit code 1: of a text that is not in the language, before anything is written;
-otherwise its row stays, and comes into force when what it lacks is there.`,
+The command returns when the flow is in force. A text that is not in the language is an
+error with exit code 2, and nothing is written. What else is wrong is one with exit
+code 1: the row stays, and comes into force when what it lacks is there.`
+
+func (a *app) flowAddCmd() *cobra.Command {
+	var db dbFlags
+	var wait waitFlags
+	var f flowFlags
+	var mayExist bool
+	cmd := &cobra.Command{
+		Use:   "add BRIDGE MATCH ACTIONS",
+		Short: "Add a flow to a bridge",
+		Long:  flowAddHelp,
 		Example: `  millrace flow add br0 'inport == "vm1"' 'outport = "vm2"; output;' --priority 10
   millrace flow add br0 'eth.dst == 02:00:00:00:00:01 && ip4' 'ip.ttl--; next;' --table 3 --cookie 0x17
   millrace flow add br0 1 'drop;' --may-exist`,

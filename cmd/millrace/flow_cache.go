@@ -13,7 +13,7 @@ import (
 
 // dumpCache shows the programs that workers have cached.
 func (a *app) dumpCache(ctx context.Context, c *api.Client, q *dumpQuery) error {
-	l, err := lookUp(ctx, c)
+	l, err := a.lookUp(ctx, c)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -95,19 +94,14 @@ func located(l *flows.Line, name string, p *flows.Problem) error {
 
 // ruleText is a rule in words.
 func ruleText(r *flowtable.Rule, c *flows.Checker, got *flows.Checked) (match, actions string) {
-	names := &flowtext.Names{Port: c.Port, Flood: func(uint32) string { return "_flood" }}
-	var sets, others []string
-	for id, name := range got.Sets {
-		sets = append(sets, fmt.Sprintf("$%d", id), name, fmt.Sprintf("@%d", id), name)
+	names := &flowtext.Names{
+		Port: c.Port, Flood: func(uint32) string { return "_flood" },
+		Set:     func(id uint32) string { return got.Sets[flowtable.SetID(id)] },
+		Meter:   func(id uint32) string { return got.Meters[flowtable.MeterID(id)] },
+		Group:   func(id uint32) string { return got.Groups[flowtable.SelectID(id)] },
+		Buckets: func(id uint32) []flowtable.Bucket { return got.Buckets[flowtable.SelectID(id)] },
 	}
-	for id, name := range got.Meters {
-		others = append(others, fmt.Sprintf("meter(%d)", id), fmt.Sprintf("meter(%q)", name))
-	}
-	for id, name := range got.Groups {
-		others = append(others, fmt.Sprintf("select(%d)", id), fmt.Sprintf("group(%q)", name))
-	}
-	match = strings.NewReplacer(sets...).Replace(flowtext.Match(r.Match, r.Preds, names))
-	return match, strings.NewReplacer(others...).Replace(flowtext.Actions(r.Actions, r.Match, names))
+	return flowtext.Match(r.Match, r.Preds, names), flowtext.Actions(r.Actions, r.Match, names)
 }
 
 func (a *app) printChecked(l *flows.Line, c *flows.Checker, got *flows.Checked) {

@@ -44,9 +44,10 @@ by table, the highest priority first: the first rule of table 0 that matches a f
 decides, and its actions may go on in another table. They are in the language in
 which they were written, as far as it can be told from what they were compiled to:
 
-  ip4 && tcp.dst == 80         one port of TCP over IPv4
-  eth.src == $5, inport == @5  a member of set 5
-  1                            all frames
+  ip4 && tcp.dst == 80              one port of TCP over IPv4
+  ip4.src == $web, inport == @vms   a member of a set, which has its name if the
+                                    Millrace database can be asked
+  1                                 all frames
 
 With --cache, it lists what the workers have cached instead: programs, each with the
 keys that lead to it. A frame that agrees with a key is not looked up in the tables.
@@ -120,7 +121,7 @@ type dumpRule struct {
 }
 
 func (a *app) dumpFlows(ctx context.Context, c *api.Client, q *dumpQuery) error {
-	l, err := lookUp(ctx, c)
+	l, err := a.lookUp(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -148,8 +149,7 @@ func (d *dump) ask(ctx context.Context, c *api.Client) error {
 		}
 		req.Datapath = b.GetDatapath()
 	}
-	groups, err := groupsOf(ctx, c)
-	if err != nil {
+	if err := d.objects.list(); err != nil {
 		return err
 	}
 	s, err := c.Flows.ListRules(ctx, req)
@@ -161,7 +161,7 @@ func (d *dump) ask(ctx context.Context, c *api.Client) error {
 				bad = fmt.Errorf("rule %016x of the dataplane: %w", r.GetRule().GetId(), err)
 			}
 			own, _ := d.ownRules(rule.Datapath)
-			line := dumpRule{rule, d.bridgesOf(&rule, groups), own, r.GetPackets(), r.GetBytes()}
+			line := dumpRule{rule, d.bridgesOf(&rule), own, r.GetPackets(), r.GetBytes()}
 			if d.wants(&line) {
 				d.rules = append(d.rules, line)
 			}
@@ -180,23 +180,11 @@ func (d *dump) wants(r *dumpRule) bool {
 	return (q.table < 0 || int(r.rule.Table) == q.table) && (q.bridge == "" || r.own == "bridge "+q.bridge || slices.Contains(r.bridges, q.bridge))
 }
 
-// groupsOf returns the datapaths of groups.
-func groupsOf(ctx context.Context, c *api.Client) (map[flowtable.GroupID][]uint64, error) {
-	groups := map[flowtable.GroupID][]uint64{}
-	s, err := c.Flows.ListObjects(ctx, &api.ListObjectsRequest{})
-	return groups, each(s, err, func(m *api.ListObjectsResponse) {
-		for _, g := range m.GetGroups() {
-			id := flowtable.GroupID(g.GetId())
-			groups[id] = append(groups[id], g.GetDatapaths()...)
-		}
-	})
-}
-
 // bridgesOf returns the names of the bridges whose frames a rule is for.
-func (d *dump) bridgesOf(r *flowtable.Rule, groups map[flowtable.GroupID][]uint64) []string {
+func (d *dump) bridgesOf(r *flowtable.Rule) []string {
 	datapaths := []uint64{r.Datapath}
 	if r.Group != 0 {
-		datapaths = groups[r.Group]
+		datapaths = d.objects.datapaths[r.Group]
 	}
 	var out []string
 	for _, id := range datapaths {

@@ -77,7 +77,7 @@ the packet says, so that the packets of a connection stay together.`,
   millrace flow group list`,
 		Args: noSubcommand, RunE: helpOnly,
 	}
-	cmd.AddCommand(a.groupSetCmd(n), a.namedDel(n, "group", "uplinks"), a.namedList(n, "group", "NAME", ">BUCKETS", "HASH FIELDS", "PROBLEM"))
+	cmd.AddCommand(a.groupSetCmd(n), a.namedDel(n, "group", "uplinks"), a.namedList(n, "group", "NAME", ">WEIGHT", "ACTIONS", "HASH FIELDS", "PROBLEM"))
 	return cmd
 }
 

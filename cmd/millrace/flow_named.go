@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -20,10 +21,9 @@ type named struct {
 
 // A namedRow is one of them.
 type namedRow struct {
-	uuid, name, problem string
-	cells               []string // for the table
-	json                object
-	buckets             []string // of a group
+	name, problem string
+	lines         [][]string // of the table
+	json          object
 }
 
 // find returns the row of a name, or nil.
@@ -76,7 +76,11 @@ func (a *app) namedTold(ctx context.Context, d *flowDB, wait *waitFlags, n named
 		}
 		return nil
 	}
-	r := describeNamed(row)
+	buckets, err := d.buckets(ctx, n)
+	if err != nil {
+		return err
+	}
+	r := describeNamed(row, buckets)
 	if a.json {
 		if err := a.printJSON(r.json); err != nil {
 			return err
@@ -88,26 +92,62 @@ func (a *app) namedTold(ctx context.Context, d *flowDB, wait *waitFlags, n named
 	return nil
 }
 
-// describeNamed is what is shown of a row.
-func describeNamed(c *ovsdb.Change) namedRow {
+// buckets returns the rows of Bucket by their UUIDs, if rows of n have any.
+func (d *flowDB) buckets(ctx context.Context, n named) (map[string]*flowmodel.Bucket, error) {
+	if n.table != flowmodel.GroupTable {
+		return nil, nil
+	}
+	rows, err := d.Select(ctx, flowmodel.BucketTable, []any{})
+	all := make(map[string]*flowmodel.Bucket, len(rows))
+	for i := range rows {
+		b := rows[i].Row.(*flowmodel.Bucket)
+		all[b.UUID] = b
+	}
+	return all, err
+}
+
+// describeNamed is what is shown of a row; all are the buckets that there are.
+func describeNamed(c *ovsdb.Change, all map[string]*flowmodel.Bucket) namedRow {
 	switch r := c.Row.(type) {
 	case *flowmodel.AddressSet:
 		members := sortedOf(r.Addresses)
-		return namedRow{uuid: r.UUID, name: r.Name, problem: value(r.Error), cells: []string{r.Name, fmt.Sprint(len(members)), few(members), value(r.Error)},
+		return namedRow{name: r.Name, problem: value(r.Error), lines: [][]string{{r.Name, fmt.Sprint(len(members)), few(members), value(r.Error)}},
 			json: object{{"uuid", r.UUID}, {"name", r.Name}, {"addresses", members}, {"error", value(r.Error)}}}
 	case *flowmodel.PortGroup:
 		members := sortedOf(r.Ports)
-		return namedRow{uuid: r.UUID, name: r.Name, cells: []string{r.Name, fmt.Sprint(len(members)), few(members)},
+		return namedRow{name: r.Name, lines: [][]string{{r.Name, fmt.Sprint(len(members)), few(members)}},
 			json: object{{"uuid", r.UUID}, {"name", r.Name}, {"ports", members}}}
 	case *flowmodel.Meter:
-		return namedRow{uuid: r.UUID, name: r.Name, problem: value(r.Error), cells: []string{r.Name, count(uint64(r.Rate)), count(uint64(r.Burst)), r.Unit, value(r.Error)},
+		return namedRow{name: r.Name, problem: value(r.Error), lines: [][]string{{r.Name, count(uint64(r.Rate)), count(uint64(r.Burst)), r.Unit, value(r.Error)}},
 			json: object{{"uuid", r.UUID}, {"name", r.Name}, {"unit", r.Unit}, {"rate", r.Rate}, {"burst", r.Burst}, {"error", value(r.Error)}}}
 	case *flowmodel.Group:
-		fields := sortedOf(r.HashFields)
-		return namedRow{uuid: r.UUID, name: r.Name, problem: value(r.Error), buckets: r.Buckets, cells: []string{r.Name, fmt.Sprint(len(r.Buckets)), strings.Join(fields, ","), value(r.Error)},
-			json: object{{"uuid", r.UUID}, {"name", r.Name}, {"hash_fields", fields}, {"buckets", len(r.Buckets)}, {"error", value(r.Error)}}}
+		return describeGroup(r, all)
 	}
-	return namedRow{uuid: c.UUID}
+	return namedRow{}
+}
+
+// describeGroup is what is shown of a group: a line for each bucket.
+func describeGroup(r *flowmodel.Group, all map[string]*flowmodel.Bucket) namedRow {
+	var buckets []*flowmodel.Bucket
+	for _, uuid := range r.Buckets {
+		if b := all[uuid]; b != nil {
+			buckets = append(buckets, b)
+		}
+	}
+	slices.SortFunc(buckets, func(x, y *flowmodel.Bucket) int {
+		return cmp.Or(strings.Compare(x.Actions, y.Actions), cmp.Compare(x.Weight, y.Weight))
+	})
+	fields, list := sortedOf(r.HashFields), []object{}
+	lines := [][]string{{r.Name, "", "(no buckets)", strings.Join(fields, ","), value(r.Error)}}
+	for i, b := range buckets {
+		if i > 0 {
+			lines = append(lines, []string{"", "", "", "", ""})
+		}
+		lines[i][1], lines[i][2] = fmt.Sprint(b.Weight), b.Actions
+		list = append(list, object{{"weight", b.Weight}, {"actions", b.Actions}})
+	}
+	return namedRow{name: r.Name, problem: value(r.Error), lines: lines,
+		json: object{{"uuid", r.UUID}, {"name", r.Name}, {"hash_fields", fields}, {"buckets", list}, {"error", value(r.Error)}}}
 }
 
 // sortedOf is a set in order, never nil.
@@ -175,16 +215,22 @@ func (a *app) namedList(n named, use string, heads ...string) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		buckets, err := d.buckets(ctx, n)
+		if err != nil {
+			return err
+		}
 		list := make([]namedRow, len(rows))
 		for i := range rows {
-			list[i] = describeNamed(&rows[i])
+			list[i] = describeNamed(&rows[i], buckets)
 		}
 		slices.SortFunc(list, func(x, y namedRow) int { return strings.Compare(x.name, y.name) })
 		all := []object{}
 		t := newTable(heads...)
 		for _, r := range list {
 			all = append(all, r.json)
-			t.add(r.cells...)
+			for _, line := range r.lines {
+				t.add(line...)
+			}
 		}
 		if a.json {
 			return a.printJSON(all)

@@ -19,12 +19,13 @@ type listing struct {
 	bridges []*api.FlowBridge
 	own     []*api.OwnDatapath
 	ports   []*api.Port
+	objects *flowObjects
 	names   *flowtext.Names
 }
 
-// look asks a dataplane for what it has names for. It must have the layout of
+// lookUp asks a dataplane for what it has names for. It must have the layout of
 // words that we have.
-func lookUp(ctx context.Context, c *api.Client) (*listing, error) {
+func (a *app) lookUp(ctx context.Context, c *api.Client) (*listing, error) {
 	t, err := c.Flows.GetFlowTable(ctx, &api.GetFlowTableRequest{})
 	if err != nil {
 		return nil, err
@@ -37,7 +38,15 @@ func lookUp(ctx context.Context, c *api.Client) (*listing, error) {
 		return nil, err
 	}
 	l := &listing{bridges: t.GetBridges(), own: t.GetOwn(), ports: p.GetPorts()}
-	l.names = &flowtext.Names{Port: l.portName, Datapath: l.datapathName, Flood: l.floodName, Drop: dropName}
+	o := &flowObjects{ctx: ctx, app: a, client: c}
+	for _, b := range l.bridges {
+		o.bridges = append(o.bridges, b.GetName())
+	}
+	l.objects = o
+	l.names = &flowtext.Names{
+		Port: l.portName, Datapath: l.datapathName, Flood: l.floodName, Drop: dropName,
+		Set: o.set, Meter: o.meter, Group: o.group, Buckets: o.bucketsOf,
+	}
 	return l, nil
 }
 

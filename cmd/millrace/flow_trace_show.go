@@ -24,7 +24,7 @@ type trace struct {
 
 // trace asks the dataplane what becomes of a frame, and shows it.
 func (a *app) trace(ctx context.Context, c *api.Client, q *traceQuery, frame []byte) error {
-	l, err := lookUp(ctx, c)
+	l, err := a.lookUp(ctx, c)
 	if err != nil {
 		return err
 	}

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -117,10 +119,27 @@ func fieldJSON(fd protoreflect.FieldDescriptor, r protoreflect.Message) any {
 		}
 		return values
 	}
+	if fd.IsMap() {
+		return mapJSON(fd.MapValue(), r.Get(fd).Map())
+	}
 	if fd.Kind() == protoreflect.MessageKind && !r.Has(fd) {
 		return nil
 	}
 	return valueJSON(fd, r.Get(fd))
+}
+
+// mapJSON is a map of strings as an object, in the order of its keys; nil if it is empty.
+func mapJSON(value protoreflect.FieldDescriptor, m protoreflect.Map) any {
+	if m.Len() == 0 {
+		return nil
+	}
+	o := make(object, 0, m.Len())
+	m.Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+		o = append(o, field{k.String(), valueJSON(value, v)})
+		return true
+	})
+	slices.SortFunc(o, func(a, b field) int { return cmp.Compare(a.name, b.name) })
+	return o
 }
 
 func valueJSON(fd protoreflect.FieldDescriptor, v protoreflect.Value) any {

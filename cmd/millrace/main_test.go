@@ -319,6 +319,7 @@ func TestExitCodes(t *testing.T) {
 		{"interval", "stats --interval 1us", 2, "--interval"},
 		{"count without interval", "stats --count 2", 2, "--count"},
 		{"poll mode", "run --poll lazy", 2, "--poll"},
+		{"too much memory", "run --cache-memory 2000000", 2, "--cache-memory: 2000000 is not in 0..1048576"},
 		{"CPU list", "dataplane --cpus 5-4", 2, "--cpus"},
 		{"CPU that there is not", "dataplane --cpus 1023", 2, "--cpus: CPU 1023 is not one that this process may use"},
 		{"log level", "dataplane --log-level loud", 2, "--log-level"},

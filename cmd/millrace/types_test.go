@@ -21,11 +21,21 @@ type typeCase struct {
 	name, bridge, set string
 	columns           map[string]string // that the row must have
 	status            []string          // words in the column status
-	counts            func(read reading) (rx, tx int)
+	counts            func(read reading) (rx, tx traffic)
 }
 
+// traffic is frames and their bytes.
+type traffic struct{ frames, bytes int }
+
+func (t traffic) since(before traffic) traffic {
+	return traffic{t.frames - before.frames, t.bytes - before.bytes}
+}
+
+// headed is t of a device that counts bytes without Ethernet headers.
+func (t traffic) headed() traffic { return traffic{t.frames, t.bytes + 14*t.frames} }
+
 // A reading is where a port's counters are read: rows, which are written now and then, or the dataplane.
-type reading func(name string) (rx, tx int)
+type reading func(name string) (rx, tx traffic)
 
 // TestEveryType has ovs-vsctl make a port of each type that there is, with traffic
 // through each. Rows have the status of what stands behind them, and statistics are what
@@ -58,21 +68,24 @@ func TestEveryType(t *testing.T) {
 	tunnels := makeTunnelEnds(t, far)
 	vsctl(t, dir, "add-br br2")
 	up := map[string]string{"link_state": "up", "admin_state": "up", "error": "[]"}
-	down := map[string]string{"link_state": "down", "error": "[]"}              // guests have gone
-	podsEnd := func(p *netnstest.Pod, name string) func(reading) (rx, tx int) { // it sends what the port receives
-		return func(reading) (int, int) { rx, tx := linkCounts(t, p, name); return tx, rx }
+	down := map[string]string{"link_state": "down", "error": "[]"}                  // guests have gone
+	podsEnd := func(p *netnstest.Pod, name string) func(reading) (rx, tx traffic) { // it sends what the port receives
+		return func(reading) (traffic, traffic) { rx, tx := linkCounts(t, p, name); return tx, rx }
 	}
-	otherEnd := func(name string) func(reading) (rx, tx int) {
-		return func(read reading) (int, int) { rx, tx := read(name); return tx, rx }
+	vethsEnd := func(p *netnstest.Pod) func(reading) (rx, tx traffic) { // it counts as sent what XDP has taken at our end, without the header
+		return func(reading) (traffic, traffic) { rx, tx := linkCounts(t, p, "eth0"); return tx.headed(), rx }
+	}
+	otherEnd := func(name string) func(reading) (rx, tx traffic) {
+		return func(read reading) (traffic, traffic) { rx, tx := read(name); return tx, rx }
 	}
 	cases := []typeCase{
-		{"pa", "br0", "type=afxdp", up, []string{"driver_name=veth", "n_rxq"}, podsEnd(pods["pa"], "eth0")},
-		{"pb", "br0", "type=system", up, []string{"driver_name=veth", "n_rxq"}, podsEnd(pods["pb"], "eth0")},
+		{"pa", "br0", "type=afxdp", up, []string{"driver_name=veth", "n_rxq"}, vethsEnd(pods["pa"])},
+		{"pb", "br0", "type=system", up, []string{"driver_name=veth", "n_rxq"}, vethsEnd(pods["pb"])},
 		{"tp", "br0", fmt.Sprintf("type=tap options:netns=/proc/%d/ns/net options:ip=10.9.0.11/24", pods["spare"].PID()), up, nil, podsEnd(pods["spare"], "tp")},
 		{"ip0", "br0", "type=internal options:ip=10.9.0.12/24", up, nil, podsEnd(nil, "ip0")},
 		{"x", "br0", "type=patch options:peer=y", up, nil, otherEnd("y")},
 		{"y", "br1", "type=patch options:peer=x", up, nil, otherEnd("x")},
-		{"pc", "br1", "type=afxdp", up, []string{"driver_name=veth"}, podsEnd(pods["pc"], "eth0")},
+		{"pc", "br1", "type=afxdp", up, []string{"driver_name=veth"}, vethsEnd(pods["pc"])},
 	}
 	for _, v := range []string{"v", "w"} {
 		server := filepath.Join(dir, v+"2.peer")
@@ -80,9 +93,13 @@ func TestEveryType(t *testing.T) {
 			typeCase{v + "2", "br2", "type=dpdkvhostuserclient options:vhost-server-path=" + server, down, nil, nil})
 	}
 	for kind, name := range map[string]string{"vxlan": "vx", "geneve": "gn"} {
-		counts := podsEnd(far, name)
+		counts := func(reading) (traffic, traffic) { rx, tx := linkCounts(t, far, name); return tx.headed(), rx.headed() }
 		if tunnels[kind] == "" { // the kernel has none, so only floods leave
-			counts = func(read reading) (int, int) { _, tx := read(name); return 0, max(tx, 1) }
+			counts = func(read reading) (rx, tx traffic) {
+				_, tx = read(name)
+				tx.frames = max(tx.frames, 1)
+				return rx, tx
+			}
 		}
 		set := fmt.Sprintf("type=%s options:remote_ip=172.16.0.2 options:key=77", kind)
 		cases = append(cases, typeCase{name, "br1", set, up, []string{"tunnel_egress_iface=host"}, counts})
@@ -131,7 +148,7 @@ func TestEveryType(t *testing.T) {
 }
 
 // counted is what a row's statistics say, and what somebody else has counted.
-type counted struct{ rx, tx, theirRx, theirTx int }
+type counted struct{ rx, tx, theirRx, theirTx traffic }
 
 func countBoth(c typeCase, read reading) (n counted) {
 	n.rx, n.tx = read(c.name)
@@ -173,19 +190,21 @@ func liveCounts(t *testing.T, dir string) reading {
 			Name     string
 			RxFrames int `json:"rx_frames"`
 			TxFrames int `json:"tx_frames"`
+			RxBytes  int `json:"rx_bytes"`
+			TxBytes  int `json:"tx_bytes"`
 		}
 	}
 	if out := must(t, dir, "stats", "--json"); json.Unmarshal([]byte(out), &stats) != nil || len(stats.Ports) == 0 {
 		t.Fatalf("stats: %s", out)
 	}
-	return func(name string) (rx, tx int) {
+	return func(name string) (rx, tx traffic) {
 		for _, p := range stats.Ports {
 			if p.Name == name {
-				return p.RxFrames, p.TxFrames
+				return traffic{p.RxFrames, p.RxBytes}, traffic{p.TxFrames, p.TxBytes}
 			}
 		}
 		t.Fatalf("no port %s in %+v", name, stats)
-		return 0, 0
+		return rx, tx
 	}
 }
 
@@ -201,11 +220,11 @@ func checkCounts(t *testing.T, dir string, c typeCase, before counted) {
 			}
 			return ""
 		}
-		n := countBoth(c, func(name string) (rx, tx int) {
+		n := countBoth(c, func(name string) (rx, tx traffic) {
 			s := statisticsOf(t, dir, name)
-			return s["rx_packets"], s["tx_packets"]
+			return traffic{s["rx_packets"], s["rx_bytes"]}, traffic{s["tx_packets"], s["tx_bytes"]}
 		})
-		if n.rx-before.rx != n.theirRx-before.theirRx || n.tx-before.tx != n.theirTx-before.theirTx || n.tx == 0 {
+		if n.rx.since(before.rx) != n.theirRx.since(before.theirRx) || n.tx.since(before.tx) != n.theirTx.since(before.theirTx) || n.tx.frames == 0 {
 			return fmt.Sprintf("statistics of %s have grown from %+v to %+v", c.name, before, n)
 		}
 		return ""
@@ -231,7 +250,7 @@ func statisticsOf(t *testing.T, dir, name string) map[string]int {
 
 // linkCounts are the frames that `ip -s link` says a device has received and sent, in a
 // pod or here.
-func linkCounts(t *testing.T, p *netnstest.Pod, name string) (rx, tx int) {
+func linkCounts(t *testing.T, p *netnstest.Pod, name string) (rx, tx traffic) {
 	t.Helper()
 	var out []byte
 	if p != nil {
@@ -244,13 +263,14 @@ func linkCounts(t *testing.T, p *netnstest.Pod, name string) (rx, tx int) {
 	}
 	var list []struct {
 		Stats64 struct {
-			RX, TX struct{ Packets int }
+			RX, TX struct{ Packets, Bytes int }
 		}
 	}
 	if err := json.Unmarshal(out, &list); err != nil || len(list) != 1 {
 		t.Fatalf("ip -s -j link show %s: %v: %s", name, err, out)
 	}
-	return list[0].Stats64.RX.Packets, list[0].Stats64.TX.Packets
+	s := list[0].Stats64
+	return traffic{s.RX.Packets, s.RX.Bytes}, traffic{s.TX.Packets, s.TX.Bytes}
 }
 
 // farAddress is what the far end of a tunnel has, by the tunnel's type.

@@ -25,6 +25,7 @@ type Book struct {
 	meters  index[*meterRow]
 	groups  index[*groupRow]
 	buckets map[string]*bucketRow
+	holders map[string][]*groupRow // of each bucket, whether it is there or not
 
 	users     map[ref]*users
 	pass      uint64         // counts rows that were compiled
@@ -69,7 +70,7 @@ func NewBook() *Book {
 		at: places(), symbols: logical.NewSymbols(), clauses: logical.NewCompiler(logical.Options{MaxClauses: rulesMax, SplitSets: splitMax}),
 		parsed: map[string]list{}, lowered: map[loweredKey][]flowtable.Action{}, bridges: map[string]*Bridge{}, ports: map[string]port{}, flows: map[string]*flow{},
 		sets: newIndex[*addressSet](), members: newIndex[*portGroup](), meters: newIndex[*meterRow](), groups: newIndex[*groupRow](),
-		buckets: map[string]*bucketRow{}, users: map[ref]*users{}, moved: map[*portGroup]struct{}{},
+		buckets: map[string]*bucketRow{}, holders: map[string][]*groupRow{}, users: map[ref]*users{}, moved: map[*portGroup]struct{}{},
 		rules: map[flowtable.RuleID]*rule{}, leaving: map[flowtable.RuleID]struct{}{},
 		objects: map[objectKey]*object{}, taken: map[objectID]*object{}, changed: map[*object]struct{}{}, strays: map[objectID]stray{}, stuck: map[objectID]struct{}{},
 		refused: map[interface{ again(*Book) }]struct{}{}, errors: map[*plaint]struct{}{}, ungrouped: map[*groupRow]struct{}{},

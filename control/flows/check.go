@@ -3,6 +3,7 @@ package flows
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"strings"
 
@@ -19,10 +20,11 @@ type Checker struct {
 
 // Checked is what a flow is compiled to.
 type Checked struct {
-	Rules  []flowtable.Rule
-	Sets   map[flowtable.SetID]string    // as they are written in matches
-	Meters map[flowtable.MeterID]string  // their names, or rates
-	Groups map[flowtable.SelectID]string // names of those that have one
+	Rules   []flowtable.Rule
+	Sets    map[flowtable.SetID]string                // as they are written in matches
+	Meters  map[flowtable.MeterID]string              // their names, or rates
+	Groups  map[flowtable.SelectID]string             // names of those that have one
+	Buckets map[flowtable.SelectID][]flowtable.Bucket // of the others
 }
 
 // checkBridge is the bridge that flows are checked for.
@@ -44,7 +46,7 @@ func (c *Checker) Check(row *flowmodel.Flow) (*Checked, *Problem) {
 	f := &flow{row: &r}
 	c.book.pass++
 	p := c.book.lower(f)
-	out := &Checked{Sets: map[flowtable.SetID]string{}, Meters: map[flowtable.MeterID]string{}, Groups: map[flowtable.SelectID]string{}}
+	out := &Checked{Sets: map[flowtable.SetID]string{}, Meters: map[flowtable.MeterID]string{}, Groups: map[flowtable.SelectID]string{}, Buckets: map[flowtable.SelectID][]flowtable.Bucket{}}
 	for _, x := range f.rules {
 		out.Rules = append(out.Rules, x.Rule)
 	}
@@ -73,7 +75,7 @@ func (c *Checked) name(o *object) {
 		case "port group":
 			c.Sets[o.set.ID] = "@" + rest
 		default:
-			c.Sets[o.set.ID] = o.constants()
+			c.Sets[o.set.ID] = SetText(o.set.Width, inOrder(o.members), len(o.members))
 		}
 	case kindMeter:
 		c.Meters[o.meter.ID] = rest
@@ -82,22 +84,15 @@ func (c *Checked) name(o *object) {
 		case "replies":
 			c.Meters[o.meter.ID] = fmt.Sprintf("%d replies per second", o.meter.Rate)
 		default:
-			c.Meters[o.meter.ID] = fmt.Sprintf("%d kbps", o.meter.Rate)
+			c.Meters[o.meter.ID] = MeterText(&o.meter)
 		}
 	case kindSelect:
 		if kind == "group" {
 			_, c.Groups[o.choice.ID], _ = strings.Cut(rest, " ")
+			return
 		}
+		c.Buckets[o.choice.ID] = o.choice.Buckets
 	}
-}
-
-// constants are the members of a set as they might be written.
-func (o *object) constants() string {
-	var list []string
-	for _, m := range inOrder(o.members) {
-		list = append(list, memberText(o.set.Width, m))
-	}
-	return "{" + strings.Join(list, ", ") + "}"
 }
 
 // memberText is a member as it might be written.
@@ -118,7 +113,22 @@ func memberText(width uint8, m flowtable.Member) string {
 	if full {
 		return address(m.High, m.Low)
 	}
+	if n := prefixLen(width, m); n >= 0 {
+		return fmt.Sprintf("%s/%d", address(m.High, m.Low), n)
+	}
 	return address(m.High, m.Low) + "/" + address(m.MaskHigh, m.MaskLow)
+}
+
+// prefixLen is the length of the prefix that the mask of an IP address is, or -1.
+func prefixLen(width uint8, m flowtable.Member) int {
+	n := bits.OnesCount64(m.MaskHigh) + bits.OnesCount64(m.MaskLow)
+	switch {
+	case width == 32 && m.MaskLow == uint64(^uint32(0)<<(32-n)),
+		width == 128 && n <= 64 && m.MaskHigh == ^uint64(0)<<(64-n),
+		width == 128 && n > 64 && m.MaskLow == ^uint64(0)<<(128-n):
+		return n
+	}
+	return -1
 }
 
 // port is the number that a port has for a checker.

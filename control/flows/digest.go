@@ -79,6 +79,12 @@ func (d *digester) number() uint32 {
 	return binary.LittleEndian.Uint32(sum[:4])
 }
 
+// key is a digest of 32 bits of an object's key.
+func (d *digester) key(k objectKey) uint32 {
+	d.b = append(append(d.b[:0], k.kind), k.text...)
+	return d.number()
+}
+
 // choice writes down a select group.
 func (d *digester) choice(s *flowtable.Select) {
 	d.u32(uint32(len(s.Fields)))

@@ -15,6 +15,7 @@ import (
 type groupRow struct {
 	plaint
 	model   *flowmodel.Group
+	buckets []string // as the book's holders have them
 	choices []choice // of its buckets, in order of their ids; nil: not made yet
 }
 
@@ -45,25 +46,37 @@ func (b *Book) SetGroup(row *flowmodel.Group, fresh bool) {
 	if fresh {
 		g.told = textOf(row.Error)
 	}
+	b.holdBuckets(g, row.Buckets)
 	b.regroup(g)
+}
+
+// holdBuckets notes which buckets a group has now.
+func (b *Book) holdBuckets(g *groupRow, now []string) {
+	for _, uuid := range g.buckets {
+		if b.holders[uuid] = slices.DeleteFunc(b.holders[uuid], func(x *groupRow) bool { return x == g }); len(b.holders[uuid]) == 0 {
+			delete(b.holders, uuid)
+		}
+	}
+	g.buckets = now
+	for _, uuid := range now {
+		b.holders[uuid] = append(b.holders[uuid], g)
+	}
 }
 
 // DropGroup forgets a row.
 func (b *Book) DropGroup(uuid string) {
 	if g := b.groups.drop(uuid); g != nil {
 		delete(b.errors, &g.plaint)
+		b.holdBuckets(g, nil)
 		b.touch(refGroup, g.model.Name)
 	}
 }
 
-// SetBucket takes a row of Bucket that is new or has changed. A bucket is in one
-// group, or in few: they are looked for.
+// SetBucket takes a row of Bucket that is new or has changed.
 func (b *Book) SetBucket(row *flowmodel.Bucket) {
 	b.buckets[row.UUID] = &bucketRow{row}
-	for _, g := range b.groups.rows {
-		if slices.Contains(g.model.Buckets, row.UUID) {
-			b.regroup(g)
-		}
+	for _, g := range b.holders[row.UUID] {
+		b.regroup(g)
 	}
 }
 
@@ -73,10 +86,8 @@ func (b *Book) DropBucket(uuid string) {
 		return
 	}
 	delete(b.buckets, uuid)
-	for _, g := range b.groups.rows {
-		if slices.Contains(g.model.Buckets, uuid) {
-			b.regroup(g)
-		}
+	for _, g := range b.holders[uuid] {
+		b.regroup(g)
 	}
 }
 
@@ -191,7 +202,7 @@ func (v *view) group(name string, from *lowering) flowtable.SelectID {
 	v.made = true
 	b := v.book
 	g := b.groups.byName[name]
-	key := objectKey{kindSelect, fmt.Sprintf("group:%s,%d,%d,%d %s", strings.ReplaceAll(v.flow.row.Bridge, " ", "  "), from.table, from.family, from.tag, name)}
+	key := groupKey(v.flow.row.Bridge, from.table, from.family, from.tag, name)
 	if g == nil { // assumed to be there
 		g = &groupRow{model: &flowmodel.Group{}}
 	}

@@ -1,11 +1,11 @@
 package flows
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 
 	"millrace/control/ovsdb/flowmodel"
+	"millrace/flowtable"
 	"millrace/flowtable/flowtext"
 )
 
@@ -16,23 +16,19 @@ func lowered(match, actions string) string {
 	if p != nil {
 		return p.Error()
 	}
-	names := &flowtext.Names{Port: c.Port, Flood: func(uint32) string { return "all" }}
+	names := &flowtext.Names{
+		Port: c.Port, Flood: func(uint32) string { return "all" },
+		Set:     func(id uint32) string { return got.Sets[flowtable.SetID(id)] },
+		Meter:   func(id uint32) string { return got.Meters[flowtable.MeterID(id)] },
+		Group:   func(id uint32) string { return got.Groups[flowtable.SelectID(id)] },
+		Buckets: func(id uint32) []flowtable.Bucket { return got.Buckets[flowtable.SelectID(id)] },
+	}
 	var out []string
-	var replace []string
-	for id, name := range got.Sets {
-		replace = append(replace, fmt.Sprintf("$%d", id), name, fmt.Sprintf("@%d", id), name)
-	}
-	for id, name := range got.Meters {
-		replace = append(replace, fmt.Sprintf("meter(%d)", id), "meter "+name)
-	}
-	for id, name := range got.Groups {
-		replace = append(replace, fmt.Sprintf("select(%d)", id), "group "+name)
-	}
 	for i := range got.Rules {
 		r := &got.Rules[i]
 		out = append(out, flowtext.Match(r.Match, r.Preds, names)+": "+flowtext.Actions(r.Actions, r.Match, names))
 	}
-	return strings.NewReplacer(replace...).Replace(strings.Join(out, "\n"))
+	return strings.Join(out, "\n")
 }
 
 // lowerCase is a flow, and what it becomes.
@@ -48,7 +44,7 @@ ip6: next(6);`},
 		{`ip4.src == 10.0.0.0/8 && tcp.dst == 80`, `next(9);`, `ip4.src == 10.0.0.0/8 && tcp.dst == 80: next(9);`},
 		{`ip4.src == {10.0.0.1, 10.0.0.2}`, `drop;`, `ip4.src == 10.0.0.1: drop;
 ip4.src == 10.0.0.2: drop;`},
-		{`ip4.src == {10.0.0.1, 10.0.0.2, 10.1.0.0/16}`, `drop;`, `ip4.src == {10.0.0.1, 10.0.0.2, 10.1.0.0/255.255.0.0}: drop;`},
+		{`ip4.src == {10.0.0.1, 10.0.0.2, 10.1.0.0/16}`, `drop;`, `ip4.src == {10.0.0.1, 10.0.0.2, 10.1.0.0/16}: drop;`},
 		{`ip4.src == {$web, 10.0.0.1}`, `drop;`, `ip4.src == 10.0.0.1: drop;
 ip4.src == $web: drop;`},
 		{`ip4.src == {$web, $mail} && inport == {"a", @pg}`, `drop;`, `inport == "a" && ip4.src == $web: drop;
@@ -104,9 +100,9 @@ ip6: reg0 = 5; reg1[4..7] = 3; xreg1 = 0x100000002; xxreg1 = 0x10000000000000002
 		{`1`, `clone { vlan.tci = 0; output; }; output;`, `vlan.present: clone { pop_vlan; output; }; output;
 !vlan.present: clone { output; }; output;`},
 		{`1`, `reg0[0] = check_pkt_larger(1514); next;`, `1: reg0[0] = check_pkt_larger(1514); next(6);`},
-		{`1`, `set_meter(1000); set_meter(1000, 20); meter("m"); next;`, `1: meter 1000 kbps; meter 1000 kbps; meter m; next(6);`},
+		{`1`, `set_meter(1000); set_meter(1000, 20); meter("m"); next;`, `1: meter("1000 kbps"); meter("1000 kbps"); meter("m"); next(6);`},
 		{`1`, `reg0 = select(values=(1=10, 2=20); hash_fields="nosuch");`, `actions: column 8: hash_fields: "nosuch" is no field: they are named as in matches, such as ip4.src`},
-		{`ip6`, `group("g");`, `ip6: group g;`},
+		{`ip6`, `group("g");`, `ip6: group("g");`},
 		{`1`, `fwd_group(liveness="true", childports="a");`, `actions: column 1: liveness belongs to the OVN chassis, which this release does not have: leave it out`},
 		{`1`, `mirror("m"); output;`, `1: output("m"); output;`},
 		{`1`, `push(eth.src); push(eth.dst); pop(eth.src); pop(eth.dst);`, `1: eth.src <-> eth.dst;`},
@@ -119,9 +115,9 @@ ip6: reg0 = 5; reg1[4..7] = 3; xreg1 = 0x100000002; xxreg1 = 0x10000000000000002
 		{`ip4`, `reg0 = 1; ct_next;`, `ip4: reg0 = 1; ct(zone=5, table=6);`},
 		{`1`, `reg0[0] = chk_lb_hairpin();`, `1: reg0[0] = chk_lb_hairpin();`},
 		{`1`, `reg0[0] = chk_ecmp_nh();`, `actions: column 11: chk_ecmp_nh belongs to the OVN chassis, which this release does not have`},
-		{`1`, `icmp4 { output; };`, `ip4: icmp4 { meter 1000 replies per second; output; };`},
-		{`1`, `reject { meter("m"); outport <-> inport; output; };`, `1: reject { meter m; outport <-> inport; output; };`},
-		{`1`, `icmp4_error { icmp4.type = 3; icmp4.code = 4; icmp4.frag_mtu = 1400; next; };`, `ip4: icmp4_error { meter 1000 replies per second; frag_mtu = 1400; icmp4.type = 3; icmp4.code = 4; next(6); };`},
+		{`1`, `icmp4 { output; };`, `ip4: icmp4 { meter("1000 replies per second"); output; };`},
+		{`1`, `reject { meter("m"); outport <-> inport; output; };`, `1: reject { meter("m"); outport <-> inport; output; };`},
+		{`1`, `icmp4_error { icmp4.type = 3; icmp4.code = 4; icmp4.frag_mtu = 1400; next; };`, `ip4: icmp4_error { meter("1000 replies per second"); frag_mtu = 1400; icmp4.type = 3; icmp4.code = 4; next(6); };`},
 		{`1`, `icmp4 { icmp4.inner_ip4.src = 10.0.0.1; };`, `actions: column 9: of icmp4.inner_ip4.src, which an ICMP error has besides type and code, only frag_mtu can be set, and only as a whole`},
 		{`1`, `icmp6 { clone { icmp6.frag_mtu = 1280; }; };`, `actions: column 17: expected a field that can be written here, icmp6.frag_mtu can't`},
 		{`1`, `nd_na { output; };`, `actions: column 1: nd_na belongs to the OVN chassis, which this release does not have`},

@@ -43,7 +43,7 @@ func (b *Book) SetMeter(row *flowmodel.Meter, fresh bool) {
 	if fresh {
 		m.told = textOf(row.Error)
 	}
-	if o := b.objects[objectKey{kindMeter, "meter:" + row.Name}]; o != nil && b.meters.byName[row.Name] == m {
+	if o := b.objects[meterKey(row.Name)]; o != nil && b.meters.byName[row.Name] == m {
 		if now := m.meter(o.id); now != o.meter {
 			o.meter = now
 			b.changed[o] = struct{}{}

@@ -60,8 +60,7 @@ const idMax = 1<<31 - 1
 // freeID is the number of a new object: a digest of its key, or the next that is
 // free. Numbers are the same in each life of control, unless two keys collide.
 func (b *Book) freeID(key objectKey) uint32 {
-	b.digest.b = append(append(b.digest.b[:0], key.kind), key.text...)
-	for id := b.digest.number(); ; id++ {
+	for id := b.digest.key(key); ; id++ {
 		id &= idMax
 		if _, used := b.taken[objectID{key.kind, id}]; !used && id != 0 {
 			return id

@@ -74,7 +74,7 @@ func (l *lowering) replyMeter(list []logical.Action) (uint32, []logical.Action) 
 // replyMeter implements objectMaker.
 func (v *view) replyMeter() flowtable.MeterID {
 	v.made = true
-	o := v.book.objectOf(v.flow, objectKey{kindMeter, replyMeter + v.flow.row.Bridge}, func(o *object) {
+	o := v.book.objectOf(v.flow, replyMeterKey(v.flow.row.Bridge), func(o *object) {
 		o.meter = flowtable.Meter{ID: flowtable.MeterID(o.id), Packets: true, Rate: replyRate, Burst: replyRate}
 	})
 	return o.meter.ID

@@ -64,6 +64,7 @@ const (
 	tagUnknown tag = iota
 	tagged
 	untagged
+	tags = iota // how many
 )
 
 // tagBit is the bit of the in word that says that there is a tag.
@@ -89,6 +90,7 @@ const (
 	familyUnknown family = iota
 	family4
 	family6
+	families = iota // how many
 )
 
 // family returns what the terms say of the IP version.

@@ -1,8 +1,6 @@
 package flows
 
 import (
-	"fmt"
-
 	"millrace/control/logical"
 	"millrace/flowtable"
 )
@@ -116,7 +114,7 @@ func (v *view) port(name string) uint32 {
 
 // named implements setMaker.
 func (v *view) named(name string, width uint8) flowtable.SetID {
-	key := objectKey{kindSet, fmt.Sprintf("address set:%d %s", width, name)}
+	key := addressSetKey(name, width)
 	s := v.book.sets.byName[name]
 	o := v.book.objectOf(v.flow, key, func(o *object) {
 		o.set = flowtable.Set{ID: flowtable.SetID(o.id), Width: width}
@@ -130,7 +128,7 @@ func (v *view) named(name string, width uint8) flowtable.SetID {
 // portGroup implements setMaker.
 func (v *view) portGroup(name string) flowtable.SetID {
 	g := v.book.members.byName[name]
-	o := v.book.objectOf(v.flow, objectKey{kindSet, "port group:" + name}, func(o *object) {
+	o := v.book.objectOf(v.flow, portGroupKey(name), func(o *object) {
 		o.set = flowtable.Set{ID: flowtable.SetID(o.id), Width: 32, Exact: true}
 		if g != nil {
 			g.fill(v.book, o)
@@ -155,7 +153,7 @@ func (v *view) constants(width uint8, members []flowtable.Member) flowtable.SetI
 func (v *view) meter(name string) flowtable.MeterID {
 	v.made = true
 	m := v.book.meters.byName[name]
-	o := v.book.objectOf(v.flow, objectKey{kindMeter, "meter:" + name}, func(o *object) {
+	o := v.book.objectOf(v.flow, meterKey(name), func(o *object) {
 		o.meter = flowtable.Meter{ID: flowtable.MeterID(o.id)}
 		if m != nil {
 			o.meter, o.row = m.meter(o.id), &m.plaint
@@ -188,24 +186,10 @@ func (v *view) ownMeter(kilobits, burst uint64) flowtable.MeterID {
 
 // choice implements objectMaker.
 func (v *view) choice(fields []flowtable.Field, buckets []flowtable.Bucket) flowtable.SelectID {
-	return v.selectOf("", fields, buckets)
-}
-
-// selectOf is the select group of some content.
-func (v *view) selectOf(name string, fields []flowtable.Field, buckets []flowtable.Bucket) flowtable.SelectID {
 	v.made = true
 	d := &v.book.digest
 	d.b = d.b[:0]
-	d.text(name)
-	d.u32(uint32(len(fields)))
-	for _, f := range fields {
-		d.field(f)
-	}
-	for _, b := range buckets {
-		d.u32(b.ID)
-		d.u32(uint32(b.Weight))
-		d.actions(b.Actions)
-	}
+	d.choice(&flowtable.Select{Fields: fields, Buckets: buckets})
 	o := v.book.objectOf(v.flow, objectKey{kindSelect, "choice:" + string(d.b)}, func(o *object) {
 		o.choice = flowtable.Select{ID: flowtable.SelectID(o.id), Fields: fields, Buckets: buckets}
 	})

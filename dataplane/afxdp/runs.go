@@ -21,10 +21,10 @@ import (
 // A run takes 13 us however few frames it has, so short lists go by the socket's ring. Both
 // have sent when their call returns, so frames keep their order.
 //
-// The frames' pages are the run's own, and what it was made of is there until the last of
-// them is given back. So the other end must have an XDP program, which takes frames at once: pages in
-// the buffers of a pod's sockets would have runs stay by the thousand, each of which makes the
-// next one slower.
+// A frame has a page, which is the run's own, and what the run was made of is there until the last of
+// them is given back. So the other end must have an XDP program, which is done with frames at
+// once: in the buffers of a pod's sockets each frame would count as a page, and they would be
+// full soon.
 
 // What bpf/steer.c has.
 const (

@@ -39,11 +39,18 @@ type CacheOptions struct {
 }
 
 // DefaultCacheOptions returns sizes for one of a machine's workers: at most a
-// sixteenth of its memory for all workers together, of which the kernel
-// provides what is used. With 24 GiB two million flows with programs of their own fit
-// one worker, which are a million connections in both directions; and a million each, up to three.
+// sixteenth of its memory for all workers together. With 24 GiB two million flows with
+// programs of their own fit one worker, which are a million connections in both
+// directions; and a million each, up to three.
 func DefaultCacheOptions(memory uint64, workers int) CacheOptions {
-	share := memory / 16 / uint64(max(workers, 1))
+	return CacheOptionsWithin(memory/16, workers)
+}
+
+// CacheOptionsWithin returns sizes for one of some workers whose caches take that many
+// bytes together, if they are full: the kernel provides what is used. No cache takes
+// more than a gigabyte, and none less than 4 MB.
+func CacheOptionsWithin(bytes uint64, workers int) CacheOptions {
+	share := bytes / uint64(max(workers, 1))
 	o := CacheOptions{Exact: 1 << 20, ExactWide: 256 << 10, Wild: 4 << 20, WildWide: 1 << 20, Seen: 4 << 20,
 		ProgramBytes: 448 << 20, Masks: MasksMax, Idle: 10}
 	for o.bytes() > share && o.ExactWide > 1024 {

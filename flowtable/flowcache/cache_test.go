@@ -565,6 +565,18 @@ func TestDefaultCacheOptions(t *testing.T) {
 	}
 }
 
+// TestCacheOptionsWithin: what is asked for is kept to, and half of it is used.
+func TestCacheOptionsWithin(t *testing.T) {
+	for _, mib := range []uint64{16, 64, 500, 1 << 20} {
+		for _, workers := range []int{1, 3} {
+			o := CacheOptionsWithin(mib<<20, workers)
+			if got := o.bytes() * uint64(workers); got > mib<<20 || got < mib<<18 && mib < 1<<20 {
+				t.Errorf("%d MiB, %d workers: %+v, %d bytes", mib, workers, o, got)
+			}
+		}
+	}
+}
+
 // TestEntries lists what was installed, in small steps.
 func TestEntries(t *testing.T) {
 	c, _ := newTestCache(t, smallOptions(), nil)

@@ -78,11 +78,11 @@ func (w *writer) verb(a *flowtable.Action) string {
 	switch a.Code {
 	case flowtable.ActSelect:
 		if a.Dst.Width != 0 {
-			return fmt.Sprintf("%s = select(%d); next(%d);", w.ref(a.Dst), a.Arg, a.Table)
+			return fmt.Sprintf("%s = %s; next(%d);", w.ref(a.Dst), w.choice(a.Arg), a.Table)
 		}
-		return fmt.Sprintf("select(%d);", a.Arg)
+		return w.choice(a.Arg) + ";"
 	case flowtable.ActMeter:
-		return fmt.Sprintf("meter(%d);", a.Arg)
+		return w.names.meter(a.Arg) + ";"
 	case flowtable.ActGetFDB:
 		return fmt.Sprintf("%s = get_fdb(%s);", w.ref(a.Dst), w.ref(a.Src))
 	case flowtable.ActLookupFDB:
@@ -95,6 +95,42 @@ func (w *writer) verb(a *flowtable.Action) string {
 		return fmt.Sprintf("datapath(%s, table=%d, inport=%s);", w.names.datapath(a.Value), a.Table, w.names.port(uint64(a.Arg)))
 	}
 	return w.connection(a)
+}
+
+// bucketsMax is how many buckets of a group are written.
+const bucketsMax = 8
+
+// choice writes a select group: by its name, or else as what it chooses from, values
+// with their weights or weights with actions.
+func (w *writer) choice(id uint32) string {
+	if w.names != nil && w.names.Group != nil {
+		if name := w.names.Group(id); name != "" {
+			return fmt.Sprintf("group(%q)", name)
+		}
+	}
+	var buckets []flowtable.Bucket
+	if w.names != nil && w.names.Buckets != nil {
+		buckets = w.names.Buckets(id)
+	}
+	if len(buckets) == 0 {
+		return fmt.Sprintf("select(%d)", id)
+	}
+	names := *w.names
+	names.Buckets = nil // groups in groups are numbers
+	in := &writer{w.kind, w.places, &names}
+	var list []string
+	for i := range buckets[:min(len(buckets), bucketsMax)] {
+		b := &buckets[i]
+		if len(b.Actions) == 0 {
+			list = append(list, fmt.Sprintf("%d=%d", b.ID, b.Weight))
+			continue
+		}
+		list = append(list, fmt.Sprintf("%d { %s }", b.Weight, in.actions(b.Actions)))
+	}
+	if n := len(buckets); n > bucketsMax {
+		list = append(list, fmt.Sprintf("and %d more", n-bucketsMax))
+	}
+	return "select(" + strings.Join(list, ", ") + ")"
 }
 
 // connection writes the actions of connection tracking.

@@ -14,7 +14,7 @@ func (w *writer) balance(a *flowtable.Action) string {
 		if a.Value != 0 {
 			mtu = fmt.Sprintf("frag_mtu = %d; ", a.Value)
 		}
-		return fmt.Sprintf("%s { meter(%d); %s%s };", replyVerb(a.Table), a.Arg, mtu, w.about(a.Table).actions(a.Nested))
+		return fmt.Sprintf("%s { %s; %s%s };", replyVerb(a.Table), w.names.meter(a.Arg), mtu, w.about(a.Table).actions(a.Nested))
 	case flowtable.ActAffinity:
 		return w.ref(a.Dst) + " = chk_lb_aff();"
 	case flowtable.ActStick:
@@ -87,10 +87,10 @@ func replyVerb(kind uint8) string {
 }
 
 // replyOp writes an OpReply.
-func replyOp(o *flowtable.Op) string {
+func (w *writer) replyOp(o *flowtable.Op) string {
 	text := replyVerb(o.Word)
 	if o.Arg != 0 {
-		text += fmt.Sprintf(" meter(%d)", o.Arg)
+		text += " " + w.names.meter(o.Arg)
 	}
 	if o.Value != 0 {
 		text += fmt.Sprintf(" frag_mtu = %d", o.Value)

@@ -303,3 +303,43 @@ func randomMatch(r *rand.Rand) []flowtable.Masked {
 	}
 	return words(args...)
 }
+
+// TestObjects: sets, meters and groups are written by their names, or as what is in
+// them; a group within a group is a number.
+func TestObjects(t *testing.T) {
+	many := make([]flowtable.Bucket, bucketsMax+2)
+	inner := []flowtable.Action{{Code: flowtable.ActSelect, Arg: 3}, {Code: flowtable.ActOutput, Arg: 1}}
+	n := names()
+	n.Set = func(id uint32) string { return map[uint32]string{1: "$web"}[id] }
+	n.Meter = func(id uint32) string { return map[uint32]string{1: "slow"}[id] }
+	n.Group = func(id uint32) string { return map[uint32]string{1: "up"}[id] }
+	n.Buckets = func(id uint32) []flowtable.Bucket {
+		return map[uint32][]flowtable.Bucket{2: {{ID: 7, Weight: 1}, {ID: 8, Weight: 50}}, 3: {{Weight: 4, Actions: inner}}, 4: many}[id]
+	}
+	for _, tt := range []struct {
+		action flowtable.Action
+		want   string
+	}{
+		{flowtable.Action{Code: flowtable.ActMeter, Arg: 1}, `meter("slow");`},
+		{flowtable.Action{Code: flowtable.ActMeter, Arg: 2}, `meter(2);`},
+		{flowtable.Action{Code: flowtable.ActSelect, Arg: 1}, `group("up");`},
+		{flowtable.Action{Code: flowtable.ActSelect, Arg: 2, Dst: byName["reg0"], Table: 5}, `reg0 = select(7=1, 8=50); next(5);`},
+		{flowtable.Action{Code: flowtable.ActSelect, Arg: 3}, `select(4 { select(3); output("vm1"); });`},
+		{flowtable.Action{Code: flowtable.ActSelect, Arg: 4}, `select(` + strings.Repeat("0=0, ", bucketsMax) + `and 2 more);`},
+		{flowtable.Action{Code: flowtable.ActSelect, Arg: 5}, `select(5);`},
+		{flowtable.Action{Code: flowtable.ActReply, Table: flowtable.ReplyTCP, Arg: 1}, `tcp_reset { meter("slow"); drop; };`},
+	} {
+		if got := Actions([]flowtable.Action{tt.action}, nil, n); got != tt.want {
+			t.Errorf("got %s, want %s", got, tt.want)
+		}
+	}
+	in := func(set flowtable.SetID) []flowtable.Pred {
+		return []flowtable.Pred{{Kind: flowtable.InSet, Field: byName["ip4.src"], Set: set}}
+	}
+	if got, other := Match(nil, in(1), n), Match(nil, in(2), n); got != "ip4.src == $web" || other != "ip4.src == $2" {
+		t.Errorf("sets are written as %s and %s", got, other)
+	}
+	if got := Program([]flowtable.Op{{Code: flowtable.OpMeter, Arg: 1}}, nil, n); got != `meter("slow");` {
+		t.Errorf("a program has %s", got)
+	}
+}

@@ -210,7 +210,7 @@ func (w *writer) pred(p *flowtable.Pred) term {
 	case flowtable.InSet, flowtable.NotInSet:
 		sign := map[bool]string{true: "@", false: "$"}[f.form == formPort]
 		op := map[bool]string{true: "==", false: "!="}[p.Kind == flowtable.InSet]
-		t.text = fmt.Sprintf("%s %s %s%d", f.text(), op, sign, p.Set)
+		t.text = fmt.Sprintf("%s %s %s", f.text(), op, w.names.set(sign, uint32(p.Set)))
 	case flowtable.InRange:
 		t.text = w.within(&f, value{0, p.Low}, value{0, p.High})
 	case flowtable.NotEqual:

@@ -13,6 +13,10 @@ type Names struct {
 	Datapath func(id uint64) string
 	Flood    func(id uint32) string
 	Drop     func(code uint32) string // why, of ActDrop
+	Set      func(id uint32) string   // as matches write it: "$web", "{10.0.0.1, 10.0.0.2}"
+	Meter    func(id uint32) string
+	Group    func(id uint32) string             // of select groups
+	Buckets  func(id uint32) []flowtable.Bucket // of select groups that have no name
 }
 
 // floodPort is the bit that makes the number of a port stand for a flood list.
@@ -50,6 +54,26 @@ func (n *Names) drop(code uint32) string {
 		return "drop(" + strconv.Quote(n.Drop(code)) + ");"
 	}
 	return "drop(" + strconv.FormatUint(uint64(code), 10) + ");"
+}
+
+// set writes a set; the sign is of those that have only a number.
+func (n *Names) set(sign string, id uint32) string {
+	if n != nil && n.Set != nil {
+		if text := n.Set(id); text != "" {
+			return text
+		}
+	}
+	return sign + strconv.FormatUint(uint64(id), 10)
+}
+
+// meter writes a meter as an action.
+func (n *Names) meter(id uint32) string {
+	if n != nil && n.Meter != nil {
+		if name := n.Meter(id); name != "" {
+			return "meter(" + strconv.Quote(name) + ")"
+		}
+	}
+	return "meter(" + strconv.FormatUint(uint64(id), 10) + ")"
 }
 
 func (n *Names) flood(id uint32) string {

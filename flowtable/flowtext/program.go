@@ -40,7 +40,7 @@ func (w *writer) op(o *flowtable.Op) string {
 	case flowtable.OpRestore:
 		return "};"
 	case flowtable.OpMeter:
-		return fmt.Sprintf("meter(%d);", o.Arg)
+		return w.names.meter(o.Arg) + ";"
 	case flowtable.OpLearn:
 		return fmt.Sprintf("learn(%s, %s);", w.names.port(o.Value), value{0, o.Mask}.text(formMAC, nil))
 	}
@@ -53,7 +53,7 @@ func (w *writer) odd(o *flowtable.Op) string {
 	case flowtable.OpCT:
 		return fmt.Sprintf("ct_count(0x%x, %d);", o.Value, o.Arg)
 	case flowtable.OpReply:
-		return replyOp(o)
+		return w.replyOp(o)
 	case flowtable.OpInner:
 		return "quoted packet: " + w.assign(o)
 	}

@@ -376,8 +376,21 @@ func (s *site) settle(since time.Time, most time.Duration) {
 	}
 }
 
-// usage is what a process holds.
-type usage struct{ goroutines, files, resident float64 }
+// usage is what a process holds. next is where its collector runs again: twice what
+// was in use when it did last.
+type usage struct{ goroutines, files, resident, next float64 }
+
+// within reports whether a process holds no more than at its start.
+func (u usage) within(base usage) bool {
+	return base.goroutines == 0 || u.goroutines <= base.goroutines+slackGoroutines && u.files <= base.files+slackFiles && u.resident <= base.resident+slackResident
+}
+
+// settles is how long one may take to end what it was doing.
+const settles = 20 * time.Second
+
+// collected is how long an idle process may take to give back what it does not use:
+// its collector runs every two minutes then.
+const collected = 3 * time.Minute
 
 // quiet has nobody make requests while f runs.
 func (s *site) quiet(f func()) {
@@ -391,14 +404,15 @@ func (s *site) quiet(f func()) {
 	f()
 }
 
-// usage reads a process's metrics when it has nothing to do.
-func (s *site) usage(h *holder) (u usage) {
+// usage reads a process's metrics when it has nothing to do, and holds no more than at
+// its start; or after a time.
+func (s *site) usage(h *holder, most time.Duration) (u usage) {
 	s.t.Helper()
 	by, err := kernel.Open(s.node.Path)
 	check(s.t, err)
 	defer by.Close()
-	want := map[string]*float64{"go_goroutines": &u.goroutines, "process_open_fds": &u.files, "process_resident_memory_bytes": &u.resident}
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	want := map[string]*float64{"go_goroutines": &u.goroutines, "process_open_fds": &u.files, "process_resident_memory_bytes": &u.resident, "go_memstats_next_gc_bytes": &u.next}
+	for end := time.Now().Add(most); ; time.Sleep(100 * time.Millisecond) {
 		idle := false
 		scrape(s.t, by, h.metrics, func(name string, v float64) {
 			if p := want[name]; p != nil {
@@ -406,8 +420,7 @@ func (s *site) usage(h *holder) (u usage) {
 			}
 			idle = idle || name == "konnectivity_network_proxy_agent_open_endpoint_connections" && v == 0
 		})
-		quiet := h.base.goroutines == 0 || u.goroutines <= h.base.goroutines+slackGoroutines
-		if idle && quiet || time.Now().After(end) {
+		if idle && u.within(h.base) || time.Now().After(end) {
 			return u
 		}
 	}
@@ -422,12 +435,13 @@ const (
 )
 
 // flat checks that a process holds no more than when it began.
-func (s *site) flat(h *holder, when string) {
+func (s *site) flat(h *holder, when string, most time.Duration) {
 	s.t.Helper()
-	u := s.usage(h)
-	s.t.Logf("%s %s: %.0f goroutines (%.0f at its start), %.0f descriptors (%.0f), %.1f MiB (%.1f)", h.name, when,
-		u.goroutines, h.base.goroutines, u.files, h.base.files, u.resident/(1<<20), h.base.resident/(1<<20))
-	if u.goroutines > h.base.goroutines+slackGoroutines || u.files > h.base.files+slackFiles || u.resident > h.base.resident+slackResident {
+	start := time.Now()
+	u := s.usage(h, most)
+	s.t.Logf("%s %s: %.0f goroutines (%.0f at its start), %.0f descriptors (%.0f), %.1f MiB (%.1f), %.1f MiB in use (%.1f), after %v", h.name, when,
+		u.goroutines, h.base.goroutines, u.files, h.base.files, u.resident/(1<<20), h.base.resident/(1<<20), u.next/(2<<20), h.base.next/(2<<20), time.Since(start).Round(time.Second))
+	if !u.within(h.base) {
 		s.t.Errorf("%s %s: it holds more than at its start", h.name, when)
 	}
 }
@@ -454,13 +468,13 @@ func TestEgressFaults(t *testing.T) {
 	s.requests(t)
 	s.quiet(func() {
 		for i := range s.held {
-			s.held[i].base = s.usage(&s.held[i])
+			s.held[i].base = s.usage(&s.held[i], settles)
 		}
 	})
 	s.breakDown(rand.New(rand.NewPCG(seed, 0)), length, longest)
 	s.quiet(func() {
 		for i := range s.held {
-			s.flat(&s.held[i], "at the end")
+			s.flat(&s.held[i], "at the end", collected)
 		}
 	})
 	var ok, failed int64
@@ -513,7 +527,7 @@ func (s *site) breakDown(random *rand.Rand, length, longest time.Duration) {
 		f := list[random.IntN(n)]
 		counts[f.name]++
 		if f.held >= 0 && s.long {
-			s.quiet(func() { s.flat(&s.held[f.held], "before it is killed") })
+			s.quiet(func() { s.flat(&s.held[f.held], "before it is killed", settles) })
 		}
 		began := time.Now()
 		s.excuse(f, true)
@@ -523,7 +537,7 @@ func (s *site) breakDown(random *rand.Rand, length, longest time.Duration) {
 		s.settle(repaired, patience)
 		s.t.Logf("%6.1f s: %s, for %v; all is well %v later", time.Since(start).Seconds(), f.name, repaired.Sub(began).Round(time.Millisecond), time.Since(repaired).Round(time.Millisecond))
 		if f.held >= 0 {
-			s.quiet(func() { s.held[f.held].base = usage{}; s.held[f.held].base = s.usage(&s.held[f.held]) })
+			s.quiet(func() { s.held[f.held].base = usage{}; s.held[f.held].base = s.usage(&s.held[f.held], settles) })
 		}
 		time.Sleep(time.Duration(random.IntN(700)) * time.Millisecond)
 	}

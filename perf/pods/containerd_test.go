@@ -26,23 +26,12 @@ type daemon struct {
 	done chan struct{}
 }
 
-// startDaemon starts a program. The death signal is about the thread that starts it.
-func startDaemon(t *testing.T, args ...string) *daemon {
+// startDaemon starts a program.
+func (n *node) startDaemon(t *testing.T, args ...string) *daemon {
 	t.Helper()
-	d := &daemon{cmd: exec.Command(args[0], args[1:]...), log: &waittest.Buffer{}, done: make(chan struct{})}
+	d := &daemon{cmd: exec.Command(args[0], args[1:]...), log: &waittest.Buffer{}}
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := d.cmd.Start()
-		if started <- err; err == nil {
-			_ = d.cmd.Wait()
-		}
-		close(d.done)
-	}()
-	check(t, <-started)
+	d.done = n.startBeside(d.cmd, syscall.SIGKILL)
 	t.Cleanup(func() {
 		d.kill()
 		if t.Failed() {
@@ -85,7 +74,7 @@ func (n *node) startContainerd(t *testing.T, network []byte, images ...image) {
 	conf := filepath.Join(dir, "config.toml")
 	check(t, os.WriteFile(conf, fmt.Appendf(nil, containerdConf, dir), 0o644))
 	t.Cleanup(func() { endShims(); bare(t, dir) })
-	startDaemon(t, "containerd", "--config", conf)
+	n.startDaemon(t, "containerd", "--config", conf)
 	t.Cleanup(func() { // before containerd ends
 		for id := range strings.FieldsSeq(ctr("tasks", "ls", "-q")) {
 			ctr("tasks", "rm", "--force", id)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"millrace/control/cni/attach"
+	"millrace/control/ovsdb"
+	"millrace/control/ovsdb/model"
 )
 
 func killProcess(t testing.TB, pid int) {
@@ -121,14 +123,32 @@ func (n *node) crash(kind, whom string, after time.Duration, i int) {
 	}
 }
 
-// settled waits until a switch whose parts were killed is whole again, and has carried
-// out notes.
+// settled waits until a switch whose parts were killed is whole again, has carried out notes, and has
+// made of rows what they say: a DEL that finds none does not wait for that.
 func (n *node) settled() {
 	n.t.Helper()
 	eventually(n.t, "the switch is whole again", func() bool {
 		notes, err := attach.Notes(n.run)
-		return n.status() == nil && err == nil && len(notes) == 0 && n.process("dataplane") != 0
+		return n.status() == nil && err == nil && len(notes) == 0 && n.process("dataplane") != 0 && n.inForce()
 	})
+}
+
+// inForce reports whether the switch is as its database says.
+func (n *node) inForce() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	d, err := ovsdb.Dial(ctx, ovsdb.Config{Endpoints: []string{"unix:" + n.run + "/db.sock"}, Schema: model.Schema(),
+		Tables: []ovsdb.Table{{Name: model.OpenvSwitchTable, Row: &model.OpenvSwitch{}, Watch: []string{"cur_cfg", "next_cfg"}}}})
+	if err != nil {
+		return false
+	}
+	defer d.Close()
+	rows, err := d.Select(ctx, model.OpenvSwitchTable, []any{})
+	if err != nil || len(rows) != 1 {
+		return false
+	}
+	root := rows[0].Row.(*model.OpenvSwitch)
+	return root.CurCfg == root.NextCfg
 }
 
 // steps are the system calls by which the plugin changes something or talks to somebody. The IPAM plugin

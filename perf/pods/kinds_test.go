@@ -40,6 +40,9 @@ func (n *node) lifeOfTwo(t *testing.T, version, kind string) {
 	if newer := version >= "1.0.0"; newer && i.Mtu != 2000 || newer && (i.SocketPath != "") != (kind == attach.VhostUser) {
 		t.Errorf("interface %+v", i)
 	}
+	if out := n.cli("port", "list", "--json"); !json.Valid([]byte(out)) || !strings.Contains(out, a.key().Port()) {
+		t.Errorf("port list: %s", out)
+	}
 	if kind != attach.VhostUser {
 		for _, ip := range s.IPs {
 			to, _ := netip.AddrFromSlice(ip.Address.IP)

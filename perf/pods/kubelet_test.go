@@ -228,7 +228,7 @@ func (n *kubeNode) startKubelet(t *testing.T) *daemon {
 	check(t, err)
 	path := filepath.Join(n.dir, "kubelet.json")
 	check(t, os.WriteFile(path, conf, 0o644))
-	return startDaemon(t, n.kubelet, "--config", path, "--hostname-override", "node", "--node-labels", "millrace.dev/switch=yes", "--v", "2")
+	return n.startDaemon(t, n.kubelet, "--config", path, "--hostname-override", "node", "--node-labels", "millrace.dev/switch=yes", "--v", "2")
 }
 
 func (n *kubeNode) manifest(name string) string {

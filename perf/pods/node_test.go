@@ -94,7 +94,28 @@ func bareNode(t testing.TB) *node {
 	return n
 }
 
-// start starts the switch. The death signal is about the thread that starts it.
+// startBeside starts a program that gets a signal when the test binary ends. done is closed when the program has ended.
+// The death signal is about the thread that starts it.
+func (n *node) startBeside(cmd *exec.Cmd, death syscall.Signal) (done chan struct{}) {
+	n.t.Helper()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: death}
+	done = make(chan struct{})
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+		}
+		close(done)
+	}()
+	check(n.t, <-started)
+	return done
+}
+
+// start starts the switch.
 func (n *node) start() {
 	n.t.Helper()
 	boot := n.boot
@@ -105,20 +126,7 @@ func (n *node) start() {
 	n.log = &waittest.Buffer{}
 	n.cmd = exec.Command(boot[0], boot[1:]...)
 	n.cmd.Stdout, n.cmd.Stderr = out, n.log
-	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	n.done = make(chan struct{})
-	started := make(chan error, 1)
-	go func(cmd *exec.Cmd, done chan struct{}) {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-		}
-		close(done)
-	}(n.cmd, n.done)
-	check(n.t, <-started)
+	n.done = n.startBeside(n.cmd, syscall.SIGTERM)
 	eventually(n.t, "the switch is ready", func() bool {
 		select {
 		case <-n.done:

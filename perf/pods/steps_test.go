@@ -17,6 +17,9 @@ import (
 // switchSteps are the system calls by which processes of the switch change something or talk to somebody.
 const switchSteps = "connect,sendto,sendmsg,write,writev,pwrite64,ioctl,mkdirat,symlinkat,renameat,unlinkat,fchmod,fchmodat,fchownat,fdatasync,fsync,ftruncate"
 
+// tracerPatience is how long strace may take to let go.
+const tracerPatience = 5 * time.Second
+
 // TestSwitchSteps kills the agent, the dataplane and the database at each step of ADD and of DEL: at the n-th of any of their threads, until
 // there is none to be killed at. Afterwards an ADD succeeds, and a DEL leaves nothing. Other runs than long ones have every other power
 // of two, and one kind of interface for each.
@@ -25,10 +28,10 @@ func TestSwitchSteps(t *testing.T) {
 		t.Skip("needs strace: apt-get install strace")
 	}
 	n := newNode(t)
-	kinds, turn := []string{attach.TAP, attach.Veth, attach.VhostUser}, 0
+	kinds := []string{attach.TAP, attach.Veth, attach.VhostUser}
 	long := os.Getenv("MILLRACE_TEST_LONG") != ""
 	for _, whom := range []string{"control", "dataplane", "db"} {
-		all := 0
+		all, turn := 0, 0
 		for step, killed := 1, 1; killed > 0; {
 			if step > stepsMax {
 				t.Fatalf("%s: killed at step %d still", whom, step)
@@ -81,6 +84,10 @@ func (n *node) switchStep(kind, whom string, step int) (killed int) {
 	if t.Failed() {
 		t.Fatalf("%s: %s killed at step %d", kind, whom, step)
 	}
+	if killed > 0 { // what dies again and again is started later and later
+		n.stop()
+		n.start()
+	}
 	return killed
 }
 
@@ -92,9 +99,7 @@ func (n *node) killAt(whom string, step int) (stop func() bool) {
 	cmd := exec.Command("strace", "-f", "-o", "/dev/null", "-p", strconv.Itoa(pid), "-e", "trace="+switchSteps, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", switchSteps, step))
 	cmd.Stderr = log
 	cmd.WaitDelay = time.Second
-	check(n.t, cmd.Start())
-	done := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(done) }()
+	done := n.startBeside(cmd, syscall.SIGKILL)
 	n.t.Cleanup(func() { _ = cmd.Process.Kill() })
 	eventually(n.t, "strace follows "+whom, func() bool {
 		if strings.Contains(log.String(), "ptrace") {
@@ -104,7 +109,12 @@ func (n *node) killAt(whom string, step int) (stop func() bool) {
 	})
 	return func() bool {
 		_ = cmd.Process.Signal(syscall.SIGINT)
-		<-done
+		select {
+		case <-done:
+		case <-time.After(tracerPatience): // it waits for threads that it has killed, now and then for ever
+			_ = cmd.Process.Kill()
+			<-done
+		}
 		return n.process(whom) != pid
 	}
 }
