@@ -58,10 +58,12 @@ func TestKnock(t *testing.T) {
 	ad := &address{addrPort: netip.MustParseAddrPort(l.Addr().String())}
 	var ends []net.Conn
 	for range 5 {
-		c, err := dialServer(t.Context(), l.Addr().String())
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 77, 0, 1)}} // whose ports nobody else takes meanwhile
+		near, err := d.DialContext(t.Context(), "tcp", l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
+		c := &serverConn{TCPConn: near.(*net.TCPConn)}
 		far, err := l.Accept()
 		if err != nil {
 			t.Fatal(err)
