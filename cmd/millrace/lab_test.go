@@ -23,6 +23,7 @@ import (
 	"millrace/dataplane/sys"
 	"millrace/dataplane/tap"
 	"millrace/vhost/frontend"
+	"millrace/waittest"
 )
 
 // Kinds of ports by which a pod is reached.
@@ -325,7 +326,7 @@ type capture struct {
 	pod  *labPod
 	file string
 	cmd  *exec.Cmd
-	log  bytes.Buffer
+	log  waittest.Buffer
 }
 
 // startCapture begins a capture, which ends with the test at the latest.
@@ -377,7 +378,7 @@ func (c *capture) check() (sent, received heard) {
 	out, err := exec.Command("tshark", "-n", "-r", c.file, "-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE",
 		"-T", "fields", "-e", "frame.number", "-e", "eth.src", "-e", "eth.dst", "-e", "ip.checksum.status", "-e", "tcp.checksum.status", "-e", "udp.checksum.status", "-e", "tcp.checksum", "-e", "udp.checksum").Output()
 	if err != nil {
-		t.Fatalf("tshark -r of %s: %v\n%s", c.pod.Host, err, c.log.Bytes())
+		t.Fatalf("tshark -r of %s: %v\n%s", c.pod.Host, err, c.log.String())
 	}
 	wrong := 0
 	for line := range strings.Lines(string(out)) {

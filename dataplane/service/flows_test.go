@@ -318,18 +318,21 @@ func TestTransactNothing(t *testing.T) {
 func TestSlowClient(t *testing.T) {
 	_, c := startFlows(t)
 	ctx, cancel := context.WithCancel(testContext(t))
-	var streams []api.Flows_TransactClient
-	for i := range transactMax {
-		s, err := c.Flows.Transact(ctx)
-		if err == nil {
-			err = s.Send(&api.TransactRequest{Changes: add(one(uint64(100+i), 1))})
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		streams = append(streams, s)
-	}
+	var streams [transactMax]api.Flows_TransactClient
 	waitFor(t, "all are under way", func() bool {
+		for i, s := range streams {
+			if s != nil && s.Send(&api.TransactRequest{}) == nil {
+				continue // or it was refused: the call below had its place
+			}
+			s, err := c.Flows.Transact(ctx)
+			if err == nil {
+				err = s.Send(&api.TransactRequest{Changes: add(one(uint64(100+i), 1))})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			streams[i] = s
+		}
 		_, err := transactAll(t, c, false)
 		return errors.Is(err, api.ErrBusy)
 	})
