@@ -147,7 +147,7 @@ func (x *txn) newID(t *table, given string, hasUUID bool, name string, named boo
 		if id, ok = schema.ParseUUID(given); !ok {
 			return "", schema.Errorf(schema.Syntax, "%q is no UUID", given)
 		}
-		if x.rows[t.num][id] != nil || t.rows[id] != nil {
+		if r := x.rows[t.num][id]; r != nil && (r.old != nil || r.new != nil) || t.rows[id] != nil {
 			return "", schema.Errorf("duplicate uuid", "row %s exists or was deleted in this transaction", given)
 		}
 	}

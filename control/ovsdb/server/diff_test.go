@@ -21,8 +21,12 @@ import (
 type maker struct {
 	*rand.Rand
 	db    *schema.Database
-	names []string // uuid-names of the transaction in the making
+	of    string     // table that the operation in the making is about
+	names []uuidName // of the transaction in the making
 }
+
+// A uuidName is how a transaction calls a row that it inserts.
+type uuidName struct{ name, table string }
 
 // chance is true once in n times.
 func (m *maker) chance(n int) bool { return m.IntN(n) == 0 }
@@ -64,8 +68,8 @@ func (m *maker) atom(b *schema.Base) any {
 	case schema.Boolean:
 		return m.chance(2)
 	case schema.UUIDType:
-		if len(m.names) > 0 && m.chance(2) {
-			return list{"named-uuid", pick(m, m.names...)}
+		if names := m.others(b.RefTable); len(names) > 0 && m.chance(2) {
+			return list{"named-uuid", pick(m, names...).name}
 		}
 		table := b.RefTable
 		if table == "" {
@@ -77,6 +81,12 @@ func (m *maker) atom(b *schema.Base) any {
 		return pick(m, b.Enum...).Str()
 	}
 	return pick(m, "", "a", "b", "br0", "p1", "é", "vlan \"1\"\n", "60:00:00:00:00:01")
+}
+
+// others are the names that may be drawn as references to a table: ovsdb-server takes
+// a row's reference to itself even if it is to be to a row of another table, which is not there.
+func (m *maker) others(to string) []uuidName {
+	return slices.DeleteFunc(slices.Clone(m.names), func(n uuidName) bool { return n.table == m.of && m.of != to })
 }
 
 // value draws a value of a type, or of roughly n elements of it.
@@ -186,6 +196,7 @@ func (m *maker) mutations(t *schema.Table) list {
 
 func (m *maker) op() object {
 	t := m.table()
+	m.of = t.Name
 	o := object{"table": t.Name}
 	switch m.IntN(20) {
 	case 0:
@@ -233,7 +244,7 @@ func (m *maker) insert(t *schema.Table) object {
 	if m.chance(2) {
 		name := pick(m, "x", "y", "z")
 		o["uuid-name"] = name
-		m.names = append(m.names, name)
+		m.names = append(m.names, uuidName{name, t.Name})
 	}
 	return o
 }
