@@ -37,8 +37,9 @@ func newCable(t *testing.T, dev string, network int) *cable {
 		}
 	}
 	ip("netns add " + name)
-	t.Cleanup(func() { ip("netns del " + name) }) // takes the pair with it
+	t.Cleanup(func() { ip("netns del " + name) })
 	ip("link add " + dev + " type veth peer name " + far + " netns " + name)
+	t.Cleanup(func() { ip("link del " + dev) }) // by itself it would go a moment after its other end
 	near, behind := fmt.Sprintf("198.51.100.%d", 4*network+1), fmt.Sprintf("198.51.100.%d", 4*network+2)
 	ip("addr add " + near + "/30 dev " + dev)
 	ip("link set " + dev + " up")

@@ -4,6 +4,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"millrace/control/egress/konntest"
 )
@@ -41,13 +42,16 @@ func TestIdleAfterFailures(t *testing.T) {
 	for range 2 {
 		eventually(t, "the links have their idle streams, and no more", whole)
 		g.Lock()
+		open := sync.OnceFunc(g.Unlock)
+		t.Cleanup(open)
 		r.anyLink().tcp.Load().Close() //nolint:errcheck // it is gone, whatever that says
-		eventually(t, "the link is missed", func() bool { return r.linkCount() < r.cfg.Links && !whole() })
-		eventually(t, "the other makes up for it", whole)
-		g.Unlock()
-		eventually(t, "the link is back", func() bool { return r.linkCount() == r.cfg.Links && !whole() })
+		eventually(t, "the link is missed", func() bool { return r.linkCount() < r.cfg.Links })
+		eventually(t, "the other makes up for it", func() bool { return r.waiting() == r.cfg.Idle && whole() })
+		open()
+		eventually(t, "the link is back", func() bool { return r.linkCount() == r.cfg.Links })
 	}
-	eventually(t, "there are as many idle streams as before", whole)
+	time.Sleep(2 * linger) // until it has its streams
+	eventually(t, "there are as many idle streams as before", func() bool { return r.waiting() == r.cfg.Idle && whole() })
 	for _, w := range ways {
 		if err := probe(t, w, s, listen(t, echo)); err != nil {
 			t.Errorf("%s: %v", w.name, err)
@@ -59,6 +63,16 @@ func (r *rig) linkCount() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.links)
+}
+
+// waiting is how many streams of links that are there wait for dials.
+func (r *rig) waiting() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for l := range r.links {
+		n += l.waiting()
+	}
+	return n
 }
 
 func (r *rig) anyLink() *link {
