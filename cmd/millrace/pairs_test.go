@@ -180,8 +180,12 @@ func (l *pairsLab) checkWay(t *testing.T, n int, w way) {
 	for i, p := range run {
 		l.checkStreams(p, i+n, 5201+4*i)
 	}
+	finished := map[string]bool{}
+	for _, p := range l.pods {
+		finished[p.mac] = p.finishes()
+	}
 	for p, c := range captures {
-		sent, received := c.check()
+		sent, received := c.check(finished)
 		if to[p] && (received.tcp == 0 || received.udp == 0) {
 			t.Errorf("%s by %s has received %+v", p.Host, p.kind, received)
 		}

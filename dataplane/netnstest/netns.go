@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"millrace/waittest"
 )
 
 // inside is set in the environment of a test that runs in its own namespace.
@@ -236,11 +238,11 @@ func (p *Pod) Run(format string, args ...any) string {
 }
 
 // Start starts a command in the pod, which ends with the test.
-func (p *Pod) Start(format string, args ...any) *bytes.Buffer {
+func (p *Pod) Start(format string, args ...any) *waittest.Buffer {
 	p.t.Helper()
-	var out bytes.Buffer
+	out := &waittest.Buffer{}
 	cmd := p.Command(format, args...)
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Stdout, cmd.Stderr = out, out
 	if err := start(cmd); err != nil {
 		p.t.Fatalf("in pod %s: %v", p.Host, err)
 	}
@@ -248,7 +250,7 @@ func (p *Pod) Start(format string, args ...any) *bytes.Buffer {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	return &out
+	return out
 }
 
 // Reach waits until echo requests of size bytes to an address are answered.

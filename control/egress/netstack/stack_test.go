@@ -48,9 +48,16 @@ var pours atomic.Uint32
 // pour sends bytes from one stack to another, all of which must arrive.
 func pour(t *testing.T, from, to *Stack, n int64) {
 	t.Helper()
+	pourAfter(t, from, to, n, func() {})
+}
+
+// pourAfter is pour that calls begun when there is a connection, or none.
+func pourAfter(t *testing.T, from, to *Stack, n int64, begun func()) {
+	t.Helper()
 	at := netip.AddrPortFrom(to.address4(), uint16(10_000+pours.Add(1))) // one that was just left is kept for a while
 	l, err := to.Listen(at)
 	if err != nil {
+		begun()
 		t.Error(err)
 		return
 	}
@@ -68,6 +75,7 @@ func pour(t *testing.T, from, to *Stack, n int64) {
 		got <- n
 	}()
 	c, err := from.DialContext(t.Context(), "tcp", at.String())
+	begun()
 	if err != nil {
 		t.Error(err)
 		return
@@ -236,10 +244,12 @@ func TestReconnect(t *testing.T) {
 	w := newWire(t)
 	a, b := ends(t, w)
 	for range 3 {
-		var under sync.WaitGroup
-		under.Go(func() { pour(t, a, b, 16<<20) })
-		under.Go(func() { pour(t, b, a, 16<<20) })
-		time.Sleep(5 * time.Millisecond)
+		var under, dialled sync.WaitGroup
+		dialled.Add(2) // a dial without a switch is refused
+		under.Go(func() { pourAfter(t, a, b, 16<<20, dialled.Done) })
+		under.Go(func() { pourAfter(t, b, a, 16<<20, dialled.Done) })
+		dialled.Wait()
+		time.Sleep(time.Millisecond)
 		w.stop()
 		time.Sleep(20 * time.Millisecond)
 		began := time.Now()
