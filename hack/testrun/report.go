@@ -17,17 +17,19 @@ type skip struct {
 // excused are reasons to skip that no package cures, so that they do not fail
 // a CI run. Each needs its own line here with the reason for it.
 var excused = map[string]string{
-	"needs AVX512":                    "the processor has it or not",
-	"needs a built proxy-server":      "its module cannot be required, so whoever has its source builds it",
-	"needs a built Multus":            "its module cannot be required, so whoever has its source builds it; TestMultus makes its calls",
-	"needs a built ovs-cni":           "the same; TestOVSCNI makes its transactions",
-	"needs hugepages":                 "a container may not reserve them",
-	"needs two cores":                 "the machine has them or not",
-	"needs a kernel module":           "the running kernel has it or not",
-	"needs a user other":              "there is none to become in a minimal container",
-	"needs CPUs that others":          "what else runs on the host is not ours to say",
-	"needs the kernel's VLAN devices": "the kernel was built without 8021q, and modules cannot be loaded on every machine that tests run on",
-	"needs a machine that wakes":      "a virtual machine may take 100 us to wake a CPU, and a test that measures wakes then measures that",
+	"needs AVX512":                       "the processor has it or not",
+	"needs a built proxy-server":         "its module cannot be required, so whoever has its source builds it",
+	"needs a built Multus":               "its module cannot be required, so whoever has its source builds it; TestMultus makes its calls",
+	"needs a built ovs-cni":              "the same; TestOVSCNI makes its transactions",
+	"needs a built userspace CNI plugin": "the same; TestUserspaceCNI makes its calls",
+	"needs a built kubelet":              "it takes ten minutes to build; TestKubelet speaks its API",
+	"needs hugepages":                    "a container may not reserve them",
+	"needs two cores":                    "the machine has them or not",
+	"needs a kernel module":              "the running kernel has it or not",
+	"needs a user other":                 "there is none to become in a minimal container",
+	"needs CPUs that others":             "what else runs on the host is not ours to say",
+	"needs the kernel's VLAN devices":    "the kernel was built without 8021q, and modules cannot be loaded on every machine that tests run on",
+	"needs a machine that wakes":         "a virtual machine may take 100 us to wake a CPU, and a test that measures wakes then measures that",
 }
 
 // count returns the numbers of leaf tests that passed and failed, and the skips.
