@@ -96,7 +96,7 @@ func allowed(pkg string) (deps []string, known bool) {
 		}
 	}
 	if forTests(pkg) {
-		return []string{"dataplane", "dataplane/*", "flowtable", "flowtable/*", "vhost", "vhost/*"}, true
+		return []string{"dataplane", "dataplane/*", "flowtable", "flowtable/*", "vhost", "vhost/*", "waittest"}, true
 	}
 	return nil, false
 }
