@@ -174,8 +174,7 @@ func (l *loop) run(ctx context.Context) {
 			l.hear()
 		case l.egress.told = <-l.egress.news:
 		case <-l.retry.C:
-			l.fallBack()
-			l.forsake()
+			l.retried()
 		case <-l.stats.C:
 			l.statistics(ctx)
 			continue
@@ -239,6 +238,12 @@ func (l *loop) begin() {
 	l.status.Counters.Sessions++
 	l.log.Info("dataplane connected", zap.Int("ports", len(l.plant.ports)), zap.Uint32("pid", l.session.client.Info.GetPid()))
 	l.soon()
+}
+
+// retried does what has waited for a time.
+func (l *loop) retried() {
+	l.fallBack()
+	l.forsake()
 }
 
 // forsake ends a session that a call has failed in, and that has not ended by itself.
