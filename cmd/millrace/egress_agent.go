@@ -131,7 +131,7 @@ func (a *app) egressAgent(cmd *cobra.Command, f *egressFlags) error {
 		return err
 	}
 	if f.netns != "" {
-		d, err := kernel.Open(f.netns)
+		d, err := kernel.Open(f.netns, "")
 		if err != nil {
 			return err
 		}
