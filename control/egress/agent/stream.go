@@ -126,7 +126,11 @@ func (s *stream) run() error {
 	defer s.breakOff()
 	for {
 		p := new(konn.Packet)
-		if err := s.cs.RecvMsg(p); err != nil {
+		err := s.cs.RecvMsg(p)
+		if err == nil {
+			err = status.FromContextError(s.cs.Context().Err()).Err() // what came before a break, and was not taken, is nobody's
+		}
+		if err != nil {
 			if err = s.ending(err); err != nil {
 				s.link.agent.metrics.unread(err)
 			}
@@ -159,27 +163,54 @@ func (s *stream) take(p *konn.Packet) {
 		s.takeClose(p.GetCloseRequest().GetConnectID())
 	case konn.PacketType_DIAL_CLS:
 		s.takeDialClose(p.GetCloseDial().GetRandom())
+	default:
+		s.link.nuisance()
 	}
 }
 
 func (s *stream) takeDial(d *konn.DialRequest) {
+	l := s.link
 	if d == nil {
-		return // type 0 is also what a packet without a type has
+		l.nuisance() // type 0 is also what a packet without a type has
+		return
+	}
+	if err := l.admit(); err != nil {
+		s.refuse(d, err)
+		return
 	}
 	s.use()
 	r := newRequest(s, d)
-	s.mu.Lock()
-	twice := s.dials[d.Random] != nil
-	if !twice && !s.over {
-		s.dials[d.Random] = r
-	}
-	s.mu.Unlock()
-	if twice {
-		_ = s.send(dialResponse(d.Random, 0, "a dial of this id is under way"))
+	if err := s.begin(r); err != nil {
+		l.leaveDials()
+		l.leaveRequests()
+		s.refuse(d, err)
 		return
 	}
-	s.link.agent.work.Go(r.run)
+	l.agent.work.Go(r.run)
 }
+
+// refuse answers a dial that does not begin. While the server does not take the answer, no
+// more of the stream is read.
+func (s *stream) refuse(d *konn.DialRequest, err error) {
+	s.link.nuisance()
+	_ = s.send(dialResponse(d.Random, 0, err.Error()))
+}
+
+// begin takes note of a dial.
+func (s *stream) begin(r *request) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return errFinished
+	}
+	if s.dials[r.random] != nil {
+		return errTwice
+	}
+	s.dials[r.random] = r
+	return nil
+}
+
+var errTwice = errors.New("a dial of this id is under way")
 
 // use notes that a dial has come. The first one takes the stream out of those that
 // wait for dials, at once or, when there are very many, as soon as it needs be: see hurry.go.
@@ -250,6 +281,7 @@ func (s *stream) drain() {
 func (s *stream) takeData(d *konn.Data) {
 	r := s.meant(d.GetConnectID())
 	if r == nil {
+		s.link.nuisance()
 		_ = s.send(closeResponse(d.GetConnectID(), "unrecognized connectID"))
 		return
 	}
@@ -259,6 +291,7 @@ func (s *stream) takeData(d *konn.Data) {
 func (s *stream) takeClose(id int64) {
 	r := s.meant(id)
 	if r == nil {
+		s.link.nuisance()
 		_ = s.send(closeResponse(id, "Unknown connectID"))
 		return
 	}
@@ -269,9 +302,11 @@ func (s *stream) takeDialClose(random int64) {
 	s.mu.Lock()
 	r := s.dials[random]
 	s.mu.Unlock()
-	if r != nil {
-		r.cancel(context.Canceled)
+	if r == nil {
+		s.link.nuisance()
+		return
 	}
+	r.cancel(context.Canceled)
 }
 
 func (s *stream) request(id int64) *request {
