@@ -45,6 +45,7 @@ type stream struct {
 	heeded   time.Time          // when the server first answered what came after that DRAIN, or zero
 	idled    time.Time          // when it last had a dial or a request
 	over     bool               // nothing is accepted any more
+	part     chan struct{}      // closed when no more than one request is left; nil: nobody waits for that
 }
 
 // openStream opens a stream on a link, and waits until the server has it.
@@ -334,6 +335,7 @@ func (s *stream) connected(r *request) bool {
 	defer s.mu.Unlock()
 	delete(s.dials, r.random)
 	if s.over {
+		s.partLocked()
 		return false
 	}
 	r.id = s.link.agent.nextID()
@@ -350,6 +352,7 @@ func (s *stream) forget(r *request) {
 	}
 	delete(s.requests, r.id)
 	s.idled = time.Now()
+	s.partLocked()
 }
 
 // unused reports whether a drained stream has nothing left to do. The server may have
@@ -379,7 +382,31 @@ func (s *stream) passedOver() bool {
 func (s *stream) alone() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.dials)+len(s.requests) <= 1
+	return s.aloneLocked()
+}
+
+func (s *stream) aloneLocked() bool { return len(s.dials)+len(s.requests) <= 1 }
+
+// parted returns what is closed when a request is alone on a stream that has been drained.
+// It is nil if there is nothing to wait for: it is alone, or others may always come.
+func (s *stream) parted() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.drained.IsZero() && !s.used || s.aloneLocked() {
+		return nil
+	}
+	if s.part == nil {
+		s.part = make(chan struct{})
+	}
+	return s.part
+}
+
+// partLocked tells who waits for it that a request is alone, if one is. Called with mu held.
+func (s *stream) partLocked() {
+	if s.part != nil && s.aloneLocked() {
+		close(s.part)
+		s.part = nil
+	}
 }
 
 // shared reports whether several requests may depend on the stream being read.
