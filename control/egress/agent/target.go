@@ -41,12 +41,14 @@ func (a *Agent) reach(ctx context.Context, protocol, address string) (net.Conn, 
 	start = time.Now()
 	defer func() { v.Connect = time.Since(start) }()
 	var errs []error
-	for _, addr := range addrs {
+	for i, addr := range addrs {
 		class, err := p.Judge(addr, t.Port)
 		v.Addr = netip.AddrPortFrom(addr, t.Port)
 		if err == nil {
 			v.Class, v.Port = class, a.way(class)
-			c, dialErr := a.dial(ctx, class, t.Network, v.Addr)
+			one, stop := oneOf(ctx, len(addrs)-i)
+			c, dialErr := a.dial(one, class, t.Network, v.Addr)
+			stop()
 			if dialErr == nil {
 				v.Connect = time.Since(start)
 				return c, v, nil
@@ -56,6 +58,19 @@ func (a *Agent) reach(ctx context.Context, protocol, address string) (net.Conn, 
 		errs = append(errs, err)
 	}
 	return nil, v, mostTelling(errs)
+}
+
+// leastDial is what each of several addresses has to answer, if there is so much time.
+const leastDial = time.Second
+
+// oneOf bounds the dial of one address, when there are so many to try, itself included: one
+// that does not answer leaves time for the others.
+func oneOf(ctx context.Context, many int) (context.Context, context.CancelFunc) {
+	end, ok := ctx.Deadline()
+	if !ok || many == 1 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, max(time.Until(end)/time.Duration(many), leastDial))
 }
 
 // addresses returns what a target's address is, or what its name stands for.
