@@ -122,14 +122,15 @@ func readHeader(h metadata.MD) (id string, count int, err error) {
 
 // run serves the stream until it ends. A nil error: it was to end.
 func (s *stream) run() error {
-	stop := context.AfterFunc(s.cs.Context(), s.breakOff) // also while a request makes us wait
+	ctx := s.cs.Context()
+	stop := context.AfterFunc(ctx, s.breakOff) // also while a request makes us wait
 	defer stop()
 	defer s.breakOff()
 	for {
 		p := new(konn.Packet)
 		err := s.cs.RecvMsg(p)
-		if err == nil {
-			err = status.FromContextError(s.cs.Context().Err()).Err() // what came before a break, and was not taken, is nobody's
+		if err == nil && ctx.Err() != nil { // what came before a break, and was not taken, is nobody's
+			err = status.FromContextError(ctx.Err()).Err()
 		}
 		if err != nil {
 			if err = s.ending(err); err != nil {
