@@ -221,7 +221,7 @@ func TestReadmeParts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(path, []byte("a\n"+readmeBegin+readmeEnd+"b\n"+connectBegin+readmeEnd+"c\n"), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte("a\n"+readmeBegin+readmeEnd+"b\n"+connectBegin+readmeEnd+"c\n"+egressBegin+readmeEnd+"d\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	keep("ct-64k", 7)
@@ -229,13 +229,15 @@ func TestReadmeParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	keep("flows-1k", 3)
+	keep("egress-down", 9)
 	if err := writeReadme(path, dir); err != nil {
 		t.Fatal(err)
 	}
 	text := read(t, path)
 	_, flows, _ := strings.Cut(text, readmeBegin)
 	flows, connections, _ := strings.Cut(flows, connectBegin)
-	if !strings.Contains(flows, "**3.0**") || !strings.Contains(connections, "**7.0**") || !strings.Contains(connections, "docs/results/ct.svg") || strings.Contains(flows, "ct.svg") {
+	connections, tunnels, _ := strings.Cut(connections, egressBegin)
+	if !strings.Contains(flows, "**3.0**") || !strings.Contains(connections, "**7.0**") || !strings.Contains(connections, "docs/results/ct.svg") || strings.Contains(flows, "ct.svg") || !strings.Contains(tunnels, "| stock agent | Gbit/s | 9.00 | 1.00 | **9.00** |") {
 		t.Errorf("%s", text)
 	}
 	if err := os.WriteFile(path, []byte(readmeBegin+readmeEnd), 0o644); err != nil {
