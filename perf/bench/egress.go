@@ -79,7 +79,7 @@ func egressCases() []scenario {
 			c.unit = "Gbit/s"
 		}
 	}
-	return cases
+	return append(cases, podCase())
 }
 
 // The programs of sigs.k8s.io/apiserver-network-proxy, which cannot be required:
