@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -71,7 +70,7 @@ func (a *app) flowAddCmd() *cobra.Command {
 		if _, p := flows.NewChecker().Check(row); p != nil {
 			return usage(cmd, "%w", p)
 		}
-		return a.onFlows(&db, func() time.Duration { return wait.timeout }, func(ctx context.Context, d *flowDB, _ []string) error {
+		return a.onFlows(&db, wait.most, func(ctx context.Context, d *flowDB, _ []string) error {
 			return a.flowAdd(ctx, d, &wait, row, mayExist)
 		})(cmd, args)
 	}

@@ -43,7 +43,7 @@ type namedAction func(cmd *cobra.Command, e *flowEdit, name string, args []strin
 // it waits, and tells what is wrong with the row then.
 func (a *app) onNamed(db *dbFlags, wait *waitFlags, n named, build namedAction) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		return a.onFlows(db, func() time.Duration { return wait.timeout }, func(ctx context.Context, d *flowDB, args []string) error {
+		return a.onFlows(db, wait.most, func(ctx context.Context, d *flowDB, args []string) error {
 			old, err := d.find(ctx, n, args[0])
 			if err != nil {
 				return err
