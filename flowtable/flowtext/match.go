@@ -34,12 +34,6 @@ func Match(match []flowtable.Masked, preds []flowtable.Pred, n *Names) string {
 	return strings.Join(texts(terms), " && ")
 }
 
-// Fields writes the values of fields in some bits of words, one by one, as in
-// "ip4.dst == 10.0.0.0/8".
-func Fields(match []flowtable.Masked, n *Names) []string {
-	return texts(newWriter(kindOf(match), n).masked(match))
-}
-
 // Consulted writes which bits of fields are in the masks of words, as in
 // "ip4.dst/24".
 func Consulted(match []flowtable.Masked, n *Names) []string {
