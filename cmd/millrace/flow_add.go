@@ -58,7 +58,7 @@ func (a *app) flowAddCmd() *cobra.Command {
 	}
 	db.add(cmd)
 	wait.add(cmd)
-	f.add(cmd, "its")
+	f.add(cmd)
 	cmd.Flags().BoolVar(&mayExist, "may-exist", false, "a flow that there is already, word for word, is no error")
 	cmd.ValidArgsFunction = byPosition(a.rowBridges(&db))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

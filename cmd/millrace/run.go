@@ -32,9 +32,9 @@ type runFlags struct {
 const runHelp = `Starts the processes of a switch on the run directory, and starts each again when
 it dies:
 
-  millrace db serve    the embedded database; not with --db
-  millrace dataplane   ports and workers
-  millrace control     holds the dataplane to what the database says
+  millrace db serve           the embedded database; not with --db
+  millrace dataplane          ports and workers
+  millrace control            holds the dataplane to what the database says
   millrace egress port NAME   the other end of each port of type egress
 
 A process that dies is started again at once; one that dies again and again,
@@ -76,7 +76,8 @@ Exit codes, of this and all other commands:
   1  error
   2  usage: the command line, or a value in it, makes no sense
   3  no switch is running in the run directory
-  4  another switch has the run directory, or its database`
+  4  another switch has the run directory, or its database
+  5  warnings, and nothing worse (millrace doctor)`
 
 func (a *app) runCmd() *cobra.Command {
 	var f runFlags
