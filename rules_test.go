@@ -21,7 +21,7 @@ const module = "millrace"
 var mayImport = map[string][]string{
 	".":                       nil,
 	"cmd/millrace":            {"*"},
-	"control":                 {"control/*", "dataplane/api", "dataplane/flowapi", "flowtable"},
+	"control":                 {"control/*", "dataplane/api", "dataplane/flowapi", "dataplane/sys", "flowtable"},
 	"control/bridge":          {"control/ovsdb/model"},
 	"cmd/millrace-cni":        {"control/cni"},
 	"control/cni":             {"control/cni/attach"},

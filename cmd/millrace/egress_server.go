@@ -60,7 +60,7 @@ Keys, nodes, operators and between_nodes are taken up when the files change; for
 the rest the server is restarted.
 
   RUN-DIR/egress-server.sock    what millrace egress-server status asks`,
-		Example: `  millrace egress genkey > server.key
+		Example: `  (umask 077; millrace egress genkey > server.key)
   millrace egress-server --config server.yaml
   millrace egress-server status`,
 		Args: exactly(),
