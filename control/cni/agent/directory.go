@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"millrace/control/cni/attach"
@@ -36,6 +38,8 @@ const (
 
 	volumeMount = "/var/lib/cni/usrspcni" // where users of the userspace CNI plugin mount theirs
 	infoName    = "interface.json"
+
+	socketPathMax = 107 // bytes (unix(7))
 )
 
 // A place is where an application finds its socket.
@@ -85,7 +89,7 @@ func (a *agent) placeOf(at *attach.Attachment) place {
 	if at.Owner != nil {
 		p.owner = placeOwner{*at.Owner, true}
 	}
-	mount := ""
+	mount, info := "", infoName
 	switch {
 	case at.DeviceID != "":
 		p.dir = filepath.Join(a.RunDir, SlotsDir, at.DeviceID)
@@ -97,7 +101,8 @@ func (a *agent) placeOf(at *attach.Attachment) place {
 			mount = volumeMount
 		}
 		if at.Userspace {
-			p.dir = p.root // its users look nowhere else
+			p.dir = p.root                            // its users look nowhere else
+			info = "interface-" + at.IfName + ".json" // beside those of other interfaces
 		} else {
 			mount = path.Join(mount, at.IfName)
 		}
@@ -107,7 +112,7 @@ func (a *agent) placeOf(at *attach.Attachment) place {
 		p.dir = filepath.Join(p.root, port)
 		p.short, mount = p.dir, p.dir
 	}
-	p.info = filepath.Join(p.dir, infoName)
+	p.info = filepath.Join(p.dir, info)
 	if at.Kind == attach.VhostUser {
 		p.socket, p.short, p.inPod = filepath.Join(p.dir, name), filepath.Join(p.short, name), path.Join(mount, name)
 	}
@@ -140,6 +145,13 @@ func (a *agent) makePlace(at *attach.Attachment) (place, error) {
 	if !p.wanted(at) {
 		return place{}, nil
 	}
+	if err := p.fits(); err != nil {
+		return p, err
+	}
+	if at.Kind == attach.VhostUser && at.DeviceID == "" && !p.linked {
+		a.Log.Warn("no container has the directory of the interface mounted: the pod asks for no "+
+			"millrace.dev/BRIDGE, and has no emptyDir that the network names", zap.String("port", at.Port()), zap.String("volume", at.Volume), zap.String("pod", at.Pod.Namespace+"/"+at.Pod.Name))
+	}
 	fail := func(err error) (place, error) {
 		return p, attach.Errorf(attach.CodeAgain, "directory of the interface: %v", err)
 	}
@@ -167,6 +179,17 @@ func (a *agent) makePlace(at *attach.Attachment) (place, error) {
 		return fail(err)
 	}
 	return p, nil
+}
+
+// fits is an error if the path of a socket is longer than such paths can be.
+func (p place) fits() error {
+	if n := len(p.short); n > socketPathMax {
+		return attach.Errorf(attach.CodeInvalid, "socket: %s has %d bytes, the path of a socket at most %d: give the switch a run directory with a shorter path", p.short, n, socketPathMax)
+	}
+	if n := len(p.inPod); n > socketPathMax {
+		return attach.Errorf(attach.CodeInvalid, "socket: the container has it at %.120s, which has %d bytes, the path of a socket at most %d: mount the volume at a shorter path (socket.mount)", p.inPod, n, socketPathMax)
+	}
+	return nil
 }
 
 // makeRoot makes what must be there before the directory: ours, for root alone.
@@ -285,8 +308,8 @@ func (a *agent) tell(root *os.Root, at *attach.Attachment, p place) error {
 		Name: at.IfName, Network: at.Network, ContainerID: at.ContainerID, Kind: at.Kind, Role: role(at), Socket: p.inPod, MAC: at.MAC,
 		IPs: at.IPs, Gateways: at.Gateways, MTU: at.MTU, Queues: at.Queues, VLAN: at.VLAN, Trunk: at.Trunk, Bridge: at.Bridge,
 	}
-	if len(at.Gateways) > 0 {
-		info.Gateway = at.Gateways[0]
+	if len(at.Gateways) > 0 && len(at.IPs) > 0 {
+		info.Gateway = cmp.Or(gatewayOf(at.IPs[0], at.Gateways), at.Gateways[0])
 	}
 	text, err := json.MarshalIndent(info, "", "  ")
 	if err != nil {
@@ -305,7 +328,7 @@ func (a *agent) tell(root *os.Root, at *attach.Attachment, p place) error {
 			return err
 		}
 	}
-	return write(root, filepath.Join(rel, infoName), append(text, '\n'))
+	return write(root, filepath.Join(rel, filepath.Base(p.info)), append(text, '\n'))
 }
 
 // write writes a file that all may read, below a root.
@@ -357,7 +380,7 @@ func (a *agent) clear(root *os.Root, at *attach.Attachment, p place) error {
 	if rel != "." {
 		return root.RemoveAll(rel)
 	}
-	names := []string{infoName, filepath.Base(p.socket), userspaceName(at), userspaceConfig(at)}
+	names := []string{filepath.Base(p.info), filepath.Base(p.socket), userspaceName(at), userspaceConfig(at)}
 	var errs []error
 	for _, n := range names {
 		if err := root.Remove(n); n != "." && err != nil && !errors.Is(err, fs.ErrNotExist) {
