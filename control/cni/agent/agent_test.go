@@ -200,6 +200,23 @@ func TestSharedVolume(t *testing.T) {
 	}
 }
 
+// TestNotMounted: an interface whose directory no container of kubelet's can have is refused with what the pod lacks.
+func TestNotMounted(t *testing.T) {
+	a, at, _ := volumeAgent(t)
+	at.Volume, at.Bridge = "another", "br0"
+	var refused *attach.Error
+	if _, err := a.makePlace(at); !errors.As(err, &refused) || refused.Code != attach.CodeInvalid || !strings.Contains(refused.Msg, "millrace.dev/br0") || !strings.Contains(refused.Msg, "emptyDir another") {
+		t.Errorf("a pod without: %v", err)
+	}
+	if left, err := os.ReadDir(a.RunDir); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	at.Pod.UID = "u2" // which kubelet does not have
+	if p, err := a.makePlace(at); err != nil || p.dir != filepath.Join(a.RunDir, podsDir, at.Port()) {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
 // TestSocketPath: a path that is too long for a socket, on the host or in the container, is refused and changes
 // nothing; one of 107 bytes is not.
 func TestSocketPath(t *testing.T) {

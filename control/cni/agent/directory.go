@@ -10,7 +10,6 @@ import (
 	"path"
 	"path/filepath"
 
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"millrace/control/cni/attach"
@@ -21,7 +20,7 @@ import (
 //
 //	of the device plugin   RUN-DIR/slots/ID              mounted by kubelet before ADD
 //	of a volume            the pod's emptyDir, /IFNAME   RUN-DIR/pods/PORT leads there
-//	of neither             RUN-DIR/pods/PORT             for who mounts it by hand
+//	of neither             RUN-DIR/pods/PORT             for who mounts it by hand, without kubelet
 //
 // A path of a socket has 107 bytes, and a volume's is longer than that: hence the
 // link, by which the switch finds it. RUN-DIR/slots and RUN-DIR/pods are for root alone,
@@ -148,9 +147,8 @@ func (a *agent) makePlace(at *attach.Attachment) (place, error) {
 	if err := p.fits(); err != nil {
 		return p, err
 	}
-	if at.Kind == attach.VhostUser && at.DeviceID == "" && !p.linked {
-		a.Log.Warn("no container has the directory of the interface mounted: the pod asks for no "+
-			"millrace.dev/BRIDGE, and has no emptyDir that the network names", zap.String("port", at.Port()), zap.String("volume", at.Volume), zap.String("pod", at.Pod.Namespace+"/"+at.Pod.Name))
+	if err := a.seen(at, p); err != nil {
+		return p, err
 	}
 	fail := func(err error) (place, error) {
 		return p, attach.Errorf(attach.CodeAgain, "directory of the interface: %v", err)
@@ -190,6 +188,18 @@ func (p place) fits() error {
 		return attach.Errorf(attach.CodeInvalid, "socket: the container has it at %.120s, which has %d bytes, the path of a socket at most %d: mount the volume at a shorter path (socket.mount)", p.inPod, n, socketPathMax)
 	}
 	return nil
+}
+
+// seen is an error if no container of a pod of kubelet's can have the directory: its application would wait for a
+// socket for ever. Where there is no kubelet, somebody mounts it by hand.
+func (a *agent) seen(at *attach.Attachment, p place) error {
+	if at.Kind != attach.VhostUser || at.DeviceID != "" || p.linked || at.Pod.UID == "" {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(a.Kubelet, "pods", at.Pod.UID)); err != nil {
+		return nil
+	}
+	return attach.Errorf(attach.CodeInvalid, "no container would find the socket: the pod has to ask for one millrace.dev/%s in its resources (and the network to have that k8s.v1.cni.cncf.io/resourceName), or to have an emptyDir %s", at.Bridge, at.Volume)
 }
 
 // makeRoot makes what must be there before the directory: ours, for root alone.
