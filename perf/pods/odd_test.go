@@ -183,3 +183,28 @@ func TestSameMAC(t *testing.T) {
 	}
 	n.nothingLeft(a, b)
 }
+
+// TestAnnounce: a pod that knows an address as another pod's, which had it before, is told by ADD whose it is now.
+func TestAnnounce(t *testing.T) {
+	n := newNode(t)
+	for _, kind := range []string{attach.TAP, attach.Veth} {
+		list, peer, p := n.network("1.0.0", kind, nil), n.newPod(), n.newPod()
+		peer.mustAdd(list)
+		peer.Run(t, "sysctl", "-qw", "net.ipv4.neigh.net1.locktime=0") // else Linux does not believe what is news within a second
+		for _, ip := range []string{"10.77.0.200", "fd77::200"} {
+			peer.Run(t, "ip", "neigh", "replace", ip, "lladdr", "02:00:00:00:00:01", "dev", "net1", "nud", "stale")
+		}
+		conf := n.conf(n.network("1.0.0", kind, fields{"ipam": fields{"type": "static", "addresses": []any{fields{"address": "10.77.0.200/16"}, fields{"address": "fd77::200/64"}}}}))
+		r, err := p.addByHand(conf)
+		check(t, err)
+		for _, ip := range []string{"10.77.0.200", "fd77::200"} {
+			eventually(t, kind+": the peer knows "+ip, func() bool {
+				return strings.Contains(peer.Run(t, "ip", "neigh", "show", ip, "dev", "net1"), r.Interfaces[0].Mac)
+			})
+		}
+		_, err = n.plugin(p.env(n, "DEL"), conf)
+		check(t, err)
+		check(t, peer.del(list))
+		n.nothingLeft(peer, p)
+	}
+}
