@@ -167,6 +167,14 @@ func TestUserspace(t *testing.T) {
 	}
 }
 
+// TestSELinux: it is on where its file system is known to the kernel, also in a container.
+func TestSELinux(t *testing.T) {
+	const others = "nodev\tsysfs\nnodev\ttmpfs\n\text4\n"
+	if hasSELinux(others) || !hasSELinux(others+"nodev\tselinuxfs\n") {
+		t.Error("SELinux is not seen, or where it is not")
+	}
+}
+
 // TestSharedVolume: two interfaces of a pod that share a directory, as those of the userspace CNI plugin do, have each a file
 // of its own there, with gateways of the addresses' families, and one leaves what the other has.
 func TestSharedVolume(t *testing.T) {

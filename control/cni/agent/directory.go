@@ -9,6 +9,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -225,18 +228,32 @@ func MakeSlot(runDir, id string) error {
 	if err := os.Chmod(dir, 0o777); err != nil { // the umask may have taken from the mode
 		return err
 	}
-	label(dir)
-	return nil
+	return label(dir)
 }
 
 // containerLabel is what SELinux lets all containers use (container_selinux(8)).
 const containerLabel = "system_u:object_r:container_file_t:s0"
 
 // label gives a directory that is ours the label, on hosts with SELinux.
-func label(dir string) {
-	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
-		_ = unix.Lsetxattr(dir, labelName, []byte(containerLabel), 0)
+func label(dir string) error {
+	if !selinux() {
+		return nil
 	}
+	if err := unix.Lsetxattr(dir, labelName, []byte(containerLabel), 0); err != nil {
+		return fmt.Errorf("give %s the label %s: %w (the switch and its device plugin have to run as spc_t, as deploy/ has them)", dir, containerLabel, err)
+	}
+	return nil
+}
+
+// selinux reports whether the kernel has SELinux on: in a container nothing is mounted at /sys/fs/selinux.
+var selinux = sync.OnceValue(func() bool {
+	text, err := os.ReadFile("/proc/filesystems")
+	return err == nil && hasSELinux(string(text))
+})
+
+// hasSELinux looks for selinuxfs in /proc/filesystems, where it is if SELinux is on (is_selinux_enabled(3)).
+func hasSELinux(filesystems string) bool {
+	return slices.Contains(strings.Fields(filesystems), "selinuxfs")
 }
 
 const labelName = "security.selinux"
