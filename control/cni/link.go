@@ -172,7 +172,7 @@ func (s *sandbox) configure(name string, r *types100.Result) error {
 			return fmt.Errorf("route %s by device %s: %w", route.Dst.String(), name, err)
 		}
 	}
-	s.announce(l, r.IPs)
+	s.announce(l)
 	return nil
 }
 
