@@ -5,7 +5,7 @@
 //	TestKinds          each kind of interface by each version of CNI: add, use, check, delete
 //	TestUnprivileged   a DPDK application without any rights, in namespaces of its own
 //	TestPluginSteps, TestSwitchSteps, TestCrashes  plugin, agent, dataplane and database killed at each step, and at moments between
-//	TestChanged, TestTwice, TestIPv6, TestVethQueues, TestBehind, TestSlotAgain, TestSameMAC, TestAnnounce  what runtimes and people do that they need not
+//	TestChanged, TestTwice, TestIPv6, TestVethQueues, TestBehind, TestSlotAgain, TestSameMAC, TestAnnounce, TestResults  what runtimes and people do that they need not
 //	TestBadConf        configurations that are wrong in each of their fields
 //	TestRates, TestPortSecurity  how much a pod sends and receives, and as whom
 //	TestMultus         what Multus gives and takes when it delegates
