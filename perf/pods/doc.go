@@ -6,6 +6,7 @@
 //	TestUnprivileged   a DPDK application without any rights, in namespaces of its own
 //	TestPluginSteps, TestSwitchSteps, TestCrashes  plugin, agent, dataplane and database killed at each step, and at moments between
 //	TestChanged, TestTwice, TestIPv6, TestVethQueues, TestBehind, TestSlotAgain, TestSameMAC, TestAnnounce, TestResults  what runtimes and people do that they need not
+//	TestExamples       the networks and pods of deploy/examples
 //	TestBadConf        configurations that are wrong in each of their fields
 //	TestRates, TestPortSecurity  how much a pod sends and receives, and as whom
 //	TestMultus         what Multus gives and takes when it delegates

@@ -129,10 +129,27 @@ func (n *node) startApplication(user int, port, dir string, info agent.Info) *ap
 		fmt.Sprintf("--vdev=net_virtio_user0,path=%s/%s,server=%s,queues=1,mac=%s", mnt, filepath.Base(info.Socket), server, info.MAC),
 		"--", "-i", "--forward-mode=icmpecho", "--total-num-mbufs=4096", "--auto-start",
 	}
+	app := n.startConfined(user, dir, mnt, nil, testpmd...)
+	eventually(t, "testpmd forwards", func() bool {
+		select {
+		case <-app.done:
+			t.Fatalf("testpmd ended at once: %s", app.out)
+		default:
+		}
+		return strings.Contains(app.out.String(), "testpmd> ") || strings.Contains(n.cli("port", "show", port), "forwarding")
+	})
+	return app
+}
+
+// startConfined starts a program with all rights but a user's gone, in namespaces of its own, where a directory is mounted.
+func (n *node) startConfined(user int, dir, mnt string, env []string, program ...string) *application {
+	t := n.t
+	t.Helper()
 	script := fmt.Sprintf("mount --bind %s %s && exec setpriv --reuid %d --regid %d --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs unshare --user --mount --net \"$@\"", dir, mnt, user, user)
 	app := &application{out: &waittest.Buffer{}, done: make(chan struct{})}
-	app.cmd = exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, "sh"}, testpmd...)...)
+	app.cmd = exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, "sh"}, program...)...)
 	app.cmd.Stdout, app.cmd.Stderr = app.out, app.out
+	app.cmd.Env = append(os.Environ(), env...)
 	app.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	app.cmd.WaitDelay = time.Second
 	in, err := app.cmd.StdinPipe()
@@ -143,16 +160,8 @@ func (n *node) startApplication(user int, port, dir string, info agent.Info) *ap
 	t.Cleanup(func() {
 		app.stop()
 		if t.Failed() {
-			t.Logf("testpmd: %s", app.out)
+			t.Logf("%s: %s", program[0], app.out)
 		}
-	})
-	eventually(t, "testpmd forwards", func() bool {
-		select {
-		case <-app.done:
-			t.Fatalf("testpmd ended at once: %s", app.out)
-		default:
-		}
-		return strings.Contains(app.out.String(), "testpmd> ") || strings.Contains(n.cli("port", "show", port), "forwarding")
 	})
 	return app
 }
