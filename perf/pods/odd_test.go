@@ -60,6 +60,18 @@ func TestChanged(t *testing.T) {
 	}
 }
 
+// TestSocketGone: CHECK misses the socket that the switch has made.
+func TestSocketGone(t *testing.T) {
+	n := newNode(t)
+	list, p := n.network("1.0.0", attach.VhostUser, fields{"mode": "server"}), n.newPod()
+	socket := p.mustAdd(list).Interfaces[0].SocketPath
+	check(t, p.check(list))
+	check(t, os.Remove(socket))
+	refusedWith(t, p.check(list), "vhost.sock", "no such file")
+	check(t, p.del(list))
+	n.nothingLeft(p)
+}
+
 // TestTwice: an ADD after one that nobody has taken back leaves the addresses that it tells of, and no others.
 func TestTwice(t *testing.T) {
 	n := newNode(t)

@@ -423,7 +423,11 @@ func (a *agent) checkPlace(at *attach.Attachment) error {
 	if !p.wanted(at) {
 		return nil
 	}
-	if _, err := os.Lstat(p.info); err != nil {
+	_, err := os.Lstat(p.info)
+	if err == nil && at.Server {
+		_, err = os.Lstat(p.socket)
+	}
+	if err != nil {
 		return attach.Errorf(attach.CodeDifferent, "directory of the interface: %v", err)
 	}
 	return nil
