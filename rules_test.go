@@ -24,7 +24,7 @@ var mayImport = map[string][]string{
 	"control":                 {"control/*", "dataplane/api", "dataplane/flowapi", "dataplane/sys", "flowtable"},
 	"control/bridge":          {"control/ovsdb/model"},
 	"cmd/millrace-cni":        {"control/cni"},
-	"control/cni":             {"control/cni/attach"},
+	"control/cni":             {"control/cni/attach", "dataplane/sys"},
 	"control/cni/agent":       {"control/bridge", "control/cni/attach", "control/ovsdb", "control/ovsdb/model"},
 	"control/cni/attach":      nil,
 	"control/cni/slots":       {"control/cni", "control/cni/agent", "control/cni/attach"},
