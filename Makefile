@@ -32,7 +32,7 @@ test: ## all checks and tests; as root on Debian installs the peers first
 	go run ./hack/testrun
 
 bench: build ## side by side with OVS-DPDK, and with others: CASE=p2p|l2|1500|imix|vhost|flows-1k|...|flows|ct-1k|...|ct|afxdp|tap|qemu|kernel|egress|all PAIRS=5 RESULTS=docs/results (needs root)
-	go run ./perf/bench -case $(CASE) -pairs $(PAIRS) -results "$(RESULTS)"
+	go run ./perf/bench -case "$(CASE)" -pairs $(PAIRS) -results "$(RESULTS)"
 
 lint: ## gofmt, go vet, golangci-lint
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt -w needed:"; echo "$$unformatted"; exit 1; }
