@@ -108,6 +108,21 @@ func parsePrefix(text string) (netip.Prefix, error) {
 	return p, nil
 }
 
+// parsePattern reads the pattern of a name: lower case, and without a final dot, as
+// names of targets are. One that no name could be of is refused.
+func parsePattern(text string) (string, error) {
+	pattern := strings.TrimSuffix(strings.ToLower(text), ".")
+	if pattern == "" {
+		return "", fmt.Errorf("the pattern of a name is empty")
+	}
+	for label := range strings.SplitSeq(pattern, ".") {
+		if !allNameBytes(strings.ReplaceAll(label, "*", "")) {
+			return "", fmt.Errorf("pattern %q: a name has letters, digits, hyphens, underscores and dots, and a * stands for any of them", text)
+		}
+	}
+	return pattern, nil
+}
+
 // matches reports whether name is of pattern, in which each * stands for any
 // bytes. Both are lower case.
 func matches(pattern, name string) bool {
