@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -101,7 +102,10 @@ func Ask(ctx context.Context, socket, path string, query url.Values, v any) erro
 	}
 	resp, err := c.Do(req)
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-		return fmt.Errorf("%w (%w)", ErrNoAgent, op.Err)
+		err = op
+		if errors.Is(op, syscall.ENOENT) || errors.Is(op, syscall.ECONNREFUSED) {
+			return fmt.Errorf("%w (%w)", ErrNoAgent, op.Err)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("ask the egress agent: %w", err)
