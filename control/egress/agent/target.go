@@ -104,7 +104,7 @@ func (a *Agent) dial(ctx context.Context, class policy.Class, network string, to
 		d = a.cfg.Port
 	}
 	if d == nil {
-		return nil, fmt.Errorf("dial %s: no route to host: %s are reached through the port, which does not forward yet", to, class)
+		return nil, fmt.Errorf("dial %s: no route to host: %s are reached by a port of the switch, and this agent has none (--netns says where it is)", to, class)
 	}
 	return d.DialContext(ctx, network, to.String())
 }
@@ -119,7 +119,7 @@ func mostTelling(errs []error) error {
 	return errs[0]
 }
 
-// A result of a dial, in one word. It is a label of metrics.
+// A result of a request, in one word. It is a label of metrics.
 type result string
 
 // Results.
@@ -132,7 +132,11 @@ const (
 	resultName     result = "name"
 	resultCanceled result = "canceled"
 	resultOther    result = "error"
+	resultBroken   result = "broken" // it was connected, and did not end in good order
 )
+
+// dialled reports whether a request came so far as to be a connection.
+func (r result) dialled() bool { return r == resultOK || r == resultBroken }
 
 // judge puts an error of reach in a word, and in a text for the server: those in
 // front of it choose an HTTP status by words in it.
