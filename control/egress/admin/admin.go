@@ -3,6 +3,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -113,7 +114,7 @@ func Ask(ctx context.Context, socket, path string, query url.Values, v any) erro
 	defer resp.Body.Close() //nolint:errcheck // it was read
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
-		return fmt.Errorf("ask the egress agent: %s: %s", resp.Status, text)
+		return fmt.Errorf("ask the egress agent: %s: %s", resp.Status, bytes.TrimSpace(text))
 	}
 	if err := json.NewDecoder(resp.Body).Decode(v); err != nil {
 		return fmt.Errorf("read the egress agent's answer: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"millrace/control/egress/konntest"
+	"millrace/control/egress/policy"
 )
 
 // stockMetrics are the names of stock agents, with their labels, but for those of
@@ -251,5 +253,51 @@ func TestBroken(t *testing.T) {
 	}
 	if got := r.Status().Totals; got.Requests != 3 || got.Failed != 1 {
 		t.Errorf("totals: %+v", got)
+	}
+}
+
+// TestDeadAddress: a name whose first address does not answer is reached by its second
+// one; how long dialling took is told of those that failed, too.
+func TestDeadAddress(t *testing.T) {
+	s := &konntest.Server{ID: "s1"}
+	alive := listen(t, echo)
+	_, port, _ := net.SplitHostPort(alive)
+	r := start(t, func(c *Config) {
+		c.DialTimeout = 2 * time.Second
+		c.Static["two.test"] = []netip.Addr{netip.MustParseAddr("127.0.0.9"), netip.MustParseAddr("127.0.0.1")}
+		c.Static["dead.test"] = c.Static["two.test"][:1]
+		rules, err := policy.Parse(allow+" node=127.0.0.9", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Policy = func() *policy.Policy { return rules }
+		c.Host = dialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+			if strings.HasPrefix(address, "127.0.0.9") {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
+		})
+	}, s)
+	if err := probe(t, ways[1], s, "two.test:"+port); err != nil {
+		t.Error(err)
+	}
+	if err := dialRaw(t.Context(), t, s, "tcp", "dead.test:"+port); err == nil || !strings.Contains(err.Error(), "timeout") {
+		t.Errorf("a dead address: %v", err)
+	}
+	if err := dialRaw(t.Context(), t, s, "tcp", "nobody.test:"+port); err == nil || !strings.Contains(err.Error(), "no such host") {
+		t.Errorf("a name that there is not: %v", err)
+	}
+	eventually(t, "accounts of all", func() bool { _, ended := r.Requests(); return len(ended) == 3 })
+	_, ended := r.Requests()
+	for _, q := range ended {
+		name, _, _ := strings.Cut(q.Target, ":")
+		want := map[string]string{"two.test": "node ok 127.0.0.1:" + port, "dead.test": "node timeout 127.0.0.9:" + port, "nobody.test": "unknown name "}[name]
+		if got := q.Class + " " + q.State + " " + q.Address; got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+		if name != "nobody.test" && q.Dialled < time.Second {
+			t.Errorf("%s: dialling took %v, as it is told", name, q.Dialled)
+		}
 	}
 }

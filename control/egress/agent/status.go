@@ -58,7 +58,7 @@ type LinkStatus struct {
 // Status tells how the agent is. It may be called at any time.
 func (a *Agent) Status() Status {
 	a.mu.Lock()
-	s := Status{ServersUp: len(a.serversLocked()), ServersKnown: a.count, Requests: len(a.live), Trouble: a.trouble, Totals: a.totals}
+	s := Status{ServersUp: len(a.serversLocked()), ServersKnown: a.count, Requests: len(a.live), Trouble: a.trouble, Totals: a.totals, Links: []LinkStatus{}}
 	links := make([]*link, 0, len(a.links))
 	for l := range a.links {
 		links = append(links, l)
@@ -206,6 +206,7 @@ func (a *Agent) finished(r *request, res result, by string, err error) {
 func (a *Agent) Requests() (open, ended []Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	open = make([]Request, 0, len(a.live)) // none is an empty list for scripts, too
 	for r := range a.live {
 		open = append(open, r.tell())
 	}

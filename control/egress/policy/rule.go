@@ -17,6 +17,7 @@ const (
 	Services Class = "services" // through the port of the switch
 	Node     Class = "node"     // by the host's own sockets
 	Deny     Class = "deny"
+	Unknown  Class = "unknown" // a name that nobody has found: no rule has this
 )
 
 // ByPort reports whether targets of the class are reached through the port of
