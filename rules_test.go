@@ -66,7 +66,7 @@ var mayImport = map[string][]string{
 	"hack/*":                  nil,
 	"perf":                    {"vhost", "vhost/*", "dataplane/packet", "dataplane/sys"},
 	"perf/*":                  {"perf", "perf/*", "vhost", "vhost/*", "dataplane/packet", "dataplane/sys"},
-	"perf/bench":              {"control/egress/kernel", "control/egress/konntest", "perf", "perf/*", "vhost", "vhost/*", "dataplane/packet", "dataplane/sys", "dataplane/api"},
+	"perf/bench":              {"control/egress/kernel", "control/egress/konntest", "control/egress/netstack", "perf", "perf/*", "vhost", "vhost/*", "dataplane/packet", "dataplane/sys", "dataplane/api"},
 	"supervise":               nil,
 	"vhost":                   {"vhost/*", "dataplane/packet", "dataplane/sys"},
 	"vhost/frontend":          {"vhost/guestmem", "vhost/message", "vhost/virtq", "dataplane/packet", "dataplane/sys"},
