@@ -22,7 +22,7 @@ type Agent struct {
 
 	dials, requests bound        // under way; dialled or open
 	places          atomic.Int64 // addresses of servers that there are links to, or will be
-	failures        lines        // of the log
+	failures        lineLimit    // of the log
 
 	work sync.WaitGroup // streams, requests: all that Run waits for
 
@@ -31,16 +31,17 @@ type Agent struct {
 	live    map[*request]struct{}
 	recent  ring
 	totals  Totals
-	said    int    // servers that there are, as they say
-	leased  int    // the same as CountServers was told; 0: it was not
-	count   int    // the same as it is believed
-	trouble string // the last error of a link, "" after a success
+	carried map[trafficKey]traffic // by requests that have ended
+	said    int                    // servers that there are, as they say
+	leased  int                    // the same as CountServers was told; 0: it was not
+	count   int                    // the same as it is believed
+	trouble string                 // the last error of a link, "" after a success
 }
 
 // New returns an agent that does nothing before Run.
 func New(cfg Config) *Agent {
 	cfg.setDefaults()
-	a := &Agent{cfg: cfg, budget: newBudget(budgetAll), links: map[*link]struct{}{}, live: map[*request]struct{}{}}
+	a := &Agent{cfg: cfg, budget: newBudget(budgetAll), links: map[*link]struct{}{}, live: map[*request]struct{}{}, carried: map[trafficKey]traffic{}}
 	a.dials.most, a.dials.each = dialsMost, dialsEach
 	a.requests.most, a.requests.each = int64(cfg.MaxRequests), int64(cfg.MaxRequests)
 	a.metrics = newMetrics(cfg.Registry, a)

@@ -302,7 +302,7 @@ func TestTooMany(t *testing.T) {
 // TestLogLines: of requests that failed so many have a line in a second, and then one says
 // how many had none.
 func TestLogLines(t *testing.T) {
-	var l lines
+	var l lineLimit
 	now := time.Now()
 	for i := range 3 * failuresMost {
 		if ok, left := l.next(now); ok != (i < failuresMost) || left != 0 {

@@ -61,7 +61,7 @@ type LinkStatus struct {
 // Status tells how the agent is. It may be called at any time.
 func (a *Agent) Status() Status {
 	a.mu.Lock()
-	s := Status{ServersUp: len(a.serversLocked()), ServersKnown: a.count, Requests: len(a.live), Trouble: a.trouble, Totals: a.totals}
+	s := Status{ServersUp: len(a.serversLocked()), ServersKnown: a.count, Requests: len(a.live), Trouble: a.trouble, Totals: a.totals, Links: []LinkStatus{}}
 	links := make([]*link, 0, len(a.links))
 	for l := range a.links {
 		links = append(links, l)
@@ -116,7 +116,7 @@ type Request struct {
 	ToClient int64         `json:"bytes_to_client"`
 	StallC   time.Duration `json:"client_stalled_ns,omitempty"`
 	StallT   time.Duration `json:"target_stalled_ns,omitempty"`
-	Resent   uint64        `json:"retransmits,omitempty"` // segments to the target; when it has ended
+	Resent   uint64        `json:"retransmits,omitempty"` // segments to the target
 	State    string        `json:"state"`                 // dialling, open, closing, or a result
 	ClosedBy string        `json:"closed_by,omitempty"`
 	Error    string        `json:"error,omitempty"`
@@ -148,15 +148,16 @@ func (r *request) tell() Request {
 // tellVisit adds what is known when the target was reached, or was not.
 func (r *request) tellVisit(q *Request) {
 	q.Connect, q.Class, q.Port = r.id, string(r.visit.Class), r.visit.Port
-	q.Resent = r.retransmits.Load()
+	now := time.Since(r.started)
 	q.Resolve, q.Dialled, q.First = r.visit.Resolve, r.visit.Connect, time.Duration(r.first.Load())
 	q.ToTarget, q.ToClient = r.toward.Load(), r.back.Load()
-	q.StallC, q.StallT = time.Duration(r.stalled[clientSide].Load()), time.Duration(r.stalled[targetSide].Load())
+	q.StallC, q.StallT = r.stalled[clientSide].at(now), r.stalled[targetSide].at(now)
 	if r.visit.Addr.IsValid() {
 		q.Address = r.visit.Addr.String()
 	}
 	if r.conn != nil {
 		q.Local = r.conn.LocalAddr().String()
+		q.Resent = r.resent()
 	}
 }
 
@@ -186,6 +187,9 @@ func (a *Agent) finished(r *request, res result, by string, err error) {
 		reason = string(d.Reason)
 	}
 	a.metrics.ended(r, res, reason)
+	if res.dialled() {
+		a.account(r)
+	}
 	q := r.tell()
 	if q.State == "dialling" {
 		r.tellVisit(&q)
@@ -199,7 +203,7 @@ func (a *Agent) finished(r *request, res result, by string, err error) {
 	a.totals.count(res)
 	a.mu.Unlock()
 	level := a.cfg.LogRequests
-	if res != resultOK {
+	if res != resultOK { // a broken connection, too
 		level = max(level, zap.InfoLevel)
 	}
 	e := a.cfg.Log.Check(level, "request")
@@ -223,8 +227,8 @@ func (a *Agent) mayLog(level zapcore.Level) bool {
 	return ok
 }
 
-// A lines counts lines of a log, of which there are failuresMost in a second.
-type lines struct {
+// A lineLimit counts lines of a log, of which there are failuresMost in a second.
+type lineLimit struct {
 	mu    sync.Mutex
 	since time.Time // when this second began
 	n     int       // in it
@@ -232,7 +236,7 @@ type lines struct {
 
 // next reports whether one more line may be written, and how many were not in the second
 // that has ended, if one has.
-func (l *lines) next(now time.Time) (ok bool, left int) {
+func (l *lineLimit) next(now time.Time) (ok bool, left int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now.Sub(l.since) >= time.Second {
@@ -248,6 +252,7 @@ func (l *lines) next(now time.Time) (ok bool, left int) {
 func (a *Agent) Requests() (open, ended []Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	open = make([]Request, 0, len(a.live)) // none is an empty list for scripts, too
 	for r := range a.live {
 		open = append(open, r.tell())
 	}
