@@ -57,13 +57,13 @@ func (l *link) part(n int64) int64 {
 func (l *link) admit() error {
 	a := l.agent
 	if !a.requests.enter(l, &l.requests) {
-		return l.tooMany("requests", fmt.Errorf("%w: the agent has as many requests open as it may, %d in all (its --max-requests), and takes more when some have ended",
-			syscall.EMFILE, a.requests.most))
+		return l.tooMany("requests", fmt.Errorf("%w: the agent has as many requests open as it may, %d in all (its --max-requests), "+
+			"and takes more when some have ended", syscall.EMFILE, a.requests.most))
 	}
 	if !a.dials.enter(l, &l.dialing) {
 		a.requests.leave(&l.requests)
-		return l.tooMany("dials", fmt.Errorf("%w: the agent has as many dials under way as it may, %d of one connection to a server and %d in all, and takes more when some have ended: are there targets that do not answer?",
-			syscall.EMFILE, a.dials.each, a.dials.most))
+		return l.tooMany("dials", fmt.Errorf("%w: the agent has as many dials under way as it may, %d of one connection and %d in all, "+
+			"and takes more when some have ended: are there targets that do not answer?", syscall.EMFILE, a.dials.each, a.dials.most))
 	}
 	return nil
 }
