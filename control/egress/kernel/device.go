@@ -35,11 +35,11 @@ func noWay(err error) bool {
 }
 
 // away reports whether the device is not there, or has not been there for long enough to
-// have routes.
+// have routes. If ctx ends before that is known it may be.
 func (d *Dialer) away(ctx context.Context) bool {
 	got, err := d.ask(ctx, ask{devices: true})
 	if err != nil || got.err != nil {
-		return false // what the dial has met is said
+		return ctx.Err() != nil
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

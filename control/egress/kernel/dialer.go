@@ -131,18 +131,23 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	if strings.HasPrefix(network, "udp") {
 		kind = unix.SOCK_DGRAM
 	}
+	var met error // while the device was away
 	for {
 		c, err := d.dial(ctx, kind, to)
 		if err == nil {
 			return c, nil
 		}
-		if !noWay(err) || !d.away(ctx) {
+		if noWay(err) && d.away(ctx) {
+			met = err
+			select {
+			case <-time.After(awayPause):
+			case <-ctx.Done():
+			}
+		} else if met == nil || ctx.Err() == nil {
 			return nil, d.failed(network, address, err)
 		}
-		select {
-		case <-time.After(awayPause):
-		case <-ctx.Done():
-			return nil, d.failed(network, address, fmt.Errorf("%w; the device is away, is the dataplane running? %w", err, ctx.Err()))
+		if ctx.Err() != nil {
+			return nil, d.failed(network, address, fmt.Errorf("%w; is the dataplane running? %w", met, ctx.Err()))
 		}
 	}
 }
