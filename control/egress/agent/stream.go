@@ -124,16 +124,15 @@ func (s *stream) run() error {
 	stop := context.AfterFunc(s.cs.Context(), s.breakOff) // also while a request makes us wait
 	defer stop()
 	defer s.breakOff()
-	for {
-		p := new(konn.Packet)
+	for p := new(parcel); ; p.free() {
 		if err := s.cs.RecvMsg(p); err != nil {
 			if err = s.ending(err); err != nil {
 				s.link.agent.metrics.unread(err)
 			}
 			return err
 		}
-		s.link.agent.metrics.received(p)
-		s.take(p)
+		s.link.agent.metrics.received(&p.Packet)
+		s.take(&p.Packet)
 	}
 }
 
@@ -148,7 +147,8 @@ func (s *stream) ending(err error) error {
 	return err
 }
 
-// take carries out one packet. Unknown ones are for newer agents.
+// take carries out one packet, whose bytes are not its own: they are good until it
+// returns. Unknown ones are for newer agents.
 func (s *stream) take(p *konn.Packet) {
 	switch p.Type {
 	case konn.PacketType_DIAL_REQ:
