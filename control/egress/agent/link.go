@@ -108,7 +108,7 @@ func (l *link) connect() error {
 		l.tcp.Store(c)
 		return c, nil
 	}
-	l.cc, err = grpc.NewClient("passthrough:///"+l.addr.text, grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
+	l.cc, err = grpc.NewClient("passthrough:///"+l.addr.text, grpc.WithTransportCredentials(gathering{creds}), grpc.WithContextDialer(dial),
 		grpc.WithMaxHeaderListSize(headerMost), grpc.WithReadBufferSize(bufferSize), grpc.WithWriteBufferSize(bufferSize), grpc.WithDisableServiceConfig(), grpc.WithNoProxy(),
 		grpc.WithUserAgent("millrace"), grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{})))
 	if err != nil {
