@@ -39,8 +39,8 @@ func newRawSocket(c net.Conn) *rawSocket {
 	if err != nil {
 		return nil
 	}
-	_, stream := c.(*net.TCPConn)
-	r := &rawSocket{conn: raw, stream: stream}
+	_, datagrams := c.(net.PacketConn)
+	r := &rawSocket{conn: raw, stream: !datagrams}
 	r.in.make(rawRead)
 	r.out.make(rawWrite)
 	return r
