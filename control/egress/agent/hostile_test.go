@@ -149,6 +149,7 @@ func TestMuteServers(t *testing.T) {
 			if failures() == 0 {
 				t.Error("no failure is counted")
 			}
+			eventually(t, "the other server has all idle streams", func() bool { _, ready := s.Backends(); return ready >= r.cfg.Idle })
 			few, tried := runtime.NumGoroutine(), failures()
 			eventually(t, "more attempts", func() bool { return failures() >= tried+5 })
 			eventually(t, "nothing is left of attempts", func() bool { return runtime.NumGoroutine() <= few+20 })

@@ -114,9 +114,9 @@ func (l *link) connect() error {
 		l.tcp.Store(c)
 		return c, nil
 	}
-	l.cc, err = grpc.NewClient("passthrough:///"+l.addr.text, grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
+	l.cc, err = grpc.NewClient("passthrough:///"+l.addr.text, grpc.WithTransportCredentials(gathering{creds}), grpc.WithContextDialer(dial),
 		grpc.WithMaxHeaderListSize(headerMost), grpc.WithReadBufferSize(bufferSize), grpc.WithWriteBufferSize(bufferSize), grpc.WithDisableServiceConfig(), grpc.WithNoProxy(),
-		grpc.WithUserAgent("millrace"))
+		grpc.WithUserAgent("millrace"), grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{})))
 	if err != nil {
 		return fmt.Errorf("prepare a connection to %s: %w", l.addr.text, err)
 	}

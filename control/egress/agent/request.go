@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -31,7 +32,7 @@ type request struct {
 	id    int64 // connect id; 0 while it is dialled
 	conn  net.Conn
 	queue *queue
-	now   *shortWay     // past the queue; nil: there is none
+	raw   *rawSocket    // the connection's; nil: it has none
 	spoke chan struct{} // closed when the client has sent something, or has closed
 	once  struct{ spoke, write, grow, part, close sync.Once }
 
@@ -111,7 +112,7 @@ func (r *request) connect() bool {
 		r.refuse(err)
 		return false
 	}
-	r.conn, r.now = conn, newShortWay(conn)
+	r.conn, r.raw = conn, newRawSocket(conn)
 	if !r.stream.connected(r) {
 		_ = conn.Close()
 		a.finished(r, resultCanceled, byTunnel, nil)
@@ -145,7 +146,11 @@ func (r *request) refuse(err error) {
 func (r *request) read() {
 	buf := buffers.Get().(*[readSize]byte)
 	defer buffers.Put(buf)
-	n, err := r.conn.Read(buf[:])
+	from := io.Reader(r.conn)
+	if r.raw != nil {
+		from = r.raw
+	}
+	n, err := from.Read(buf[:])
 	r.holdFirst()
 	for {
 		if n > 0 && !r.toClient(buf[:n]) {
@@ -155,7 +160,7 @@ func (r *request) read() {
 			r.close(byTarget, notEOF(err))
 			return
 		}
-		n, err = r.conn.Read(buf[:])
+		n, err = from.Read(buf[:])
 	}
 }
 
@@ -283,7 +288,7 @@ func (r *request) resent() uint64 {
 	return n
 }
 
-// fromClient takes a packet. It waits while the target takes less than comes,
+// fromClient takes a packet, and what it keeps of its bytes it copies. It waits while the target takes less than comes,
 // unless others depend on the stream being read and it takes nothing at all.
 func (r *request) fromClient(b []byte) {
 	r.hasSpoken()
@@ -293,15 +298,33 @@ func (r *request) fromClient(b []byte) {
 	r.needWriter()
 	r.outgrow(false)
 	if !r.stream.shared() {
-		r.queue.put(b, softQueue)
+		r.queue.put(bytes.Clone(b), softQueue)
 		return
 	}
-	if !r.queue.putWithin(b, hardQueue, hardWait) {
+	if !r.queue.putWithin(bytes.Clone(b), hardQueue, hardWait) {
 		r.close(byUs, errTooSlow)
 	}
 }
 
 var errTooSlow = errors.New("the target takes nothing of what the client sends, and others share the stream")
+
+// smallPacket is the size of packets up to which the short way is the better one. With
+// larger ones it is of use that they are read from the stream and written at the same time.
+const smallPacket = 8 << 10
+
+// atOnce carries what the target takes at once, which spares waking the goroutine that
+// waits for the queue, and returns the rest: all, if something waits already, or it is much.
+func (r *request) atOnce(b []byte) []byte {
+	if r.raw == nil || len(b) == 0 || len(b) > smallPacket || !r.queue.idle() {
+		return b
+	}
+	n, err := r.raw.writeNow(b)
+	r.toward.Add(int64(n))
+	if err != nil {
+		r.close(byTarget, err)
+	}
+	return b[n:]
+}
 
 func (r *request) needWriter() {
 	r.once.write.Do(func() { r.stream.link.agent.work.Go(r.write) })

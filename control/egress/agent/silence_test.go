@@ -63,7 +63,7 @@ func TestKnock(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &serverConn{TCPConn: near.(*net.TCPConn)}
+		c := newServerConn(near.(*net.TCPConn))
 		far, err := l.Accept()
 		if err != nil {
 			t.Fatal(err)

@@ -27,17 +27,22 @@ const (
 // A serverConn is the TCP connection of a link.
 type serverConn struct {
 	*net.TCPConn
+	raw      *rawSocket
 	vanished atomic.Bool // the server's machine has gone without a word
 }
 
+func newServerConn(c *net.TCPConn) *serverConn {
+	return &serverConn{TCPConn: c, raw: newRawSocket(c)}
+}
+
 func (c *serverConn) Read(b []byte) (int, error) {
-	n, err := c.TCPConn.Read(b)
+	n, err := c.raw.Read(b)
 	c.note(err)
 	return n, err
 }
 
 func (c *serverConn) Write(b []byte) (int, error) {
-	n, err := c.TCPConn.Write(b)
+	n, err := c.raw.Write(b)
 	c.note(err)
 	return n, err
 }
@@ -82,7 +87,7 @@ func dialServer(ctx context.Context, address string) (*serverConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &serverConn{TCPConn: c.(*net.TCPConn)}, nil
+	return newServerConn(c.(*net.TCPConn)), nil
 }
 
 // farCongestion is the congestion control of links that are long. One that takes each

@@ -126,10 +126,10 @@ func (s *stream) run() error {
 	stop := context.AfterFunc(ctx, s.breakOff) // also while a request makes us wait
 	defer stop()
 	defer s.breakOff()
-	for {
-		p := new(konn.Packet)
+	for p := new(parcel); ; p.free() {
 		err := s.cs.RecvMsg(p)
 		if err == nil && ctx.Err() != nil { // what came before a break, and was not taken, is nobody's
+			p.free()
 			err = status.FromContextError(ctx.Err()).Err()
 		}
 		if err != nil {
@@ -138,8 +138,8 @@ func (s *stream) run() error {
 			}
 			return err
 		}
-		s.link.agent.metrics.received(p)
-		s.take(p)
+		s.link.agent.metrics.received(&p.Packet)
+		s.take(&p.Packet)
 	}
 }
 
@@ -154,7 +154,8 @@ func (s *stream) ending(err error) error {
 	return err
 }
 
-// take carries out one packet. Unknown ones are for newer agents.
+// take carries out one packet, whose bytes are not its own: they are good until it
+// returns. Unknown ones are for newer agents.
 func (s *stream) take(p *konn.Packet) {
 	switch p.Type {
 	case konn.PacketType_DIAL_REQ:
