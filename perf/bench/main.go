@@ -47,12 +47,12 @@ type settings struct {
 
 func main() {
 	var s settings
-	flag.StringVar(&s.Case, "case", "p2p", "one of: "+caseNames())
+	flag.StringVar(&s.Case, "case", "p2p", "one of: "+caseNames()+"; or a pattern such as egress-*")
 	flag.IntVar(&s.Pairs, "pairs", 5, "turns of each side; with fewer than 5 nothing is written")
 	flag.Float64Var(&s.Seconds, "seconds", 3, "length of one turn")
 	flag.StringVar(&s.Binary, "binary", "bin/millrace", "the switch")
 	flag.StringVar(&s.Results, "results", "docs/results", "directory for what was measured, the table and the plot of all cases; empty: not written")
-	flag.StringVar(&s.Readme, "readme", "", "put the results of flow table and connection tracking that -results has into this README, and measure nothing")
+	flag.StringVar(&s.Readme, "readme", "", "put the results that -results has into this README, and measure nothing")
 	flag.StringVar(&s.Tuning, "tuning", "", "the only way to configure OVS that is tried, as its turns name it; nothing is written")
 	flag.StringVar(&s.Only, "only", "", "ovs or millrace: a look at one side, nothing is written")
 	flag.UintVar(&s.Queue, "ring", 256, "descriptors of the generator's rings")
