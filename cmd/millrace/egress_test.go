@@ -32,7 +32,7 @@ func TestEgressAgent(t *testing.T) {
 	t.Cleanup(func() { _ = web.Close() })
 	dir := t.TempDir()
 	p := spawn(t, "egress", "agent", "--run-dir", dir, "--server", s.Addr(), "--insecure", "--allow", "node=127.0.0.1",
-		"--allow", "host-names=*.test", "--host", "Web.test.=127.0.0.1,192.0.2.1", "--listen", "127.0.0.1:0", "--drain-timeout", "100ms")
+		"--allow", "host-names=*.test", "--allow", "pods=10.16.0.0/16", "--host", "Web.test.=127.0.0.1,192.0.2.1", "--listen", "127.0.0.1:0", "--drain-timeout", "100ms")
 	if got := p.line(t); got != "ready\n" {
 		t.Fatalf("first line is %q", got)
 	}
@@ -105,6 +105,7 @@ func lookAtAgent(t *testing.T, dir, port string) {
 		part   string
 	}{
 		{"127.0.0.1:80", exitOK, "node"},
+		{"10.16.0.1:80", exitError, "this agent has none"},
 		{"web.test:80", exitOK, "no rule"}, // one of two addresses passes
 		{"192.0.2.1:80", exitError, "no rule"},
 		{"127.0.0.1:0", exitError, "port"},
