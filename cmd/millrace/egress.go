@@ -156,6 +156,9 @@ func (a *app) showEgressStatus(s agent.Status) error {
 			fmt.Sprint(l.Streams), fmt.Sprint(l.Idle), count(l.Resent))
 	}
 	t.print(a.out, "no connection")
+	if s.Ready && s.Trouble != "" { // with another server; if none answers, the error says it
+		fmt.Fprintf(a.out, "trouble: %s\n", s.Trouble)
+	}
 	return nil
 }
 

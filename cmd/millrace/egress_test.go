@@ -31,7 +31,7 @@ func TestEgressAgent(t *testing.T) {
 	go web.Serve(l) //nolint:errcheck // ends with the test
 	t.Cleanup(func() { _ = web.Close() })
 	dir := t.TempDir()
-	p := spawn(t, "egress", "agent", "--run-dir", dir, "--server", s.Addr(), "--insecure", "--allow", "node=127.0.0.1",
+	p := spawn(t, "egress", "agent", "--run-dir", dir, "--server", s.Addr(), "--server", "127.0.0.1:1", "--insecure", "--allow", "node=127.0.0.1",
 		"--allow", "host-names=*.test", "--allow", "pods=10.16.0.0/16", "--host", "Web.test.=127.0.0.1,192.0.2.1", "--listen", "127.0.0.1:0", "--drain-timeout", "100ms")
 	if got := p.line(t); got != "ready\n" {
 		t.Fatalf("first line is %q", got)
@@ -82,6 +82,9 @@ func lookAtAgent(t *testing.T, dir, port string) {
 	if status.code != exitOK || !strings.Contains(status.out, "ready, 1 of 1 servers") || !strings.Contains(status.out, "server-1") {
 		t.Errorf("status: %d\n%s%s", status.code, status.out, status.err)
 	}
+	await(t, "the status tells of the server that is not there", func() bool {
+		return strings.Contains(run(t, "egress", "status", "--run-dir", dir).out, "trouble: 127.0.0.1:1: ")
+	})
 	var st agent.Status
 	if err := json.Unmarshal([]byte(run(t, "egress", "status", "--json", "--run-dir", dir).out), &st); err != nil || !st.Ready || len(st.Links) != 2 {
 		t.Errorf("status --json: %+v, %v", st, err)
