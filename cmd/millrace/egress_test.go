@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"io"
 	"net"
@@ -118,6 +119,20 @@ func lookAtAgent(t *testing.T, dir, port string) {
 			t.Errorf("explain %s: exit code %d\n%s%s", tt.target, r.code, r.out, r.err)
 		}
 	}
+}
+
+// TestGoldenEgress: what people see of an agent's connections.
+func TestGoldenEgress(t *testing.T) {
+	since := time.Now().Add(-61 * time.Second)
+	old := agent.LinkStatus{Address: "192.0.2.1:8132", Server: "old", Since: since, LastSeen: 20 * time.Millisecond, RTT: 300 * time.Microsecond, Streams: 4, Idle: 4, NoDrain: true}
+	s := agent.Status{Ready: true, ServersUp: 2, ServersKnown: 3, Requests: 5, Trouble: "192.0.2.3:8132: connection refused", Links: []agent.LinkStatus{
+		old, old, {Address: "192.0.2.2:8132", Server: "new", Since: since, LastSeen: time.Second, RTT: 25 * time.Millisecond, Resent: 12345, Streams: 13, Idle: 8},
+	}}
+	var out bytes.Buffer
+	if err := (&app{out: &out}).showEgressStatus(s); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "egress_status", out.String())
 }
 
 func TestEgressUsage(t *testing.T) {
