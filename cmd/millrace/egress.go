@@ -156,6 +156,16 @@ func (a *app) showEgressStatus(s agent.Status) error {
 			fmt.Sprint(l.Streams), fmt.Sprint(l.Idle), count(l.Resent))
 	}
 	t.print(a.out, "no connection")
+	var told []string
+	for _, l := range s.Links {
+		if l.NoDrain && !slices.Contains(told, l.Server) {
+			told = append(told, l.Server)
+			fmt.Fprintf(a.out, "server %s takes no notice of DRAIN: requests share streams, and one that stalls may be closed (proxy-server v0.35 or later does better)\n", l.Server)
+		}
+	}
+	if s.Ready && s.Trouble != "" { // with another server; if none answers, the error says it
+		fmt.Fprintf(a.out, "trouble: %s\n", s.Trouble)
+	}
 	return nil
 }
 

@@ -96,7 +96,7 @@ func TestEgressPorts(t *testing.T) {
 			t.Errorf("completion of %v: %q", args, out)
 		}
 	}
-	if r := run(t, "egress", "explain", "10.0.0.9:80", "--run-dir", dir, "--port", "eg1"); r.code != exitOK || !strings.Contains(r.out, "pods") {
+	if r := run(t, "egress", "explain", "10.0.0.9:80", "--run-dir", dir, "--port", "eg1"); r.code != exitOK || !strings.Contains(r.out, "pods") || !strings.Contains(r.out, "eg1") {
 		t.Errorf("explain: %d, %s%s", r.code, r.out, r.err)
 	}
 	if r := run(t, "egress", "status", "--run-dir", dir, "--port", "eg2"); r.code != exitNotRunning || !strings.Contains(r.err, "there are: eg0, eg1") {

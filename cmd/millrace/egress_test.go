@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"io"
 	"net"
@@ -31,8 +32,8 @@ func TestEgressAgent(t *testing.T) {
 	go web.Serve(l) //nolint:errcheck // ends with the test
 	t.Cleanup(func() { _ = web.Close() })
 	dir := t.TempDir()
-	p := spawn(t, "egress", "agent", "--run-dir", dir, "--server", s.Addr(), "--insecure", "--allow", "node=127.0.0.1",
-		"--allow", "host-names=*.test", "--host", "Web.test.=127.0.0.1,192.0.2.1", "--listen", "127.0.0.1:0", "--drain-timeout", "100ms")
+	p := spawn(t, "egress", "agent", "--run-dir", dir, "--server", s.Addr(), "--server", "127.0.0.1:1", "--insecure", "--allow", "node=127.0.0.1",
+		"--allow", "host-names=*.test", "--allow", "pods=10.16.0.0/16", "--host", "Web.test.=127.0.0.1,192.0.2.1", "--listen", "127.0.0.1:0", "--drain-timeout", "100ms")
 	if got := p.line(t); got != "ready\n" {
 		t.Fatalf("first line is %q", got)
 	}
@@ -82,6 +83,9 @@ func lookAtAgent(t *testing.T, dir, port string) {
 	if status.code != exitOK || !strings.Contains(status.out, "ready, 1 of 1 servers") || !strings.Contains(status.out, "server-1") {
 		t.Errorf("status: %d\n%s%s", status.code, status.out, status.err)
 	}
+	await(t, "the status tells of the server that is not there", func() bool {
+		return strings.Contains(run(t, "egress", "status", "--run-dir", dir).out, "trouble: 127.0.0.1:1: ")
+	})
 	var st agent.Status
 	if err := json.Unmarshal([]byte(run(t, "egress", "status", "--json", "--run-dir", dir).out), &st); err != nil || !st.Ready || len(st.Links) != 2 {
 		t.Errorf("status --json: %+v, %v", st, err)
@@ -105,6 +109,7 @@ func lookAtAgent(t *testing.T, dir, port string) {
 		part   string
 	}{
 		{"127.0.0.1:80", exitOK, "node"},
+		{"10.16.0.1:80", exitError, "this agent has none"},
 		{"web.test:80", exitOK, "no rule"}, // one of two addresses passes
 		{"192.0.2.1:80", exitError, "no rule"},
 		{"127.0.0.1:0", exitError, "port"},
@@ -114,6 +119,20 @@ func lookAtAgent(t *testing.T, dir, port string) {
 			t.Errorf("explain %s: exit code %d\n%s%s", tt.target, r.code, r.out, r.err)
 		}
 	}
+}
+
+// TestGoldenEgress: what people see of an agent's connections.
+func TestGoldenEgress(t *testing.T) {
+	since := time.Now().Add(-61 * time.Second)
+	old := agent.LinkStatus{Address: "192.0.2.1:8132", Server: "old", Since: since, LastSeen: 20 * time.Millisecond, RTT: 300 * time.Microsecond, Streams: 4, Idle: 4, NoDrain: true}
+	s := agent.Status{Ready: true, ServersUp: 2, ServersKnown: 3, Requests: 5, Trouble: "192.0.2.3:8132: connection refused", Links: []agent.LinkStatus{
+		old, old, {Address: "192.0.2.2:8132", Server: "new", Since: since, LastSeen: time.Second, RTT: 25 * time.Millisecond, Resent: 12345, Streams: 13, Idle: 8},
+	}}
+	var out bytes.Buffer
+	if err := (&app{out: &out}).showEgressStatus(s); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "egress_status", out.String())
 }
 
 func TestEgressUsage(t *testing.T) {

@@ -47,7 +47,7 @@ type settings struct {
 
 func main() {
 	var s settings
-	flag.StringVar(&s.Case, "case", "p2p", "one of: "+caseNames())
+	flag.StringVar(&s.Case, "case", "p2p", "one of: "+caseNames()+"; or a pattern such as egress-*")
 	flag.IntVar(&s.Pairs, "pairs", 5, "turns of each side; with fewer than 5 nothing is written")
 	flag.Float64Var(&s.Seconds, "seconds", 3, "length of one turn")
 	flag.StringVar(&s.Binary, "binary", "bin/millrace", "the switch")

@@ -354,10 +354,10 @@ func (a *Agent) failed(what, where string, err error) {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return
 	}
+	a.metrics.linkFailed() // before anybody can see the trouble
 	a.mu.Lock()
 	a.trouble = where + ": " + err.Error()
 	a.mu.Unlock()
-	a.metrics.linkFailed()
 	a.cfg.Log.Warn(what, zap.String("server", where), zap.Error(err))
 }
 

@@ -98,13 +98,15 @@ func TestTargetSpeaksFirst(t *testing.T) {
 	s := &konntest.Server{ID: "s1"}
 	start(t, nil, s)
 	target := listen(t, func(c *net.TCPConn) { _, _ = c.Write(sent) })
-	for i := range 50 {
-		c, err := s.DialHTTP(t, t.Context(), target)
-		if err != nil {
-			t.Fatalf("dial %d: %v", i, err)
-		}
-		if got, _ := io.ReadAll(c); !bytes.Equal(got, sent) {
-			t.Fatalf("dial %d: %d bytes of %d, or others", i, len(got), len(sent))
+	for _, w := range ways {
+		for i := range 50 {
+			c, err := w.dial(s, t, t.Context(), target)
+			if err != nil {
+				t.Fatalf("%s: dial %d: %v", w.name, i, err)
+			}
+			if got, _ := io.ReadAll(c); !bytes.Equal(got, sent) {
+				t.Fatalf("%s: dial %d: %d bytes of %d, or others", w.name, i, len(got), len(sent))
+			}
 		}
 	}
 }

@@ -80,13 +80,13 @@ type Files struct {
 
 // Bounds that are not options.
 const (
-	readSize   = 64 << 10        // of one read from a target: a DATA packet
-	softQueue  = 1 << 20         // bytes that wait for a target before its stream is read no further
-	hardQueue  = 8 << 20         // the same on a shared stream, which must be read: the request is closed
-	budgetAll  = 64 << 20        // bytes in all queues together
-	hardWait   = 3 * time.Second // that a target may take nothing then
-	forgetMost = 16 << 20        // that a target may say after its client has left
-	hold       = 2 * time.Millisecond
+	readSize   = 64 << 10              // of one read from a target: a DATA packet
+	softQueue  = 1 << 20               // bytes that wait for a target before its stream is read no further
+	hardQueue  = 8 << 20               // the same on a shared stream, which must be read: the request is closed
+	budgetAll  = 64 << 20              // bytes in all queues together
+	hardWait   = 3 * time.Second       // that a target may take nothing then
+	forgetMost = 16 << 20              // that a target may say after its client has left
+	hold       = 50 * time.Millisecond // of what a target says first: decision 0098
 	linger     = time.Second
 	settled    = 300 * time.Millisecond // the same, once the server is known to have heeded DRAIN
 )

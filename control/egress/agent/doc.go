@@ -31,7 +31,7 @@
 //     the CLOSE_RSP. Each connection has one CLOSE_RSP.
 //   - A drained stream ends when it has had no dial and no connection for a second, or for
 //     300 ms if the server heeds DRAIN and is known to have had it.
-//   - The first bytes of a target wait until the client has spoken, or for 2 ms:
+//   - The first bytes of a target wait until the client has spoken, or for 50 ms:
 //     servers and clients lose data that comes on the heels of a DIAL_RSP.
 //   - Queues hold 64 MiB together, and a packet each beyond that, so one that is
 //     full never stops one that is empty.

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"millrace/control/egress/policy"
@@ -14,14 +15,14 @@ type Explanation struct {
 	Resolver  string           `json:"resolver,omitempty"` // of a name
 	Addresses []AddressVerdict `json:"addresses,omitempty"`
 	Denied    string           `json:"denied,omitempty"` // why, before any address was judged
-	Error     string           `json:"error,omitempty"`  // of the lookup
+	Error     string           `json:"error,omitempty"`  // of the lookup, or that there is no port to reach it by
 }
 
 // An AddressVerdict is what the policy says of one address.
 type AddressVerdict struct {
 	Address string `json:"address"`
-	Class   string `json:"class"` // deny, or by what it is reached
-	Way     string `json:"way,omitempty"`
+	Class   string `json:"class"`         // deny, or by what it is reached
+	Way     string `json:"way,omitempty"` // the port's name, or host
 	Why     string `json:"why,omitempty"`
 }
 
@@ -52,13 +53,10 @@ func (a *Agent) Explain(ctx context.Context, protocol, address string) Explanati
 		v := AddressVerdict{Address: netip.AddrPortFrom(addr, t.Port).String()}
 		class, err := p.Judge(addr, t.Port)
 		v.Class = string(class)
-		switch {
-		case err != nil:
+		if err != nil {
 			v.Why = err.Error()
-		case class.ByPort():
-			v.Way = "port"
-		default:
-			v.Way = "host"
+		} else if v.Way = a.way(class); class.ByPort() && a.cfg.Port == nil {
+			e.Error = fmt.Sprintf("%s: %v", v.Address, noPort(class))
 		}
 		e.Addresses = append(e.Addresses, v)
 	}

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -299,5 +300,65 @@ func TestDeadAddress(t *testing.T) {
 		if name != "nobody.test" && q.Dialled < time.Second {
 			t.Errorf("%s: dialling took %v, as it is told", name, q.Dialled)
 		}
+	}
+}
+
+// TestAccounts: of a hundred requests, some of which come to nothing in several ways,
+// each is one line of the log with the right end, and metrics have the same sums.
+func TestAccounts(t *testing.T) {
+	core, logs := observer.New(zap.InfoLevel)
+	s := &konntest.Server{ID: "s1"}
+	mute := "127.0.0.1:9"
+	r := start(t, func(c *Config) {
+		c.Log, c.LogRequests, c.DialTimeout = zap.New(core), zap.InfoLevel, 200*time.Millisecond
+		c.Host = dialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address == mute {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
+		})
+	}, s)
+	good := listen(t, echo)
+	rude := listen(t, func(c *net.TCPConn) {
+		_, _ = io.ReadFull(c, make([]byte, 1))
+		_ = c.SetLinger(0) // a reset
+	})
+	want := map[string]int{}
+	for target, n := range map[string]struct {
+		times int
+		state string
+	}{good: {60, "ok"}, rude: {10, "broken"}, closedPort(t): {10, "refused"}, mute: {10, "timeout"}, "192.0.2.1:80": {10, "denied"}} {
+		want[n.state] += n.times
+		for range n.times {
+			c, err := s.DialHTTP(t, t.Context(), target)
+			if err != nil {
+				continue
+			}
+			_, _ = c.Write([]byte("x"))
+			_, _ = io.ReadFull(c, make([]byte, 1))
+			_ = c.Close()
+		}
+	}
+	const line = "request"
+	eventually(t, "a line for each request", func() bool { return logs.FilterMessage(line).Len() >= 100 })
+	got := map[string]int{}
+	for _, e := range logs.FilterMessage(line).All() {
+		q := e.ContextMap()["request"].(Request)
+		got[q.State]++
+		if (q.Error == "") != (q.State == "ok") || q.Target == "" || q.Server != "s1" || q.Agent == "" || q.Dial == 0 || q.ClosedBy == "" {
+			t.Errorf("a line of the log: %+v", q)
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("the log tells of %v, want %v", got, want)
+	}
+	for state, n := range want {
+		if counted := r.metric(t, "egress_requests_total", "result", state); counted != float64(n) {
+			t.Errorf("%v requests are counted as %s, want %d", counted, state, n)
+		}
+	}
+	if n := r.metric(t, "egress_denied_total", "reason", "no-rule"); n != 10 {
+		t.Errorf("%v denials are counted", n)
 	}
 }

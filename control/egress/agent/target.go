@@ -129,9 +129,14 @@ func (a *Agent) dial(ctx context.Context, class policy.Class, network string, to
 		d = a.cfg.Port
 	}
 	if d == nil {
-		return nil, fmt.Errorf("dial %s: no route to host: %s are reached by a port of the switch, and this agent has none (--netns says where it is)", to, class)
+		return nil, fmt.Errorf("dial %s: no route to host: %w", to, noPort(class))
 	}
 	return d.DialContext(ctx, network, to.String())
+}
+
+// noPort says that there is nothing to reach targets of a class by.
+func noPort(class policy.Class) error {
+	return fmt.Errorf("%s are reached by a port of the switch, and this agent has none (--netns says where it is)", class)
 }
 
 // mostTelling returns the error of an attempt that was allowed, if there is one.

@@ -66,6 +66,9 @@ func TestCertificates(t *testing.T) {
 	says("unknown authority")
 	good.issue(t, dir, time.Now().Add(-time.Minute))
 	says("expired certificate")
+	if n := r.metric(t, "konnectivity_network_proxy_agent_server_connection_failure_count", "direction", "connect"); n == 0 {
+		t.Error("no failure is counted")
+	}
 	good.issue(t, dir, time.Now().Add(time.Hour))
 	eventually(t, "the right certificate is accepted", func() bool { return r.Status().Ready })
 	if err := os.WriteFile(filepath.Join(dir, "ca"), []byte("nonsense"), 0o600); err != nil {
