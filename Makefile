@@ -32,7 +32,7 @@ test: ## all checks and tests; as root on Debian installs the peers first
 	go run ./hack/testrun
 
 bench: build ## side by side with OVS-DPDK and others, as root: CASE=p2p|vhost|flows|ct|kernel|egress|all|... (go run ./perf/bench -h) PAIRS=5 RESULTS=docs/results
-	go run ./perf/bench -case $(CASE) -pairs $(PAIRS) -results "$(RESULTS)"
+	go run ./perf/bench -case "$(CASE)" -pairs $(PAIRS) -results "$(RESULTS)"
 
 lint: ## gofmt, go vet, golangci-lint
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt -w needed:"; echo "$$unformatted"; exit 1; }

@@ -147,7 +147,7 @@ func parseOwn(words []string) (own []netip.Addr, err error) {
 	if len(own) == 0 {
 		return nil, errors.New("none is given: the tunnel's end needs one, of the server's choice")
 	}
-	return own, nil
+	return own, l3.CheckOwn(own)
 }
 
 // parseServer reads KEY[,KEY] HOST:PORT ADDRESS/BITS[,PREFIX...].

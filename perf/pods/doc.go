@@ -5,6 +5,8 @@
 //	TestKinds          each kind of interface by each version of CNI: add, use, check, delete
 //	TestUnprivileged   a DPDK application without any rights, in namespaces of its own
 //	TestPluginSteps, TestSwitchSteps, TestCrashes  plugin, agent, dataplane and database killed at each step, and at moments between
+//	TestChanged, TestSocketGone, TestTwice, TestIPv6, TestVethQueues, TestBehind, TestSlotAgain, TestSameMAC, TestAnnounce, TestResults  what runtimes and people do that they need not
+//	TestExamples       the networks and pods of deploy/examples
 //	TestBadConf        configurations that are wrong in each of their fields
 //	TestRates, TestPortSecurity  how much a pod sends and receives, and as whom
 //	TestMultus         what Multus gives and takes when it delegates

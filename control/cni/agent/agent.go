@@ -3,6 +3,7 @@
 //
 //	serve.go      calls of the CNI plugin, by a Unix socket of the run directory
 //	attach.go     an attachment becomes a port that is in force, and its end
+//	alone.go      what one pod has, and no other
 //	rows.go       attachments to rows and back; transactions
 //	limits.go     rates and port security in rows
 //	directory.go  the directory in which an application finds its socket, and what it is told

@@ -87,6 +87,14 @@ func (a *agent) attach(ctx context.Context, at *attach.Attachment) (*attach.Repl
 	if err := sameNetns(at); err != nil {
 		return nil, err
 	}
+	d, err := a.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	if err := a.alone(ctx, d, at); err != nil {
+		return nil, err
+	}
 	defer a.calls.lock(at.Port())()
 	if err := a.forget(at.Key); err != nil {
 		return nil, err
@@ -98,11 +106,6 @@ func (a *agent) attach(ctx context.Context, at *attach.Attachment) (*attach.Repl
 	if err != nil {
 		return nil, err
 	}
-	d, err := a.dial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
 	err = a.makePort(ctx, d, at, p)
 	if err == nil {
 		err = a.announce(ctx, at, p)
@@ -175,6 +178,14 @@ func optional[T any](v *T) any {
 	return *v
 }
 
+// deref is what p points to, or zero.
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
 // undo removes what an attach has left, also when its caller has gone.
 func (a *agent) undo(ctx context.Context, k attach.Key) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
@@ -202,10 +213,15 @@ func (a *agent) take(ctx context.Context, k attach.Key) error {
 	}
 	defer d.Close()
 	var old *record
+	index := 0
 	next, err := commit(ctx, d, func() ([]ovsdb.Op, error) {
-		uuid, row, err := port(ctx, d, k.Port())
-		if err != nil || row == nil {
+		rows, err := d.Read(ctx, nil, ovsdb.Query{Table: model.PortTable, Where: is("name", k.Port())}, ovsdb.Query{Table: model.InterfaceTable, Where: is("name", k.Port())})
+		if err != nil {
 			return nil, err
+		}
+		uuid, row := first(rows[0])
+		if row == nil {
+			return nil, nil
 		}
 		r, err := parse(uuid, row)
 		if err != nil || r == nil {
@@ -213,6 +229,9 @@ func (a *agent) take(ctx context.Context, k attach.Key) error {
 			return nil, nil
 		}
 		old = r
+		if len(rows[1]) > 0 {
+			index = deref(rows[1][0].Row.(*model.Interface).Ifindex)
+		}
 		return remove(uuid, row), nil
 	})
 	if err == nil {
@@ -227,7 +246,7 @@ func (a *agent) take(ctx context.Context, k attach.Key) error {
 	if old == nil {
 		old = &record{Attachment: attach.Attachment{Key: k}}
 	}
-	return errors.Join(removeDevice(&old.Attachment), a.removePlace(&old.Attachment))
+	return errors.Join(removeDevice(&old.Attachment, index), a.removePlace(&old.Attachment))
 }
 
 // find returns the attachment of a key, if there is one.
@@ -290,7 +309,12 @@ func (a *agent) check(ctx context.Context, at *attach.Attachment) (*attach.Reply
 	if what := differs(at, &r.Attachment); what != "" {
 		return nil, attach.Errorf(attach.CodeDifferent, "port %s was made with another %s", at.Port(), what)
 	}
-	if err := a.goodPort(ctx, d, at, time.Second); err != nil {
+	err = a.goodPort(ctx, d, at, time.Second)
+	var e *attach.Error
+	if errors.As(err, &e) && e.Code == attach.CodeAgain {
+		e.Code = attach.CodeDifferent // it did forward
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &attach.Reply{}, a.checkPlace(at)

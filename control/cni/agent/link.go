@@ -14,8 +14,9 @@ import (
 
 // removeDevice removes the device of a tap attachment from its pod: it persists, so
 // it does not go with its port. The plugin does the same, but the switch makes anew what
-// goes before the port does.
-func removeDevice(at *attach.Attachment) error {
+// goes before the port does. The device is the one with the port's index, or, where that is not known (0), with the
+// attachment's address: somebody in the pod may have given it another one.
+func removeDevice(at *attach.Attachment, index int) error {
 	if at.Kind != attach.TAP || inodeOf(at.Netns) == 0 {
 		return nil // the pod is gone, and its devices with it
 	}
@@ -30,7 +31,7 @@ func removeDevice(at *attach.Attachment) error {
 	}
 	defer h.Close()
 	l, err := h.LinkByName(at.IfName)
-	if err != nil || l.Type() != "tuntap" || l.Attrs().HardwareAddr.String() != at.MAC {
+	if err != nil || l.Type() != "tuntap" || l.Attrs().Index != index && l.Attrs().HardwareAddr.String() != at.MAC {
 		return nil // there is none, or another one
 	}
 	if err := h.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {

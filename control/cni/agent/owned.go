@@ -36,7 +36,7 @@ func sameNetns(at *attach.Attachment) error {
 // an ordinary file, or its directory is not there, what is wrong is our view of the
 // host.
 func (r *record) gone(boot string) bool {
-	if r.boot != "" && boot != "" && r.boot != boot {
+	if r.ofOtherBoot(boot) {
 		return true
 	}
 	if r.netns == 0 {
@@ -56,6 +56,9 @@ func (r *record) gone(boot string) bool {
 	st, err := os.Stat(filepath.Dir(r.Netns))
 	return err == nil && st.IsDir()
 }
+
+// ofOtherBoot reports whether the host was started anew since the attachment was made.
+func (r *record) ofOtherBoot(boot string) bool { return r.boot != "" && boot != "" && r.boot != boot }
 
 // readBootID is what tells this boot of the host from others.
 func readBootID() string {

@@ -14,7 +14,7 @@ import (
 )
 
 // A pod that is gone in lostMax looks, one after the other, has no attachment any
-// more. The runtime's own DEL comes first in nearly all cases.
+// more. The runtime's own DEL comes first in nearly all cases. Those of another boot are gone at the first.
 const lostMax = 2
 
 // noteEvery is how often the agent looks for notes.
@@ -73,7 +73,7 @@ func (a *agent) reconcile(ctx context.Context) error {
 		if !r.gone(a.BootID) {
 			continue
 		}
-		if lost[port] = a.lost[port] + 1; lost[port] < lostMax {
+		if lost[port] = a.lost[port] + 1; lost[port] < lostMax && !r.ofOtherBoot(a.BootID) {
 			continue
 		}
 		a.Log.Info("pod is gone, its port is removed", zap.String("port", port), zap.String("pod", r.Pod.Namespace+"/"+r.Pod.Name))
