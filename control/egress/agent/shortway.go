@@ -44,10 +44,10 @@ func (w *shortWay) send(b []byte) (n int, err error) {
 	w.bytes, w.written, w.err = b, 0, nil
 	_ = w.conn.Write(w.write) // fails if the connection is closed, or its deadline over
 	w.bytes = nil
-	switch w.err { //nolint:errorlint // as the system call left it
+	switch w.err {
 	case nil:
 		return w.written, nil
-	case unix.EAGAIN, unix.EINTR:
+	case unix.EAGAIN, unix.EINTR: //nolint:errorlint // as the system call left it
 		return 0, nil
 	}
 	return 0, os.NewSyscallError("write", w.err)
