@@ -17,6 +17,7 @@ import (
 
 	"millrace/dataplane/conntrack"
 	"millrace/dataplane/netnstest"
+	"millrace/dataplane/nfttest"
 )
 
 // linux is the kernel as a router with nftables between two TUN devices, in the test's
@@ -88,91 +89,46 @@ func (l *linux) settings(windows bool) {
 	}
 }
 
-// A nlBatch is a transaction of nftables (linux/netfilter/nf_tables.h).
-type nlBatch struct {
-	bytes []byte
-	n     uint32
-}
-
-// add appends a message.
-func (b *nlBatch) add(kind, flags uint16, family uint8, resource uint16, parts ...[]byte) {
-	body := binary.BigEndian.AppendUint16([]byte{family, 0}, resource)
-	for _, p := range parts {
-		body = append(body, p...)
-	}
-	h := binary.NativeEndian.AppendUint32(nil, uint32(16+len(body)))
-	h = binary.NativeEndian.AppendUint16(h, kind)
-	h = binary.NativeEndian.AppendUint16(h, flags)
-	h = binary.NativeEndian.AppendUint32(h, b.n)
-	b.n++
-	b.bytes = append(append(append(b.bytes, h...), 0, 0, 0, 0), body...)
-}
-
-// Attributes of netlink.
-func nlAttr(kind uint16, data []byte) []byte {
-	b := binary.NativeEndian.AppendUint16(nil, uint16(4+len(data)))
-	b = append(binary.NativeEndian.AppendUint16(b, kind), data...)
-	return append(b, make([]byte, -len(b)&3)...)
-}
-
-func nlNest(kind uint16, parts ...[]byte) []byte {
-	var all []byte
-	for _, p := range parts {
-		all = append(all, p...)
-	}
-	return nlAttr(kind|unix.NLA_F_NESTED, all)
-}
-
-func nlText(kind uint16, s string) []byte { return nlAttr(kind, append([]byte(s), 0)) }
-func nlNumber(kind uint16, n uint32) []byte {
-	return nlAttr(kind, binary.BigEndian.AppendUint32(nil, n))
-}
-
-// Expressions of rules. Registers have numbers from 1.
-func nftExpr(name string, parts ...[]byte) []byte {
-	return nlNest(unix.NFTA_LIST_ELEM, nlText(unix.NFTA_EXPR_NAME, name), nlNest(unix.NFTA_EXPR_DATA, parts...))
-}
-
 // nftEqual compares bytes of the IP header with a value.
 func nftEqual(offset uint32, value ...byte) []byte {
-	load := nftExpr("payload", nlNumber(unix.NFTA_PAYLOAD_DREG, 1), nlNumber(unix.NFTA_PAYLOAD_BASE, 1), nlNumber(unix.NFTA_PAYLOAD_OFFSET, offset), nlNumber(unix.NFTA_PAYLOAD_LEN, uint32(len(value))))
+	load := nfttest.Expr("payload", nfttest.Number(unix.NFTA_PAYLOAD_DREG, 1), nfttest.Number(unix.NFTA_PAYLOAD_BASE, 1), nfttest.Number(unix.NFTA_PAYLOAD_OFFSET, offset), nfttest.Number(unix.NFTA_PAYLOAD_LEN, uint32(len(value))))
 	return append(load, nftCompare(0, value)...)
 }
 
 // nftCompare compares register 1 with a value: equal with op 0, not with 1.
 func nftCompare(op uint32, value []byte) []byte {
-	return nftExpr("cmp", nlNumber(unix.NFTA_CMP_SREG, 1), nlNumber(unix.NFTA_CMP_OP, op), nlNest(unix.NFTA_CMP_DATA, nlAttr(unix.NFTA_DATA_VALUE, value)))
+	return nfttest.Expr("cmp", nfttest.Number(unix.NFTA_CMP_SREG, 1), nfttest.Number(unix.NFTA_CMP_OP, op), nfttest.Nest(unix.NFTA_CMP_DATA, nfttest.Attr(unix.NFTA_DATA_VALUE, value)))
 }
 
 // nftState holds for packets with one of these bits in their state.
 func nftState(bits uint32) []byte {
 	mask, zero := binary.NativeEndian.AppendUint32(nil, bits), make([]byte, 4)
-	e := nftExpr("ct", nlNumber(unix.NFTA_CT_DREG, 1), nlNumber(unix.NFTA_CT_KEY, unix.NFT_CT_STATE))
-	e = append(e, nftExpr("bitwise", nlNumber(unix.NFTA_BITWISE_SREG, 1), nlNumber(unix.NFTA_BITWISE_DREG, 1), nlNumber(unix.NFTA_BITWISE_LEN, 4),
-		nlNest(unix.NFTA_BITWISE_MASK, nlAttr(unix.NFTA_DATA_VALUE, mask)), nlNest(unix.NFTA_BITWISE_XOR, nlAttr(unix.NFTA_DATA_VALUE, zero)))...)
+	e := nfttest.Expr("ct", nfttest.Number(unix.NFTA_CT_DREG, 1), nfttest.Number(unix.NFTA_CT_KEY, unix.NFT_CT_STATE))
+	e = append(e, nfttest.Expr("bitwise", nfttest.Number(unix.NFTA_BITWISE_SREG, 1), nfttest.Number(unix.NFTA_BITWISE_DREG, 1), nfttest.Number(unix.NFTA_BITWISE_LEN, 4),
+		nfttest.Nest(unix.NFTA_BITWISE_MASK, nfttest.Attr(unix.NFTA_DATA_VALUE, mask)), nfttest.Nest(unix.NFTA_BITWISE_XOR, nfttest.Attr(unix.NFTA_DATA_VALUE, zero)))...)
 	return append(e, nftCompare(1, zero)...)
 }
 
 // nftDirection holds for packets in a direction of their connection.
 func nftDirection(dir byte) []byte {
-	return append(nftExpr("ct", nlNumber(unix.NFTA_CT_DREG, 1), nlNumber(unix.NFTA_CT_KEY, unix.NFT_CT_DIRECTION)), nftCompare(0, []byte{dir})...)
+	return append(nfttest.Expr("ct", nfttest.Number(unix.NFTA_CT_DREG, 1), nfttest.Number(unix.NFTA_CT_KEY, unix.NFT_CT_DIRECTION)), nftCompare(0, []byte{dir})...)
 }
 
 // nftFrom holds for packets of a device.
 func nftFrom(device string) []byte {
 	name := make([]byte, 16)
 	copy(name, device)
-	return append(nftExpr("meta", nlNumber(unix.NFTA_META_DREG, 1), nlNumber(unix.NFTA_META_KEY, unix.NFT_META_IIFNAME)), nftCompare(0, name)...)
+	return append(nfttest.Expr("meta", nfttest.Number(unix.NFTA_META_DREG, 1), nfttest.Number(unix.NFTA_META_KEY, unix.NFT_META_IIFNAME)), nftCompare(0, name)...)
 }
 
 // nftLoad writes a value into a register.
 func nftLoad(register uint32, value []byte) []byte {
-	return nftExpr("immediate", nlNumber(unix.NFTA_IMMEDIATE_DREG, register), nlNest(unix.NFTA_IMMEDIATE_DATA, nlAttr(unix.NFTA_DATA_VALUE, value)))
+	return nfttest.Expr("immediate", nfttest.Number(unix.NFTA_IMMEDIATE_DREG, register), nfttest.Nest(unix.NFTA_IMMEDIATE_DATA, nfttest.Attr(unix.NFTA_DATA_VALUE, value)))
 }
 
 // nftDrop drops.
 func nftDrop() []byte {
-	return nftExpr("immediate", nlNumber(unix.NFTA_IMMEDIATE_DREG, 0), nlNest(unix.NFTA_IMMEDIATE_DATA, nlNest(unix.NFTA_DATA_VERDICT, nlNumber(unix.NFTA_VERDICT_CODE, 0))))
+	return nfttest.Expr("immediate", nfttest.Number(unix.NFTA_IMMEDIATE_DREG, 0), nfttest.Nest(unix.NFTA_IMMEDIATE_DATA, nfttest.Nest(unix.NFTA_DATA_VERDICT, nfttest.Number(unix.NFTA_VERDICT_CODE, 0))))
 }
 
 // nftNAT translates: the source with kind 0, the destination with 1, to addresses and, unless they are
@@ -180,19 +136,19 @@ func nftDrop() []byte {
 func nftNAT(kind uint32, from, to string, low, high uint16) (e []byte) {
 	first, last := netip.MustParseAddr(from).As4(), netip.MustParseAddr(to).As4()
 	e = append(nftLoad(1, first[:]), nftLoad(2, last[:])...)
-	parts := [][]byte{nlNumber(unix.NFTA_NAT_TYPE, kind), nlNumber(unix.NFTA_NAT_FAMILY, unix.AF_INET), nlNumber(unix.NFTA_NAT_REG_ADDR_MIN, 1), nlNumber(unix.NFTA_NAT_REG_ADDR_MAX, 2)}
+	parts := [][]byte{nfttest.Number(unix.NFTA_NAT_TYPE, kind), nfttest.Number(unix.NFTA_NAT_FAMILY, unix.AF_INET), nfttest.Number(unix.NFTA_NAT_REG_ADDR_MIN, 1), nfttest.Number(unix.NFTA_NAT_REG_ADDR_MAX, 2)}
 	if low != 0 {
 		e = append(e, nftLoad(3, binary.BigEndian.AppendUint16(nil, low))...)
 		e = append(e, nftLoad(4, binary.BigEndian.AppendUint16(nil, high))...)
-		parts = append(parts, nlNumber(unix.NFTA_NAT_REG_PROTO_MIN, 3), nlNumber(unix.NFTA_NAT_REG_PROTO_MAX, 4))
+		parts = append(parts, nfttest.Number(unix.NFTA_NAT_REG_PROTO_MIN, 3), nfttest.Number(unix.NFTA_NAT_REG_PROTO_MAX, 4))
 	}
-	return append(e, nftExpr("nat", parts...)...)
+	return append(e, nfttest.Expr("nat", parts...)...)
 }
 
 // nftNote writes a state into the type of service.
 func nftNote(state conntrack.State) []byte {
-	return append(nftLoad(1, []byte{0x45, byte(state)}), nftExpr("payload", nlNumber(unix.NFTA_PAYLOAD_SREG, 1), nlNumber(unix.NFTA_PAYLOAD_BASE, 1), nlNumber(unix.NFTA_PAYLOAD_OFFSET, 0),
-		nlNumber(unix.NFTA_PAYLOAD_LEN, 2), nlNumber(unix.NFTA_PAYLOAD_CSUM_TYPE, 1), nlNumber(unix.NFTA_PAYLOAD_CSUM_OFFSET, 10))...)
+	return append(nftLoad(1, []byte{0x45, byte(state)}), nfttest.Expr("payload", nfttest.Number(unix.NFTA_PAYLOAD_SREG, 1), nfttest.Number(unix.NFTA_PAYLOAD_BASE, 1), nfttest.Number(unix.NFTA_PAYLOAD_OFFSET, 0),
+		nfttest.Number(unix.NFTA_PAYLOAD_LEN, 2), nfttest.Number(unix.NFTA_PAYLOAD_CSUM_TYPE, 1), nfttest.Number(unix.NFTA_PAYLOAD_CSUM_OFFSET, 10))...)
 }
 
 // Bits of the kernel's state.
@@ -205,18 +161,11 @@ const (
 
 // ruleset puts rules in force that do what the pipeline does.
 func (l *linux) ruleset() {
-	const tables = unix.NFNL_SUBSYS_NFTABLES << 8
-	create := uint16(unix.NLM_F_REQUEST | unix.NLM_F_CREATE | unix.NLM_F_APPEND)
-	b := &nlBatch{}
-	b.add(unix.NFNL_MSG_BATCH_BEGIN, unix.NLM_F_REQUEST, 0, unix.NFNL_SUBSYS_NFTABLES)
-	b.add(tables|unix.NFT_MSG_NEWTABLE, create, unix.NFPROTO_IPV4, 0, nlText(unix.NFTA_TABLE_NAME, "t"))
-	chain := func(name, kind string, hook uint32, priority int32) {
-		b.add(tables|unix.NFT_MSG_NEWCHAIN, create, unix.NFPROTO_IPV4, 0, nlText(unix.NFTA_CHAIN_TABLE, "t"), nlText(unix.NFTA_CHAIN_NAME, name),
-			nlNest(unix.NFTA_CHAIN_HOOK, nlNumber(unix.NFTA_HOOK_HOOKNUM, hook), nlNumber(unix.NFTA_HOOK_PRIORITY, uint32(priority))), nlText(unix.NFTA_CHAIN_TYPE, kind))
-	}
-	rule := func(chain string, exprs ...[]byte) {
-		b.add(tables|unix.NFT_MSG_NEWRULE, create, unix.NFPROTO_IPV4, 0, nlText(unix.NFTA_RULE_TABLE, "t"), nlText(unix.NFTA_RULE_CHAIN, chain), nlNest(unix.NFTA_RULE_EXPRESSIONS, exprs...))
-	}
+	b := &nfttest.Batch{}
+	b.Begin()
+	b.Table("t")
+	chain := func(name, kind string, hook uint32, priority int32) { b.Chain("t", name, kind, hook, priority) }
+	rule := func(chain string, exprs ...[]byte) { b.Rule("t", chain, exprs...) }
 	chain("before", "nat", 0, -100)
 	chain("through", "filter", 2, 0)
 	chain("behind", "nat", 4, 100)
@@ -240,27 +189,14 @@ func (l *linux) ruleset() {
 		rule("through", nftState(nftEstablished), nftDirection(byte(dir)), nftNote(trk|conntrack.StateEstablished|reply))
 		rule("through", nftState(nftRelated), nftDirection(byte(dir)), nftNote(trk|conntrack.StateRelated|reply))
 	}
-	b.add(unix.NFNL_MSG_BATCH_END, unix.NLM_F_REQUEST|unix.NLM_F_ACK, 0, unix.NFNL_SUBSYS_NFTABLES)
+	b.End()
 	l.commit(b)
 }
 
-// commit sends a transaction, and takes the answer.
-func (l *linux) commit(b *nlBatch) {
-	s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
-	if err != nil {
-		l.t.Skipf("needs netfilter: %v", err)
-	}
-	defer func() { _ = unix.Close(s) }()
-	answer := make([]byte, 1<<16)
-	n := 0
-	if err = unix.Sendto(s, b.bytes, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err == nil {
-		n, _, err = unix.Recvfrom(s, answer, 0)
-	}
-	if err != nil || n < 20 {
-		l.t.Skipf("needs nftables: %d bytes, %v", n, err)
-	}
-	if code := int32(binary.NativeEndian.Uint32(answer[16:])); code != 0 {
-		l.t.Skipf("needs nftables with NAT: message %d: %v", binary.NativeEndian.Uint32(answer[28:]), unix.Errno(-code))
+// commit sends a batch.
+func (l *linux) commit(b *nfttest.Batch) {
+	if err := b.Commit(); err != nil {
+		l.t.Skipf("needs %v", err)
 	}
 }
 
@@ -392,8 +328,8 @@ func (l *linux) pair(text string) pair {
 
 // flush removes the connections of the namespace (linux/netfilter/nfnetlink_conntrack.h).
 func (l *linux) flush() {
-	b := &nlBatch{}
-	b.add(unix.NFNL_SUBSYS_CTNETLINK<<8|2, unix.NLM_F_REQUEST|unix.NLM_F_ACK, unix.AF_INET, 0)
+	b := &nfttest.Batch{}
+	b.Add(unix.NFNL_SUBSYS_CTNETLINK<<8|2, unix.NLM_F_REQUEST|unix.NLM_F_ACK, unix.AF_INET, 0)
 	l.commit(b)
 }
 

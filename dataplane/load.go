@@ -21,9 +21,9 @@ const (
 	loadEvery = 5 * time.Second // between two samples
 	loadKept  = 13              // samples: a minute
 
-	// LoadSpan is the longest span over which loads are known, and LoadLeast the
-	// shortest over which queues are dealt by them.
-	LoadSpan  = (loadKept - 1) * loadEvery
+	// LoadSpan is the longest span over which loads are known.
+	LoadSpan = (loadKept - 1) * loadEvery
+	// LoadLeast is the shortest over which queues are dealt by them.
 	LoadLeast = time.Second
 )
 

@@ -25,13 +25,13 @@ func (w *worker) forgetOuter(p *workerPort) {
 }
 
 // retunnel takes over what control knows of tunnels.
-func (wp *workerPort) retunnel(p *port) {
-	wp.ends, wp.isTunnel, wp.out = p.ends, p.tunnel != nil, nil
-	if t := p.tunnel; t != nil {
-		wp.out, wp.outs = t.out, t.named.outs
-		wp.named, wp.namesRemote, wp.namesLocal = t.config.Named(), t.config.RemoteFlow, t.config.LocalFlow
+func (p *workerPort) retunnel(of *port) {
+	p.ends, p.isTunnel, p.out = of.ends, of.tunnel != nil, nil
+	if t := of.tunnel; t != nil {
+		p.out, p.outs = t.out, t.named.outs
+		p.named, p.namesRemote, p.namesLocal = t.config.Named(), t.config.RemoteFlow, t.config.LocalFlow
 	}
-	wp.plain = p.dev != nil && (p.ends == nil || p.ends.arriving)
+	p.plain = of.dev != nil && (of.ends == nil || of.ends.arriving)
 }
 
 // retunnel runs on the worker when tunnels have changed.

@@ -304,7 +304,7 @@ func (b *tunnelLab) serveHTTP(p *labPod, port int) {
 	}
 	page := bytes.Repeat([]byte("page"), 1<<18)
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(page) })}
-	go s.Serve(l) //nolint:errcheck // ends with the test
+	go s.Serve(l)
 	b.t.Cleanup(func() { _ = s.Close() })
 }
 

@@ -115,7 +115,7 @@ func setGateways(e bridge.Egress, known int) (index int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("open network namespace %s: %w", e.Netns, err)
 	}
-	defer ns.Close() //nolint:errcheck // it was read
+	defer ns.Close()
 	h, err := netlink.NewHandleAt(ns)
 	if err != nil {
 		return 0, fmt.Errorf("reach network namespace %s: %w", e.Netns, err)

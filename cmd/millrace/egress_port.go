@@ -77,7 +77,7 @@ func (a *app) egressPortRun(cmd *cobra.Command, name string, readyFD int) error 
 	if err != nil {
 		return err
 	}
-	defer dir.Close() //nolint:errcheck // the lock ends with the process
+	defer dir.Close()
 	if err := p.read(e); err != nil {
 		return err
 	}
@@ -224,7 +224,7 @@ func (p *egressPort) byNetstack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer s.Close() //nolint:errcheck // the process ends
+	defer s.Close()
 	done := make(chan error, 1)
 	go func() {
 		if p.l3 != nil {

@@ -29,7 +29,7 @@ func TestEgressAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go web.Serve(l) //nolint:errcheck // ends with the test
+	go web.Serve(l)
 	t.Cleanup(func() { _ = web.Close() })
 	dir := t.TempDir()
 	p := spawn(t, "egress", "agent", "--run-dir", dir, "--server", s.Addr(), "--server", "127.0.0.1:1", "--insecure", "--allow", "node=127.0.0.1",
@@ -64,7 +64,7 @@ func get(t *testing.T, s *konntest.Server, target string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // nothing is lost
+	defer c.Close()
 	if _, err := io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}

@@ -46,7 +46,9 @@ func (r *reader) iface(f *found) {
 // otherType says why there is no port of that type.
 func (r *reader) otherType(row *model.Interface) error {
 	switch row.Type {
-	case "afxdp-nonpmd", "dpdk", "dpdkr", "gre", "ip6gre", "erspan", "ip6erspan", "lisp", "stt", "gtpu", "bareudp", "srv6":
+	case "afxdp-nonpmd", "dpdk":
+		return notYet("type %s: a NIC that has its kernel driver is a port of type %s", row.Type, TypeAFXDP)
+	case "dpdkr", "gre", "ip6gre", "erspan", "ip6erspan", "lisp", "stt", "gtpu", "bareudp", "srv6":
 		return notYet("type %s", row.Type)
 	}
 	return unknown("type %q: choose one of %s", short(row.Type), strings.Join([]string{TypeVhostServer, TypeVhostClient, TypeAFXDP, TypeTAP, TypeInternal, TypePatch, TypeGeneve, TypeVXLAN, TypeEgress}, ", "))

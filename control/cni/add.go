@@ -34,7 +34,7 @@ func add(args *skel.CmdArgs) error {
 		}
 		defer pod.close()
 		at.NetnsInode = pod.inode
-		if err := c.free(ctx, pod, at); err != nil {
+		if err := c.free(pod, at); err != nil {
 			return err
 		}
 		result, err := c.build(ctx, pod, at)
@@ -47,7 +47,7 @@ func add(args *skel.CmdArgs) error {
 
 // free is an error if the pod has an interface of that name, other than what an ADD
 // of the same one has left.
-func (c *call) free(ctx context.Context, pod *sandbox, at *attach.Attachment) error {
+func (c *call) free(pod *sandbox, at *attach.Attachment) error {
 	l, err := pod.link(at.IfName)
 	if err != nil || l == nil {
 		return err

@@ -394,10 +394,10 @@ func isSlot(id string) bool {
 
 func (c *call) checkQueues(at *attach.Attachment) error {
 	text := string(c.Queues)
-	switch {
-	case text == "" || text == "null":
+	switch text {
+	case "", "null":
 		return nil
-	case text == `"auto"`:
+	case `"auto"`:
 		at.Queues = queuesOf(os.DirFS("/sys/fs/cgroup"), c.pod.UID)
 		return nil
 	}

@@ -276,7 +276,7 @@ func (p *Port) anew(err error) {
 		p.opts.Log.Warn("device could not be let go in full", zap.Error(err))
 	}
 	select {
-	case <-p.faults: // of what was let go just now
+	case <-p.faults: //nolint:errcheck // of what was let go just now
 	default:
 	}
 	p.update(func(st *State) {

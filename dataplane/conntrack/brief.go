@@ -2,8 +2,8 @@ package conntrack
 
 import "sync/atomic"
 
-// Most packets of the long way are whole packets of TCP or UDP with nothing odd about them. A
-// Brief is what Track and Commit say of one, and they say it from what Ahead has found
+// A Brief is what Track and Commit say of a whole packet of TCP or UDP with nothing odd about
+// it, as most packets of the long way are, and they say it from what Ahead has found
 // already: key, hash, and where the connection is. Nothing is copied that nobody asks for; who
 // does after all has the Verdict.
 type Brief struct {

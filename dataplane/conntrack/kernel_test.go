@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"millrace/dataplane/nfttest"
 )
 
 // A router is a network namespace of its own, with connection tracking, between
@@ -108,68 +110,17 @@ func openTUN(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// attribute is a netlink attribute.
-func attribute(kind uint16, data []byte) []byte {
-	b := binary.NativeEndian.AppendUint16(nil, uint16(4+len(data)))
-	b = append(binary.NativeEndian.AppendUint16(b, kind), data...)
-	return append(b, make([]byte, -len(b)&3)...)
-}
-
-// nest is an attribute of attributes.
-func nest(kind uint16, parts ...[]byte) []byte {
-	var all []byte
-	for _, p := range parts {
-		all = append(all, p...)
-	}
-	return attribute(kind|unix.NLA_F_NESTED, all)
-}
-
-// text and number are attributes.
-func text(kind uint16, s string) []byte { return attribute(kind, append([]byte(s), 0)) }
-func number(kind uint16, n uint32) []byte {
-	return attribute(kind, binary.BigEndian.AppendUint32(nil, n))
-}
-
 // trackInKernel adds a rule of nftables that asks for the connection's state,
 // so that the kernel tracks connections in this namespace.
 func trackInKernel() error {
-	s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
-	if err != nil {
-		return lack{"a kernel module for netfilter (nfnetlink)", err}
-	}
-	defer func() { _ = unix.Close(s) }()
-	const tables = unix.NFNL_SUBSYS_NFTABLES << 8
-	create := uint16(unix.NLM_F_REQUEST | unix.NLM_F_CREATE | unix.NLM_F_APPEND)
-	var batch []byte
-	add := func(kind, flags uint16, family uint8, resource uint16, parts ...[]byte) {
-		body := binary.BigEndian.AppendUint16([]byte{family, 0}, resource)
-		for _, p := range parts {
-			body = append(body, p...)
-		}
-		h := binary.NativeEndian.AppendUint32(nil, uint32(16+len(body)))
-		h = binary.NativeEndian.AppendUint16(h, kind)
-		h = binary.NativeEndian.AppendUint16(h, flags)
-		h = binary.NativeEndian.AppendUint32(h, uint32(len(batch)))
-		batch = append(append(append(batch, h...), 0, 0, 0, 0), body...)
-	}
-	add(unix.NFNL_MSG_BATCH_BEGIN, unix.NLM_F_REQUEST, 0, unix.NFNL_SUBSYS_NFTABLES)
-	add(tables|unix.NFT_MSG_NEWTABLE, create, unix.NFPROTO_IPV4, 0, text(unix.NFTA_TABLE_NAME, "t"))
-	add(tables|unix.NFT_MSG_NEWCHAIN, create, unix.NFPROTO_IPV4, 0, text(unix.NFTA_CHAIN_TABLE, "t"), text(unix.NFTA_CHAIN_NAME, "c"),
-		nest(unix.NFTA_CHAIN_HOOK, number(unix.NFTA_HOOK_HOOKNUM, 2), number(unix.NFTA_HOOK_PRIORITY, 0)), text(unix.NFTA_CHAIN_TYPE, "filter"))
-	add(tables|unix.NFT_MSG_NEWRULE, create|unix.NLM_F_ACK, unix.NFPROTO_IPV4, 0, text(unix.NFTA_RULE_TABLE, "t"), text(unix.NFTA_RULE_CHAIN, "c"),
-		nest(unix.NFTA_RULE_EXPRESSIONS, nest(unix.NFTA_LIST_ELEM, text(unix.NFTA_EXPR_NAME, "ct"),
-			nest(unix.NFTA_EXPR_DATA, number(unix.NFTA_CT_DREG, 1), number(unix.NFTA_CT_KEY, 0)))))
-	add(unix.NFNL_MSG_BATCH_END, unix.NLM_F_REQUEST, 0, unix.NFNL_SUBSYS_NFTABLES)
-	if err := unix.Sendto(s, batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	answer := make([]byte, 4096)
-	n, _, err := unix.Recvfrom(s, answer, 0)
-	if err != nil || n < 20 {
-		return fmt.Errorf("nftables: %d bytes, %w", n, err)
-	}
-	if code := int32(binary.NativeEndian.Uint32(answer[16:])); code != 0 {
-		return lack{"a kernel module for nftables with ct (nf_tables, nft_ct)", unix.Errno(-code)}
+	var b nfttest.Batch
+	b.Begin()
+	b.Table("t")
+	b.Chain("t", "c", "filter", 2, 0)
+	b.Rule("t", "c", nfttest.Expr("ct", nfttest.Number(unix.NFTA_CT_DREG, 1), nfttest.Number(unix.NFTA_CT_KEY, unix.NFT_CT_STATE)))
+	b.End()
+	if err := b.Commit(); err != nil {
+		return lack{"connection tracking by rules", err}
 	}
 	return nil
 }

@@ -181,7 +181,7 @@ func TestWindow(t *testing.T) {
 			}
 			for _, f := range now {
 				if v := track(w, 1, f.p, start); v.State&StateInvalid != 0 {
-					t.Fatalf("seed %d, run %d, step %d: %+v is invalid: %+v", seed, run, step, f.p, w.t.records[uint32(v.Cell)].seq)
+					t.Fatalf("seed %d, run %d, step %d: %+v is invalid: %+v", seed, run, step, f.p, w.t.records[v.Cell].seq)
 				}
 				f.arrive()
 			}

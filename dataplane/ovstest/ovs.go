@@ -90,14 +90,13 @@ func (s *Switch) command(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// run runs one of OVS's tools, and returns what it printed.
-func (s *Switch) run(name string, args ...string) string {
+// run runs one of OVS's tools, which must succeed.
+func (s *Switch) run(name string, args ...string) {
 	s.t.Helper()
 	out, err := s.command(name, args...).CombinedOutput()
 	if err != nil {
 		s.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
-	return string(out)
 }
 
 func (s *Switch) vsctl(args ...string) {

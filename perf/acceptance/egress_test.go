@@ -82,7 +82,7 @@ func serveBytes(t *testing.T, pod *taptest.Namespace, addr string, size int64) {
 				return
 			}
 			go func() {
-				defer c.Close() //nolint:errcheck // nothing is lost
+				defer c.Close()
 				_, _ = io.CopyN(c, endless{}, size)
 			}()
 		}

@@ -83,7 +83,7 @@ func (r *egressRig) fetch(target string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer c.Close() //nolint:errcheck // nothing is lost
+	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	return ask(c)
@@ -350,7 +350,7 @@ func (r *egressRig) fetchAll(target string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer c.Close() //nolint:errcheck // nothing is lost
+	defer c.Close()
 	return ask(c)
 }
 
@@ -376,7 +376,7 @@ func answer(t *testing.T, l net.Listener, size int64) {
 				return
 			}
 			go func() {
-				defer c.Close() //nolint:errcheck // nothing is lost
+				defer c.Close()
 				if _, err := c.Read(make([]byte, 1)); err == nil {
 					_, _ = io.CopyN(c, endless{}, size)
 				}

@@ -28,7 +28,7 @@ func (t *tunnel) listen(serve func(net.Conn)) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer ns.Close() //nolint:errcheck // nothing is lost
+	defer ns.Close()
 	var l net.Listener
 	if err := sys.InNetwork(ns, func() (err error) { l, err = net.Listen("tcp4", ":0"); return err }); err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func (t *tunnel) listen(serve func(net.Conn)) (*target, error) {
 				return
 			}
 			go func() {
-				defer c.Close() //nolint:errcheck // nothing is lost
+				defer c.Close()
 				serve(c)
 			}()
 		}
@@ -68,7 +68,7 @@ func (t *tunnel) probe(ctx context.Context, most time.Duration) error {
 	if err != nil {
 		return err
 	}
-	defer l.Close() //nolint:errcheck // nothing is lost
+	defer l.Close()
 	return t.probeAt(ctx, l.addr, most)
 }
 
@@ -82,7 +82,7 @@ func (t *tunnel) probeAt(ctx context.Context, addr string, most time.Duration) e
 			done <- err
 			return
 		}
-		defer c.Close() //nolint:errcheck // nothing is lost
+		defer c.Close()
 		_ = c.SetDeadline(time.Now().Add(most))
 		done <- exchange(c, make([]byte, kib))
 	}()
@@ -112,7 +112,7 @@ func turnFlows(flows int, up bool) turnFunc {
 		if err != nil {
 			return sample{}, err
 		}
-		defer l.Close() //nolint:errcheck // nothing is lost
+		defer l.Close()
 		conns, err := t.dialAll(ctx, l.addr, flows)
 		defer closeConns(conns)
 		if err != nil {
@@ -260,7 +260,7 @@ func turnExchanges(ctx context.Context, s settings, _ scenario, who side, _ int)
 	if err != nil {
 		return sample{}, err
 	}
-	defer l.Close() //nolint:errcheck // nothing is lost
+	defer l.Close()
 	conns, err := t.dialAll(ctx, l.addr, 16)
 	defer closeConns(conns)
 	if err != nil {
@@ -284,7 +284,7 @@ func turnNewConnections(ctx context.Context, s settings, _ scenario, who side, _
 		if err != nil {
 			return sample{}, err
 		}
-		defer l.Close() //nolint:errcheck // nothing is lost
+		defer l.Close()
 		addrs = append(addrs, l.addr)
 	}
 	return t.exchanges(s, 64, func(i int) error { return t.probeAt(ctx, addrs[i%newConnTargets], 10*time.Second) })
@@ -304,7 +304,7 @@ func turnStall(who int) turnFunc {
 		if err != nil {
 			return sample{}, err
 		}
-		defer l.Close() //nolint:errcheck // nothing is lost
+		defer l.Close()
 		calm, _ := t.probes(ctx, l.addr, s.turn()/2)
 		stop, err := t.stall(ctx, who)
 		if err != nil {
@@ -380,7 +380,7 @@ func turnClose(ctx context.Context, _ settings, _ scenario, who side, _ int) (sa
 	if err != nil {
 		return sample{}, err
 	}
-	defer l.Close() //nolint:errcheck // nothing is lost
+	defer l.Close()
 	conns, err := t.dialAll(ctx, l.addr, 1)
 	if err != nil {
 		return sample{}, err
@@ -412,7 +412,7 @@ func turnOutage(ctx context.Context, _ settings, _ scenario, who side, _ int) (s
 	if err != nil {
 		return sample{}, err
 	}
-	defer l.Close() //nolint:errcheck // nothing is lost
+	defer l.Close()
 	if err := t.setLink("down"); err != nil {
 		return sample{}, err
 	}

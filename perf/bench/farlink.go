@@ -50,7 +50,7 @@ func openTUN(ns, name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer n.Close() //nolint:errcheck // nothing is lost
+	defer n.Close()
 	var fd int
 	err = sys.InNetwork(n, func() (err error) {
 		if fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err != nil {

@@ -52,7 +52,7 @@ func (p *podStacks) turn(ctx context.Context, s settings, _ scenario, who side, 
 	if err != nil {
 		return sample{}, fmt.Errorf("from stack to stack: %w %s", err, who.explain(ctx))
 	}
-	defer c.Close() //nolint:errcheck // nothing is lost
+	defer c.Close()
 	var moved atomic.Int64
 	go takeAll(c, &moved)
 	return rate(who.pid(), s.turn()/3, s.turn(), &moved)

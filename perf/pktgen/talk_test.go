@@ -244,7 +244,7 @@ func checkSegment(t *testing.T, f []byte, g segment, proto uint8) {
 	want := bytes.Clone(f)
 	switch l := p.TransportLayer().(type) {
 	case *layers.TCP:
-		if uint32(l.Seq) != g.seq || uint32(l.Ack) != g.ack || l.SYN != (g.flags&flagSYN != 0) || l.FIN != (g.flags&flagFIN != 0) || l.ACK != (g.flags&flagACK != 0) || len(l.Payload) != 0 {
+		if l.Seq != g.seq || l.Ack != g.ack || l.SYN != (g.flags&flagSYN != 0) || l.FIN != (g.flags&flagFIN != 0) || l.ACK != (g.flags&flagACK != 0) || len(l.Payload) != 0 {
 			t.Fatalf("gopacket reads %+v, said %+v", l, g)
 		}
 		_ = l.SetNetworkLayerForChecksum(ip)

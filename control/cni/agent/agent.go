@@ -101,7 +101,7 @@ func Run(ctx context.Context, c Config) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	running.Go(func() { a.reconcileLoop(ctx) })
-	defer os.Remove(path) //nolint:errcheck // another agent removes what is left
+	defer os.Remove(path)
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 	err = a.serve(ctx, l, &running)
 	if ctx.Err() != nil {

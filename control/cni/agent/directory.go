@@ -156,7 +156,7 @@ func (a *agent) makePlace(at *attach.Attachment) (place, error) {
 	fail := func(err error) (place, error) {
 		return p, attach.Errorf(attach.CodeAgain, "directory of the interface: %v", err)
 	}
-	if err := a.makeRoot(at, p); err != nil {
+	if err := a.makeRoot(at); err != nil {
 		return fail(err)
 	}
 	root, err := os.OpenRoot(p.root) // a pod may have put links into its volume
@@ -206,7 +206,7 @@ func (a *agent) seen(at *attach.Attachment, p place) error {
 }
 
 // makeRoot makes what must be there before the directory: ours, for root alone.
-func (a *agent) makeRoot(at *attach.Attachment, p place) error {
+func (a *agent) makeRoot(at *attach.Attachment) error {
 	if err := os.MkdirAll(filepath.Join(a.RunDir, podsDir), 0o700); err != nil {
 		return err
 	}

@@ -199,5 +199,5 @@ func identify(path string) (identity, error) {
 	if err := unix.Lstat(path, &st); err != nil {
 		return identity{}, &os.PathError{Op: "look for", Path: path, Err: err}
 	}
-	return identity{uint64(st.Dev), st.Ino, st.Ctim}, nil
+	return identity{st.Dev, st.Ino, st.Ctim}, nil
 }

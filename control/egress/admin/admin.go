@@ -111,7 +111,7 @@ func Ask(ctx context.Context, socket, path string, query url.Values, v any) erro
 	if err != nil {
 		return fmt.Errorf("ask the egress agent: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // it was read
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
 		return fmt.Errorf("ask the egress agent: %s: %s", resp.Status, bytes.TrimSpace(text))

@@ -137,7 +137,7 @@ func testStalls(t *testing.T, w way, hurryRate int64) {
 	if _, err := w.dial(s, t, t.Context(), flood); err != nil { // it ends with the server: closing waits for an answer
 		t.Fatal(err)
 	}
-	defer push(t, s).Close()           //nolint:errcheck // nothing is lost
+	defer push(t, s).Close()
 	time.Sleep(200 * time.Millisecond) // until what is between them is full
 	for range 30 {
 		if err := probe(t, w, s, target); err != nil {
@@ -154,7 +154,7 @@ func push(t *testing.T, s *konntest.Server) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go io.Copy(c, zeros{}) //nolint:errcheck // ends when it is closed
+	go io.Copy(c, zeros{})
 	return c
 }
 
@@ -164,7 +164,7 @@ func TestStalledOnASharedStream(t *testing.T) {
 	s := &konntest.Server{ID: "s1", Old: true}
 	r := start(t, func(c *Config) { c.Shared, c.Links, c.Idle = true, 1, 1 }, s)
 	target := listen(t, echo)
-	defer push(t, s).Close() //nolint:errcheck // nothing is lost
+	defer push(t, s).Close()
 	eventually(t, "the connection is closed", func() bool {
 		_, ended := r.Requests()
 		return len(ended) > 0 && strings.Contains(ended[0].Error, "others share the stream")
@@ -194,7 +194,7 @@ func TestForgotten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer forgotten.Close() //nolint:errcheck // nothing is lost
+	defer forgotten.Close()
 	talks, err := s.DialHTTP(t, t.Context(), ticks)
 	if err != nil {
 		t.Fatal(err)
@@ -277,7 +277,7 @@ func TestDialIsCanceled(t *testing.T) {
 		})
 	}, s)
 	ctx, cancel := context.WithCancel(t.Context())
-	go s.DialGRPC(t, ctx, "127.0.0.1:9") //nolint:errcheck // it fails, as it is to
+	go s.DialGRPC(t, ctx, "127.0.0.1:9")
 	<-began
 	cancel()
 	select {
@@ -339,7 +339,7 @@ func TestBehindABalancer(t *testing.T) {
 		if err != nil {
 			return
 		}
-		defer far.Close() //nolint:errcheck // nothing is lost
+		defer far.Close()
 		go func() { _, _ = io.Copy(far, c); _ = far.Close() }()
 		_, _ = io.Copy(c, far)
 	})

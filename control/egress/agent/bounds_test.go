@@ -84,7 +84,7 @@ func (f *flooder) start(t *testing.T) {
 	}
 	f.where = l.Addr().String()
 	f.grpc = grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, st grpc.ServerStream) error { return f.serve(st) }))
-	go f.grpc.Serve(l) //nolint:errcheck // ends by Stop
+	go f.grpc.Serve(l)
 	t.Cleanup(f.grpc.Stop)
 }
 

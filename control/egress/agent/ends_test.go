@@ -87,7 +87,7 @@ func TestStreamEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer long.Close() //nolint:errcheck // nothing is lost
+	defer long.Close()
 	links := r.Status().Links
 	for _, why := range []error{nil, errors.New("no reason"), status.Error(codes.Canceled, "retired"), status.Error(codes.Internal, "broken")} {
 		for range 8 {
@@ -129,7 +129,7 @@ func TestTokenExpires(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer long.Close() //nolint:errcheck // nothing is lost
+	defer long.Close()
 	s.SetToken("new")
 	// Idle streams are still there: requests are answered, and their replacements refused.
 	for range 20 {

@@ -49,7 +49,7 @@ func TestJunk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer long.Close() //nolint:errcheck // nothing is lost
+	defer long.Close()
 	eventually(t, "both connections to the server", func() bool { return len(r.Status().Links) == 2 })
 	links := r.Status().Links
 	before := runtime.NumGoroutine()
@@ -130,7 +130,7 @@ func TestMuteServers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go rude.Serve(l) //nolint:errcheck // ends by Stop
+	go rude.Serve(l)
 	t.Cleanup(rude.Stop)
 	for name, tt := range map[string]struct{ addr, part string }{
 		"greets no stream": {l.Addr().String(), "has not greeted a stream in"},

@@ -29,7 +29,7 @@ func TestHurry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // nothing is lost
+	defer c.Close()
 	eventually(t, "a request that stays has a stream of its own", func() bool { return s.Packets(konn.PacketType_DRAIN) > before })
 }
 

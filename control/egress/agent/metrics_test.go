@@ -115,7 +115,7 @@ func closedPort(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // that is what it is for
+	defer l.Close()
 	return l.Addr().String()
 }
 
@@ -232,7 +232,7 @@ func TestBroken(t *testing.T) {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	go s.DialGRPC(t, ctx, "127.0.0.1:9") //nolint:errcheck // it fails, as it is to
+	go s.DialGRPC(t, ctx, "127.0.0.1:9")
 	<-began
 	cancel()
 	for result, want := range map[string]float64{"broken": 1, "ok": 1, "canceled": 1} {

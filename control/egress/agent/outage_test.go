@@ -49,7 +49,7 @@ func newCable(t *testing.T, dev string, network int) *cable {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ns.Close() //nolint:errcheck // nothing is lost
+	defer ns.Close()
 	var l net.Listener
 	err = sys.InNetwork(ns, func() (err error) { l, err = net.Listen("tcp", behind+":0"); return err })
 	if err != nil {

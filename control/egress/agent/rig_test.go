@@ -119,7 +119,7 @@ func listen(t testing.TB, serve func(*net.TCPConn)) string {
 				return
 			}
 			all.Go(func() {
-				defer c.Close() //nolint:errcheck // nothing is lost
+				defer c.Close()
 				serve(c.(*net.TCPConn))
 			})
 		}
@@ -141,7 +141,7 @@ func probe(t testing.TB, w way, s *konntest.Server, target string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close() //nolint:errcheck // nothing is lost
+	defer c.Close()
 	dead := time.AfterFunc(probeTime, func() { _ = c.Close() })
 	defer dead.Stop()
 	sent, got := pattern(1024, 1), make([]byte, 1024)

@@ -54,7 +54,7 @@ func TestKnock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // nothing is lost
+	defer l.Close()
 	ad := &address{addrPort: netip.MustParseAddrPort(l.Addr().String())}
 	var ends []net.Conn
 	for range 5 {
@@ -68,7 +68,7 @@ func TestKnock(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer far.Close() //nolint:errcheck // nothing is lost
+		defer far.Close()
 		ends = append(ends, far)
 		vanish(t, c.TCPConn)
 		c.vanished.Store(true)

@@ -44,7 +44,7 @@ func TestIdleAfterFailures(t *testing.T) {
 		g.Lock()
 		open := sync.OnceFunc(g.Unlock)
 		t.Cleanup(open)
-		r.anyLink().tcp.Load().Close() //nolint:errcheck // it is gone, whatever that says
+		r.anyLink().tcp.Load().Close()
 		eventually(t, "the link is missed", func() bool { return r.linkCount() < r.cfg.Links })
 		eventually(t, "the other makes up for it", func() bool { return r.waiting() == r.cfg.Idle && whole() })
 		open()

@@ -40,7 +40,7 @@ func TestGet(t *testing.T) {
 		t.Fatal(err)
 	}
 	web := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(page) })}
-	go web.Serve(l) //nolint:errcheck // ends with the test
+	go web.Serve(l)
 	t.Cleanup(func() { _ = web.Close() })
 	for _, w := range ways {
 		c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return w.dial(s, t, ctx, addr) }}}
@@ -86,7 +86,7 @@ func TestLongStreams(t *testing.T) {
 				t.Errorf("%s: %v", w.name, err)
 				return
 			}
-			defer c.Close() //nolint:errcheck // nothing is lost
+			defer c.Close()
 			dead := time.AfterFunc(probeTime, func() { _ = c.Close() })
 			defer dead.Stop()
 			go func() {
@@ -111,7 +111,7 @@ func TestLongStreams(t *testing.T) {
 					t.Errorf("%s: %v", w.name, err)
 					return
 				}
-				defer c.Close() //nolint:errcheck // nothing is lost
+				defer c.Close()
 				dead := time.AfterFunc(probeTime, func() { _ = c.Close() })
 				defer dead.Stop()
 				for range 60 {
@@ -200,7 +200,7 @@ func TestClientAborts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer other.Close() //nolint:errcheck // nothing is lost
+	defer other.Close()
 	for _, step := range []struct {
 		name, target string
 		leaves       bool // the target sees it go
@@ -212,7 +212,7 @@ func TestClientAborts(t *testing.T) {
 		{"within an upload", sink, true, func(c net.Conn) { _, _ = c.Write(make([]byte, 300<<10)) }},
 		{"within an upload that nobody reads", deaf, false, func(c net.Conn) {
 			_ = c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
-			go io.Copy(c, zeros{}) //nolint:errcheck // it is broken off
+			go io.Copy(c, zeros{})
 			time.Sleep(300 * time.Millisecond)
 		}},
 		{"within a download", flood, true, func(c net.Conn) {

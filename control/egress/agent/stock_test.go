@@ -54,7 +54,7 @@ func freePort(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // nothing is lost
+	defer l.Close()
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
@@ -124,7 +124,7 @@ func (s *stock) probe(target string, most time.Duration) (time.Duration, error) 
 			done <- err
 			return
 		}
-		defer c.Close() //nolint:errcheck // nothing is lost
+		defer c.Close()
 		if _, err = c.Write(make([]byte, 1024)); err == nil {
 			_, err = io.ReadFull(c, make([]byte, 1024))
 		}

@@ -57,7 +57,7 @@ func Open(name, device string) (*Dialer, error) {
 		return nil, fmt.Errorf("open network namespace %s: %w (`ip netns list` has their names)", name, err)
 	}
 	d := &Dialer{name: name, device: device, asks: make(chan ask), done: make(chan struct{})}
-	defer ns.Close()               //nolint:errcheck // the thread is in it then, or could not be
+	defer ns.Close()
 	entered := make(chan error, 2) // that it is in, and how it ended
 	go func() {
 		err := sys.InNetwork(ns, func() error {
@@ -160,7 +160,7 @@ func (d *Dialer) dial(ctx context.Context, kind int, to netip.AddrPort) (net.Con
 		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), "socket")
-	defer f.Close() //nolint:errcheck // FileConn has its own
+	defer f.Close()
 	if err := connect(ctx, f, sockaddr); err != nil {
 		return nil, err
 	}
@@ -188,7 +188,7 @@ func connect(ctx context.Context, f *os.File, to unix.Sockaddr) error {
 	if err := raw.Control(func(fd uintptr) { result = unix.Connect(int(fd), to) }); err != nil {
 		return err
 	}
-	if result != unix.EINPROGRESS {
+	if result != unix.EINPROGRESS { //nolint:errorlint // as the system call left it
 		return os.NewSyscallError("connect", result)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(time.Unix(1, 0)) }) // which is over

@@ -46,7 +46,7 @@ func listenIn(t *testing.T, d *Dialer, port int) {
 		t.Fatal(err)
 	}
 	f := os.NewFile(uintptr(fd), "listener")
-	defer f.Close() //nolint:errcheck // FileListener has its own
+	defer f.Close()
 	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Port: port, Addr: [4]byte{192, 0, 2, 1}}); err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestDial(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // nothing is lost
+	defer c.Close()
 	if _, err := c.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}

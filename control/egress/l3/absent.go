@@ -29,14 +29,14 @@ type absent struct {
 func (a *absent) set(peers map[string]*peer) {
 	a.left.Store(trickle)
 	var places []place
-	any := false
+	gone := false
 	for _, p := range peers {
-		any = any || !p.up
+		gone = gone || !p.up
 		for _, prefix := range p.Prefixes {
 			places = append(places, place{prefix, !p.up})
 		}
 	}
-	if !any {
+	if !gone {
 		a.places.Store(nil)
 		return
 	}

@@ -85,7 +85,7 @@ func (k *kube) list(ctx context.Context) (list []lease, at string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	defer body.Close() //nolint:errcheck // it was read
+	defer body.Close()
 	var all struct {
 		Metadata struct {
 			ResourceVersion string `json:"resourceVersion"`
@@ -108,7 +108,7 @@ func (k *kube) watch(ctx context.Context, at string, c *counter) (string, error)
 	if err != nil {
 		return at, goneOr(err)
 	}
-	defer body.Close() //nolint:errcheck // it ends anyway
+	defer body.Close()
 	bounded := &io.LimitedReader{R: body}
 	in := json.NewDecoder(bounded)
 	for {
@@ -189,7 +189,7 @@ func (k *kube) get(ctx context.Context, more url.Values) (io.ReadCloser, error) 
 	if resp.StatusCode == http.StatusOK {
 		return resp.Body, nil
 	}
-	defer resp.Body.Close() //nolint:errcheck // it is of no use
+	defer resp.Body.Close()
 	return nil, readStatus(resp)
 }
 

@@ -153,7 +153,7 @@ func serve(t *testing.T, s *Stack, at string, f func(net.Conn)) {
 				return
 			}
 			go func() {
-				defer c.Close() //nolint:errcheck // nothing is lost
+				defer c.Close()
 				f(c)
 			}()
 		}

@@ -103,7 +103,7 @@ func newInner() *stack.Stack {
 		ptr(tcpip.TCPSACKEnabled(true)), ptr(tcpip.TCPRecovery(0)),
 		ptr(tcpip.TCPMinRTOOption(minRTO)), ptr(tcpip.TCPMaxRTOOption(maxRTO)), ptr(tcpip.TCPMaxRetriesOption(maxRetries)),
 		ptr(tcpip.TCPModerateReceiveBufferOption(true)),
-		ptr(tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)), ptr(tcpip.TCPTimeWaitTimeoutOption(timeWait)),
+		ptr(tcpip.TCPTimeWaitReuseGlobal), ptr(tcpip.TCPTimeWaitTimeoutOption(timeWait)),
 		&tcpip.TCPReceiveBufferSizeRangeOption{Min: bufferMin, Default: bufferFirst, Max: bufferMax},
 		&tcpip.TCPSendBufferSizeRangeOption{Min: bufferMin, Default: bufferFirst, Max: bufferMax},
 	} {

@@ -61,7 +61,7 @@ func pourAfter(t *testing.T, from, to *Stack, n int64, begun func()) {
 		t.Error(err)
 		return
 	}
-	defer l.Close() //nolint:errcheck // nothing is lost
+	defer l.Close()
 	got := make(chan int64, 1)
 	go func() {
 		c, err := l.Accept()
@@ -69,7 +69,7 @@ func pourAfter(t *testing.T, from, to *Stack, n int64, begun func()) {
 			got <- -1
 			return
 		}
-		defer c.Close() //nolint:errcheck // nothing is lost
+		defer c.Close()
 		_ = c.SetDeadline(time.Now().Add(patience))
 		n, _ := io.Copy(io.Discard, c)
 		got <- n
@@ -220,7 +220,7 @@ func TestDatagrams(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close() //nolint:errcheck // nothing is lost
+		defer l.Close()
 		go func() {
 			var p [2000]byte
 			for {

@@ -39,7 +39,7 @@ func sumsRight6(b []byte) bool {
 	if !ip.IsValid(len(b)) {
 		return true
 	}
-	return transportRight(ip.TransportProtocol(), ip.SourceAddress(), ip.DestinationAddress(), ip.Payload())
+	return transportRight(ip.TransportProtocol(), ip.SourceAddress(), ip.DestinationAddress(), ip.Payload()) //nolint:staticcheck // behind extension headers nothing is judged
 }
 
 // transportRight judges TCP or UDP.
