@@ -108,7 +108,7 @@ func TestVolume(t *testing.T) {
 			t.Errorf("label %q, %v", buf[:max(n, 0)], err)
 		}
 	}
-	if err := a.removePlace(at); err != nil {
+	if err := a.removePlace(at, false); err != nil {
 		t.Fatal(err)
 	}
 	for _, dir := range []string{volume, filepath.Join(a.RunDir, podsDir)} {
@@ -128,7 +128,7 @@ func TestVolumeTricks(t *testing.T) {
 	if p, err := a.makePlace(at); err == nil {
 		t.Errorf("made %+v", p)
 	}
-	if err := a.removePlace(at); err != nil {
+	if err := a.removePlace(at, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(os.Mkdir(filepath.Join(volume, "net1"), 0o777), os.Symlink(filepath.Join(other, "x"), filepath.Join(volume, "net1", infoName+".new"))); err != nil {
@@ -159,7 +159,7 @@ func TestUserspace(t *testing.T) {
 	if text, err := os.ReadFile(filepath.Join(volume, "configData-0958c8871b32-net1.json")); err != nil || string(text) != want {
 		t.Errorf("%s, %v\nwant\n%s", text, err, want)
 	}
-	if err := a.removePlace(at); err != nil {
+	if err := a.removePlace(at, false); err != nil {
 		t.Error(err)
 	}
 	if left, _ := os.ReadDir(volume); len(left) != 0 {

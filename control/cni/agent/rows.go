@@ -29,6 +29,8 @@ const (
 	keyIfName  = "ifname"
 	keyNetwork = "network"
 
+	keyPlace = "millrace-directory" // of the interface, if it is not the attachment's alone (directory.go)
+
 	owner = "millrace-cni"
 )
 
@@ -97,7 +99,17 @@ func first(rows []ovsdb.Change) (uuid string, row *model.Port) {
 // records returns all attachments, by port. Rows that say they are ours and make
 // no sense are left alone, and told of.
 func (a *agent) records(ctx context.Context, d *ovsdb.Caller) ([]*record, error) {
-	rows, err := d.Select(ctx, model.PortTable, []any{[]any{"external_ids", "includes", mapOf(map[string]string{keyOwner: owner})}})
+	return a.recordsWith(ctx, d, map[string]string{keyOwner: owner})
+}
+
+// tenants returns the attachments that have a directory.
+func (a *agent) tenants(ctx context.Context, d *ovsdb.Caller, dir string) ([]*record, error) {
+	return a.recordsWith(ctx, d, map[string]string{keyOwner: owner, keyPlace: dir})
+}
+
+// recordsWith returns the attachments whose rows have these external_ids.
+func (a *agent) recordsWith(ctx context.Context, d *ovsdb.Caller, ids map[string]string) ([]*record, error) {
+	rows, err := d.Select(ctx, model.PortTable, []any{[]any{"external_ids", "includes", mapOf(ids)}})
 	if err != nil {
 		return nil, err
 	}
@@ -128,6 +140,9 @@ func (a *agent) columns(at *attach.Attachment, p place) (port, iface map[string]
 	}
 	if n := inodeOf(at.Netns); n != 0 {
 		ids[keySeen] = strconv.FormatUint(n, 10)
+	}
+	if p.let() {
+		ids[keyPlace] = p.dir
 	}
 	port = map[string]any{"name": at.Port(), "external_ids": mapOf(ids), "tag": none(), "trunks": setOf(at.Trunk)}
 	if at.VLAN != 0 {
