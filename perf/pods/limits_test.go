@@ -122,6 +122,10 @@ func (p *pod) serve(t *testing.T, ip string) (stop func()) {
 	server := p.Command(t, "iperf3", "-s", "-B", ip)
 	server.SysProcAttr = nil // the thread that starts it may be thrown away
 	check(t, server.Start())
+	eventually(t, "iperf3 listens", func() bool {
+		out, err := p.Try(t, "ss", "--no-header", "--listening", "--tcp", "--numeric", "sport", "=", ":5201")
+		return err == nil && strings.Contains(out, "5201")
+	})
 	return func() { _ = server.Process.Kill(); _ = server.Wait() }
 }
 
@@ -132,17 +136,18 @@ const (
 	inSockets  = 64 * mbit // of that second that sockets may hold while nobody reads them
 )
 
-// holds fails the test unless iperf3 comes within a tenth of a rate in a try: others have the machine, too, so it has a
-// minute for that. No try may have more than the rate, the burst of bits, and
+// holds fails the test unless iperf3 comes within a tenth of a rate in a try: others have the machine, too, so it has
+// two minutes for that. No try may have more than the rate, the burst of bits, and
 // what was under way.
 func (p *pod) holds(t *testing.T, what string, bits, burst int, args ...string) {
 	t.Helper()
 	rate := float64(bits)
 	args = append([]string{"iperf3", "-J", "-O", "1", "-t", fmt.Sprint(trySeconds)}, args...)
 	var all []string
-	for end := time.Now().Add(patience); len(all) < triesLeast || time.Now().Before(end); {
+	for end := time.Now().Add(2 * patience); len(all) < triesLeast || time.Now().Before(end); {
 		var r struct {
-			End struct {
+			Error string `json:"error"`
+			End   struct {
 				Received struct {
 					Bits float64 `json:"bits_per_second"`
 				} `json:"sum_received"`
@@ -151,6 +156,10 @@ func (p *pod) holds(t *testing.T, what string, bits, burst int, args ...string) 
 		out, err := p.Try(t, args...)
 		if err != nil || json.Unmarshal([]byte(out), &r) != nil {
 			all = append(all, fmt.Sprintf("%v %.200s", err, out))
+			continue
+		}
+		if r.Error != "" {
+			all = append(all, r.Error)
 			continue
 		}
 		got := r.End.Received.Bits
