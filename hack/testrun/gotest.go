@@ -55,6 +55,7 @@ func (r *runner) runAndCount(ctx context.Context, pkgs []string, flags ...string
 	r.passed += passed
 	r.failed += failed
 	r.skips = append(r.skips, skips...)
+	r.slow = append(r.slow, res.slow()...)
 }
 
 // packages lists the module's packages, split by whether their tests start peers.
@@ -128,7 +129,8 @@ type packageResult struct {
 
 // A testResult is what has been heard of one test.
 type testResult struct {
-	action string // pass, fail or skip; empty while it runs
+	action string  // pass, fail or skip; empty while it runs
+	took   float64 // seconds
 	output strings.Builder
 }
 
@@ -195,7 +197,7 @@ func (p *packageResult) event(e event) {
 	case "output":
 		t.output.WriteString(e.Output)
 	case "pass", "fail", "skip":
-		t.action = e.Action
+		t.action, t.took = e.Action, e.Elapsed
 		p.failed = p.failed || e.Action == "fail"
 	}
 }

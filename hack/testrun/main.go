@@ -63,6 +63,7 @@ type runner struct {
 	machine machine
 
 	passed, failed int
+	slow           []slowTest
 	skips          []skip // of the full run
 	leftOut        []string
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"regexp"
@@ -13,6 +14,16 @@ type skip struct {
 	test   string // package and name
 	reason string
 }
+
+// A slowTest is one that a run waits for.
+type slowTest struct {
+	test string  // package and name
+	took float64 // seconds
+}
+
+// slowest is how many tests the report names that took longest, of those that took
+// longer than slowAfter seconds.
+const slowest, slowAfter = 10, 5.0
 
 // excused are reasons to skip that no package cures, so that they do not fail
 // a CI run. Each needs its own line here with the reason for it.
@@ -133,8 +144,20 @@ func indent(s string) string {
 	return b.String()
 }
 
-// conclude prints what was left out, the skipped tests grouped by reason, and
-// the last line. It reports whether the run is good.
+// slow returns the tests that took long, subtests with the test they are of.
+func (r *results) slow() (all []slowTest) {
+	for name, p := range r.packages {
+		for test, t := range p.tests {
+			if t.took > slowAfter && test != "" && !strings.Contains(test, "/") {
+				all = append(all, slowTest{strings.TrimPrefix(name, "millrace/") + " " + test, t.took})
+			}
+		}
+	}
+	return all
+}
+
+// conclude prints what was left out, what took longest, the skipped tests grouped by
+// reason, and the last line. It reports whether the run is good.
 func (r *runner) conclude() bool {
 	if len(r.leftOut) > 0 {
 		r.say("\n== left out (%d)", len(r.leftOut))
@@ -142,9 +165,22 @@ func (r *runner) conclude() bool {
 			r.say("%s", what)
 		}
 	}
+	r.reportSlow()
 	r.reportSkips()
 	r.say("\n%d passed, %d failed, %d skipped", r.passed, r.failed, len(r.skips))
 	return r.failed == 0
+}
+
+// reportSlow prints the tests that took longest.
+func (r *runner) reportSlow() {
+	if len(r.slow) == 0 {
+		return
+	}
+	slices.SortFunc(r.slow, func(a, b slowTest) int { return cmp.Compare(b.took, a.took) })
+	r.say("\n== slowest, seconds")
+	for _, s := range r.slow[:min(len(r.slow), slowest)] {
+		r.say("%6.1f %s", s.took, s.test)
+	}
 }
 
 // reportSkips prints the skipped tests by reason. Under CI as root, a reason

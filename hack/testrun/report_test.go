@@ -95,3 +95,21 @@ func TestConclude(t *testing.T) {
 		})
 	}
 }
+
+// TestSlow: the report has the tests that took longest, longest first, and no subtests.
+func TestSlow(t *testing.T) {
+	var out strings.Builder
+	r := runner{out: &out}
+	res := newResults(io.Discard)
+	took := func(test string, seconds float64) string {
+		return fmt.Sprintf(`{"Action":"pass","Package":"millrace/p","Test":%q,"Elapsed":%v}`, test, seconds)
+	}
+	if err := res.read(lines(took("Quick", 4.9), took("Slow", 6), took("Slower/x", 59), took("Slower", 60), end("pass"))); err != nil {
+		t.Fatal(err)
+	}
+	r.slow = res.slow()
+	r.conclude()
+	if want := "\n== slowest, seconds\n  60.0 p Slower\n   6.0 p Slow\n\n"; !strings.HasPrefix(out.String(), want) {
+		t.Errorf("got %q, want %q first", out.String(), want)
+	}
+}

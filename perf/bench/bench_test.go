@@ -133,7 +133,7 @@ func read(t *testing.T, path string) string {
 func TestCases(t *testing.T) {
 	for name, n := range map[string]int{
 		"p2p": 1, "l2": 1, "1500": 1, "imix": 1, "vhost": 4, "flows-1k": 1, "flows-64k": 1, "flows-1m": 1, "rules": 1, "newflows": 1, "tse": 1,
-		"change": 4, "change-one": 1, "flows": 10, "ct": 5, "ct-1k": 1, "ct-64k": 1, "ct-1m": 1, "ct-ovn": 1, "ct-new": 1, "kernel": 17, "afxdp": 3, "afxdp-runs": 1, "afxdp-c": 1, "tap": 6, "tap-4": 3, "qemu": 2, "qemu-poll": 1, "egress": 13, "egress-far": 2, "all": 49, "nothing": 0,
+		"change": 4, "change-one": 1, "flows": 10, "ct": 5, "ct-1k": 1, "ct-64k": 1, "ct-1m": 1, "ct-ovn": 1, "ct-new": 1, "kernel": 17, "afxdp": 3, "afxdp-runs": 1, "afxdp-c": 1, "tap": 6, "tap-4": 3, "qemu": 2, "qemu-poll": 1, "egress": 14, "egress-pod": 1, "egress-far": 2, "all": 50, "nothing": 0,
 	} {
 		if cases := findCases(name); len(cases) != n {
 			t.Errorf("case %s: %d cases, want %d", name, len(cases), n)
@@ -221,7 +221,7 @@ func TestReadmeParts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(path, []byte("a\n"+readmeBegin+readmeEnd+"b\n"+connectBegin+readmeEnd+"c\n"), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte("a\n"+readmeBegin+readmeEnd+"b\n"+connectBegin+readmeEnd+"c\n"+egressBegin+readmeEnd+"d\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	keep("ct-64k", 7)
@@ -229,13 +229,15 @@ func TestReadmeParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	keep("flows-1k", 3)
+	keep("egress-down", 9)
 	if err := writeReadme(path, dir); err != nil {
 		t.Fatal(err)
 	}
 	text := read(t, path)
 	_, flows, _ := strings.Cut(text, readmeBegin)
 	flows, connections, _ := strings.Cut(flows, connectBegin)
-	if !strings.Contains(flows, "**3.0**") || !strings.Contains(connections, "**7.0**") || !strings.Contains(connections, "docs/results/ct.svg") || strings.Contains(flows, "ct.svg") {
+	connections, tunnels, _ := strings.Cut(connections, egressBegin)
+	if !strings.Contains(flows, "**3.0**") || !strings.Contains(connections, "**7.0**") || !strings.Contains(connections, "docs/results/ct.svg") || strings.Contains(flows, "ct.svg") || !strings.Contains(tunnels, "| stock agent | Gbit/s | 9.00 | 1.00 | **9.00** |") {
 		t.Errorf("%s", text)
 	}
 	if err := os.WriteFile(path, []byte(readmeBegin+readmeEnd), 0o644); err != nil {

@@ -38,12 +38,12 @@ const (
 // OpenVPN. The control plane's client is the same.
 func egressCases() []scenario {
 	rate := []metric{{Key: keyAgentCPU, Title: "processor time of the node's program, s for each Gbit", Format: "%.3f"}}
-	times := []metric{{Key: keyP50, Title: "median, ms", Format: "%.2f"}, {Key: keyP99, Title: "99 of 100, ms", Format: "%.2f"},
+	times := []metric{{Key: keyP50, Title: "median, ms", Format: "%.2f"}, {Key: keyP99, Title: "99 of 100, ms", Format: "%.2f", readme: true},
 		{Key: keyNodeCPU, Title: "processor time of the node's program, us each", Format: "%.0f"},
 		{Key: keyOtherCPU, Title: "processor time of the control plane's program, us each", Format: "%.0f"}}
 	probes := []metric{
-		{Key: keyAnswered, Title: "share of probes answered", Format: "%.3f"},
-		{Key: keyP99, Title: "99 of 100 probes, ms", Format: "%.1f"},
+		{Key: keyAnswered, Title: "share of probes answered", Format: "%.3f", readme: true},
+		{Key: keyP99, Title: "99 of 100 probes, ms", Format: "%.1f", readme: true},
 		{Key: keyCalm, Title: "the same while nobody stalls, ms", Format: "%.1f"},
 	}
 	cases := []scenario{
@@ -54,8 +54,8 @@ func egressCases() []scenario {
 		{Name: "egress-stall-client", About: "probes (a new connection, a KiB there and back) while a client does not read", bare: true, turn: turnStall(stallClient), metrics: probes},
 		{Name: "egress-stall-target", About: "the same while a target does not read", bare: true, turn: turnStall(stallTarget), metrics: probes},
 		{Name: "egress-far", About: fmt.Sprintf("8 connections to the client, %v round trip, %.1f %% of packets lost each way", 2*farDelay, 100*farLoss), far: true, turn: turnFlows(8, false), metrics: rate},
-		{Name: "egress-close", About: "a client writes 8 MiB and closes; the target reads slowly", bare: true, turn: turnClose, metrics: []metric{{Key: keyArrived, Title: "MiB that arrive", Format: "%.2f"}}},
-		{Name: "egress-outage", About: "the link is out for 45 s", bare: true, once: true, turn: turnOutage, metrics: []metric{{Key: keyUsable, Title: "s after its return until a request is answered; 30: it was not", Format: "%.1f", worst: true}}},
+		{Name: "egress-close", About: "a client writes 8 MiB and closes; the target reads slowly", bare: true, turn: turnClose, metrics: []metric{{Key: keyArrived, Title: "MiB that arrive", Format: "%.2f", readme: true}}},
+		{Name: "egress-outage", About: "the link is out for 45 s", bare: true, once: true, turn: turnOutage, metrics: []metric{{Key: keyUsable, Title: "s after its return until a request is answered; 30: it was not", Format: "%.1f", worst: true, readme: true}}},
 	}
 	for _, c := range cases {
 		if c.bare || c.Name == "egress-new" {
@@ -79,7 +79,7 @@ func egressCases() []scenario {
 			c.unit = "Gbit/s"
 		}
 	}
-	return cases
+	return append(cases, podCase())
 }
 
 // The programs of sigs.k8s.io/apiserver-network-proxy, which cannot be required:

@@ -9,7 +9,8 @@ const egressProcedure = "A control plane and a node in network namespaces, a vet
 	"from its public source, with mutual TLS, and HTTP CONNECT on a Unix socket in front; clients and targets are the same for both. OpenVPN carries packets between the two " +
 	"namespaces; the client dials the target's address in the tunnel; each way to carry packets that it offers has a turn, and the best takes part in the pairs. Both sides take " +
 	"turns, the waiting side stopped. Medians; the ratio is the median of the pairs' ratios. All programs, clients and targets share the machine's cores.\n\n" +
-	"The far link is made in user space (the kernel needs no netem for it): each packet of 1,500 bytes or less is held back, or lost, each way alike.\n\n"
+	"The far link is made in user space (the kernel needs no netem for it): each packet of 1,500 bytes or less is held back, or lost, each way alike.\n\n" +
+	"egress-pod is of the port only: TCP/IP stacks in the generator's process are a pod on vhost-user and the port's end, and either switch is between them.\n\n"
 
 // egressMarkdown is the page of tunnels.
 func egressMarkdown(done []outcome) string {

@@ -128,18 +128,18 @@ func turnFlows(flows int, up bool) turnFunc {
 			}
 			go takeAll(c, &moved)
 		}
-		return t.rate(warm, length, &moved)
+		return rate(t.pid(), warm, length, &moved)
 	}
 }
 
-// rate is how fast bytes move, after a time.
-func (t *tunnel) rate(warm, length time.Duration, moved *atomic.Int64) (sample, error) {
+// rate is how fast bytes move, after a time, and what a process takes for them.
+func rate(pid int, warm, length time.Duration, moved *atomic.Int64) (sample, error) {
 	time.Sleep(warm)
-	before, err := cpuTimeOf(t.pid())
+	before, err := cpuTimeOf(pid)
 	from, start := moved.Load(), time.Now()
 	time.Sleep(length)
 	gbit, took := 8*float64(moved.Load()-from)/1e9, time.Since(start).Seconds()
-	after, err2 := cpuTimeOf(t.pid())
+	after, err2 := cpuTimeOf(pid)
 	return sample{Mpps: gbit / took, Gbps: gbit / took, Values: map[string]float64{keyAgentCPU: over(after.since(before).total(), gbit)}}, errors.Join(err, err2)
 }
 

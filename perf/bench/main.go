@@ -52,7 +52,7 @@ func main() {
 	flag.Float64Var(&s.Seconds, "seconds", 3, "length of one turn")
 	flag.StringVar(&s.Binary, "binary", "bin/millrace", "the switch")
 	flag.StringVar(&s.Results, "results", "docs/results", "directory for what was measured, the table and the plot of all cases; empty: not written")
-	flag.StringVar(&s.Readme, "readme", "", "put the results of flow table and connection tracking that -results has into this README, and measure nothing")
+	flag.StringVar(&s.Readme, "readme", "", "put the results that -results has into this README, and measure nothing")
 	flag.StringVar(&s.Tuning, "tuning", "", "the only way to configure OVS that is tried, as its turns name it; nothing is written")
 	flag.StringVar(&s.Only, "only", "", "ovs or millrace: a look at one side, nothing is written")
 	flag.UintVar(&s.Queue, "ring", 256, "descriptors of the generator's rings")

@@ -7,21 +7,23 @@ import (
 )
 
 // The marks between which a README has the results of forwarding, of the flow table,
-// and of connection tracking.
+// of connection tracking, and of tunnels out of a node.
 const (
 	forwardBegin = "<!-- results of forwarding: go run ./perf/bench -readme README.md -->\n"
 	readmeBegin  = "<!-- results of the flow table: go run ./perf/bench -readme README.md -->\n"
 	connectBegin = "<!-- results of connection tracking: go run ./perf/bench -readme README.md -->\n"
+	egressBegin  = "<!-- results of egress: go run ./perf/bench -readme README.md -->\n"
 	readmeEnd    = "<!-- end of results -->\n"
 )
 
 // A readmePart is a part of the README with the results of a group.
-type readmePart struct{ group, begin, title string }
+type readmePart struct{ group, begin, title, picture string }
 
 var readmeParts = []readmePart{
-	{vhostGroup, forwardBegin, "Forwarding"},
-	{flowsGroup, readmeBegin, "The flow table, the same way, OVS-DPDK with the better of its caches"},
-	{connectGroup, connectBegin, "Connection tracking, the same way, OVS-DPDK with the better of its caches"},
+	{vhostGroup, forwardBegin, "Forwarding", "throughput and cycles per packet"},
+	{flowsGroup, readmeBegin, "The flow table, the same way, OVS-DPDK with the better of its caches", "throughput and cycles per packet"},
+	{connectGroup, connectBegin, "Connection tracking, the same way, OVS-DPDK with the better of its caches", "throughput and cycles per packet"},
+	{egressGroup, egressBegin, "Tunnels out of a node, beside konnectivity's stock agent and OpenVPN, each behind its own server; median rates", "rates over those of the rival"},
 }
 
 // writeReadme puts the results in dir between the marks of a README: of each group
@@ -66,21 +68,38 @@ func (p readmePart) section(done []outcome) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s (%s; [every turn, and how](docs/results/%s.md)):\n\n", p.title, done[0].Date, p.group)
 	rates, special := split(done)
+	p.rates(&b, rates)
+	p.others(&b, special)
+	fmt.Fprintf(&b, "\n![%s](docs/results/%s.svg)\n\n", p.picture, p.group)
+	return b.String()
+}
+
+// rates is the table of cases that have a rate.
+func (p readmePart) rates(b *strings.Builder, rates []outcome) {
+	if p.group == egressGroup {
+		writeBeside(b, rates)
+		return
+	}
 	b.WriteString("| case | millrace Mpps | OVS-DPDK Mpps | ratio | millrace cycles/packet | OVS-DPDK cycles/packet | generator's ceiling |\n|---|---|---|---|---|---|---|\n")
 	for _, o := range rates {
 		s := o.summary()
-		fmt.Fprintf(&b, "| %s | %s | %s | **%.1f** | %.0f | %.0f | %.1f |\n", o.Case.About, short(s.OursMpps), short(s.PeerMpps), s.Ratio, s.OursCycles, s.PeerCycles, s.Ceiling)
+		fmt.Fprintf(b, "| %s | %s | %s | **%.1f** | %.0f | %.0f | %.1f |\n", o.Case.About, short(s.OursMpps), short(s.PeerMpps), s.Ratio, s.OursCycles, s.PeerCycles, s.Ceiling)
 	}
+}
+
+// others is the table of what else those cases tell that are not of rates.
+func (p readmePart) others(b *strings.Builder, special []outcome) {
 	head := "\n| what | millrace | OVS-DPDK |\n|---|---|---|\n"
+	if p.group == egressGroup {
+		head = "| what | millrace | other |\n|---|---|---|\n"
+	}
 	for _, o := range special {
 		s := o.summary()
 		for _, m := range o.Case.metrics {
 			if m.readme {
-				fmt.Fprintf(&b, "%s| %s: %s | %s | %s |\n", head, o.Case.About, m.Title, m.of(s.Ours), m.of(s.Peer))
+				fmt.Fprintf(b, "%s| %s: %s | %s | %s |\n", head, o.Case.About, m.Title, m.of(s.Ours), m.of(s.Peer))
 				head = ""
 			}
 		}
 	}
-	fmt.Fprintf(&b, "\n![throughput and cycles per packet](docs/results/%s.svg)\n\n", p.group)
-	return b.String()
 }

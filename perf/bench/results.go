@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // writeResults keeps what was measured of a case, and draws the table and the
@@ -40,8 +41,13 @@ func writeResults(dir string, o outcome) error {
 	return os.WriteFile(filepath.Join(dir, group+".svg"), []byte(picture(done)), 0o644)
 }
 
+// caseFile is named for the case, and begins with its group.
 func caseFile(dir string, c scenario) string {
-	return filepath.Join(dir, c.Group+"-"+c.Name+".json")
+	name := c.Name
+	if !strings.HasPrefix(name, c.Group+"-") {
+		name = c.Group + "-" + name
+	}
+	return filepath.Join(dir, name+".json")
 }
 
 // readResults returns all cases of a group that were ever kept, in the order of

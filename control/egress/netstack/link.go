@@ -64,7 +64,8 @@ type Counters struct {
 	Down   atomic.Uint64 // not sent: there was no switch yet
 }
 
-// newLink returns a link to the switch that listens at cfg.Socket, or will.
+// newLink returns a link to the switch that listens at cfg.Socket, or will, or that
+// connects there.
 func newLink(cfg Config, changed func(error)) (*link, error) {
 	l := &link{forwards: cfg.Forwards, address: tcpip.LinkAddress(cfg.MAC[:]), up: make(chan struct{}), broken: make(chan error, 2)}
 	l.mtu.Store(uint32(cfg.MTU))
@@ -74,7 +75,7 @@ func newLink(cfg Config, changed func(error)) (*link, error) {
 	}
 	var once sync.Once
 	front, err := frontend.Open(frontend.Config{
-		Path: cfg.Socket, RingSize: ringSize, TxFrame: txFrame, RxBuffer: rxBuffer, Interrupt: true, Features: want, MTU: uint16(cfg.MTU),
+		Path: cfg.Socket, Listen: cfg.Listen, RingSize: ringSize, TxFrame: txFrame, RxBuffer: rxBuffer, Interrupt: true, Features: want, MTU: uint16(cfg.MTU),
 		Changed: func(err error) {
 			if err == nil {
 				once.Do(l.attached)

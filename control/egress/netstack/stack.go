@@ -40,7 +40,8 @@ const timeWait = 5 * time.Second
 
 // A Config says what a stack shall be.
 type Config struct {
-	Socket    string // of the vhost-user port, where the switch listens
+	Socket    string // of the vhost-user port, where the switch listens, or the stack if it shall
+	Listen    bool   // the stack listens, and the switch connects
 	MAC       [6]byte
 	Addresses []netip.Prefix // of the stack, with the lengths of their networks
 	Gateways  []netip.Addr   // ways to all other networks: one of each family at most
