@@ -1,7 +1,9 @@
 package pods
 
 import (
+	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"millrace/control/cni/attach"
 )
 
 // TestPluginStepsWhileAway kills the plugin at steps of a DEL that finds no switch. After the next DEL, and when the switch is back,
@@ -84,4 +88,18 @@ func TestOrphanedIPAM(t *testing.T) {
 	}
 	time.Sleep(time.Until(killed.Add(2 * takes))) // whatever still runs has ended
 	n.nothingLeft(p, other)
+}
+
+// TestCallerGone: an ADD whose plugin was killed while its call waited makes no port: the DEL that follows may have been there first.
+func TestCallerGone(t *testing.T) {
+	n := newNode(t)
+	p := n.newPod()
+	c, err := net.Dial("unix", filepath.Join(n.run, attach.SocketName))
+	check(t, err)
+	check(t, json.NewEncoder(c).Encode(attach.Request{Version: attach.Version, Method: attach.Attach, Attachment: &attach.Attachment{
+		Key: p.key(), Kind: attach.TAP, Netns: p.NetNS, Bridge: "br0", MTU: 1500, MAC: p.key().MAC().String(),
+	}}))
+	check(t, c.Close()) // the agent reads the end, and finds nobody
+	eventually(t, "the agent has refused it", func() bool { return strings.Contains(n.log.String(), "has ended before its port was made") })
+	n.nothingLeft(p)
 }

@@ -166,3 +166,62 @@ func TestUserspace(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+// TestShared: what another attachment has in a slot or a volume stays; names of one's own go.
+func TestShared(t *testing.T) {
+	a, at, volume := volumeAgent(t)
+	for _, tt := range []struct {
+		name        string
+		device      string
+		userspace   bool
+		gone, stays []string
+	}{
+		{"volume", "", false, nil, []string{"net1/interface.json", "net1/vhost.sock"}},
+		{"volume of the userspace plugin", "", true, []string{"configData-0958c8871b32-net1.json", "0958c8871b32-net1"}, []string{"interface.json"}},
+		{"slot", "br0-1", false, nil, []string{"interface.json", "vhost.sock"}},
+		{"slot of the userspace plugin", "br0-2", true, []string{"configData-0958c8871b32-net1.json", "0958c8871b32-net1"}, []string{"interface.json"}},
+	} {
+		at.DeviceID, at.Userspace = tt.device, tt.userspace
+		p, err := a.makePlace(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !p.let() {
+			t.Errorf("%s: %s is the attachment's alone", tt.name, p.dir)
+		}
+		root := volume
+		if tt.device != "" {
+			root = p.dir
+		}
+		if err := os.WriteFile(p.socket, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		have := func(f string) bool { _, err := os.Lstat(filepath.Join(root, f)); return err == nil }
+		for _, f := range append(tt.gone, tt.stays...) {
+			if !have(f) {
+				t.Errorf("%s: there is no %s", tt.name, f)
+			}
+		}
+		if err := a.removePlace(at, true); err != nil {
+			t.Error(err)
+		}
+		for _, f := range tt.gone {
+			if have(f) {
+				t.Errorf("%s: %s is left", tt.name, f)
+			}
+		}
+		for _, f := range tt.stays {
+			if !have(f) {
+				t.Errorf("%s: %s is gone", tt.name, f)
+			}
+		}
+		if err := a.removePlace(at, false); err != nil {
+			t.Error(err)
+		}
+		for _, f := range tt.stays {
+			if have(f) {
+				t.Errorf("%s: %s is left by the last one", tt.name, f)
+			}
+		}
+	}
+}

@@ -219,6 +219,9 @@ func (a *agent) take(ctx context.Context, at *attach.Attachment) error {
 		}
 		return remove(uuid, row), nil
 	})
+	if err == nil && next.next == 0 { // the row may have gone just before, and its port be there still: the switch makes its device anew
+		next, err = read(ctx, d, nil)
+	}
 	if err == nil {
 		err = inForce(ctx, d, next, goneTimeout)
 	}
@@ -228,7 +231,7 @@ func (a *agent) take(ctx context.Context, at *attach.Attachment) error {
 	if err != nil {
 		return err
 	}
-	if next.next > 0 {
+	if old != at {
 		a.Log.Info("detached", zap.String("port", at.Port()), zap.String("pod", old.Pod.Namespace+"/"+old.Pod.Name), zap.String("interface", at.IfName))
 	}
 	return a.forget(at.Key)
