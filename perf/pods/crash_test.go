@@ -164,31 +164,33 @@ func TestPluginSteps(t *testing.T) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("needs strace: apt-get install strace")
 	}
+	cover(t, "/var/lib")
 	n := newNode(t)
-	for _, kind := range []string{attach.TAP, attach.Veth, attach.VhostUser} {
-		list, whole := n.network("1.0.0", kind, nil), 0
+	for _, net := range steppedNetworks {
+		list, whole := n.network("1.0.0", net.kind, net.more), 0
 		for step := 1; whole < 2; step++ {
 			if step > stepsMax {
-				t.Fatalf("%s: killed at step %d still", kind, step)
+				t.Fatalf("%s: killed at step %d still", net.name, step)
 			}
 			p := n.newPod()
+			check(t, os.MkdirAll(p.volume(), 0o777))
 			whole = 0
 			whole += n.killedAt(step, p.env(n, "ADD"), n.conf(list))
 			if _, err := p.add(list); err != nil {
-				t.Fatalf("%s: killed at step %d of ADD: the next ADD: %v", kind, step, err)
+				t.Fatalf("%s: killed at step %d of ADD: the next ADD: %v", net.name, step, err)
 			}
 			if err := p.check(list); err != nil {
-				t.Errorf("%s: killed at step %d of ADD: CHECK of the next one: %v", kind, step, err)
+				t.Errorf("%s: killed at step %d of ADD: CHECK of the next one: %v", net.name, step, err)
 			}
 			whole += n.killedAt(step, p.env(n, "DEL"), n.conf(list))
 			check(t, p.del(list))
 			n.settled()
 			n.nothingLeft(p)
 			if t.Failed() {
-				t.Fatalf("%s: killed at step %d", kind, step)
+				t.Fatalf("%s: killed at step %d", net.name, step)
 			}
 			if whole == 2 {
-				t.Logf("%s: killed at %d steps", kind, step-1)
+				t.Logf("%s: killed at %d steps", net.name, step-1)
 			}
 		}
 	}

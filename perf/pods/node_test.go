@@ -342,7 +342,8 @@ func (n *node) nothingOf(p *pod) {
 	slots, _ := filepath.Glob(n.run + "/slots/*/*")
 	slots = slices.DeleteFunc(slots, func(f string) bool { return filepath.Base(f) == seenName })
 	own, _ := filepath.Glob(n.run + "/pods/" + p.key().Port() + "*")
-	for _, f := range slices.Concat(volume, slots, own) {
+	infos, _ := filepath.Glob(infoDir + "/.*") // the file itself is Multus's
+	for _, f := range slices.Concat(volume, slots, own, infos) {
 		n.t.Errorf("left: %s", f)
 	}
 }

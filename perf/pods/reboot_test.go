@@ -215,11 +215,13 @@ func TestSupervisorKilled(t *testing.T) {
 	if os.Getenv("MILLRACE_TEST_LONG") != "" {
 		moments = 20
 	}
+	cover(t, "/var/lib")
 	for _, keep := range []string{"true", "false"} {
 		n := newNode(t, "--keep-dataplane="+keep)
 		for i := range moments {
 			net := steppedNetworks[i%len(steppedNetworks)]
 			list, p := n.network("1.0.0", net.kind, net.more), n.newPod()
+			check(t, os.MkdirAll(p.volume(), 0o777))
 			usual := n.usual(net.kind)
 			run := func(verb string) {
 				supervisor := n.cmd.Process

@@ -26,10 +26,13 @@ type stepped struct {
 	more       fields
 }
 
+// infoDir is where steppedNetworks have Multus's file. Tests that use them cover /var/lib.
+const infoDir = "/var/lib/millrace-test-devinfo"
+
 // steppedNetworks are one for each way by which something comes to a pod.
 var steppedNetworks = []stepped{
 	{"tap", attach.TAP, nil}, {"veth", attach.Veth, nil}, {"vhost-user", attach.VhostUser, nil},
-	{"slot", attach.VhostUser, fields{"mode": "server", "deviceID": "br0-1"}},
+	{"slot", attach.VhostUser, fields{"mode": "server", "deviceID": "br0-1", "runtimeConfig": fields{"CNIDeviceInfoFile": infoDir + "/device.json"}}},
 	{"volume", attach.VhostUser, fields{"socket": fields{"volume": "sockets"}, "userspace": true}},
 }
 
