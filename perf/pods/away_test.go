@@ -26,7 +26,7 @@ func TestPluginStepsWhileAway(t *testing.T) {
 	long := os.Getenv("MILLRACE_TEST_LONG") != ""
 	for _, net := range steppedNetworks {
 		list := n.network("1.0.0", net.kind, net.more)
-		for step, whole := 1, 0; whole == 0; {
+		for step, killed := 1, 1; killed > 0; {
 			if step > stepsMax {
 				t.Fatalf("%s: killed at step %d still", net.name, step)
 			}
@@ -34,7 +34,7 @@ func TestPluginStepsWhileAway(t *testing.T) {
 			check(t, os.MkdirAll(p.volume(), 0o777))
 			p.mustAdd(list)
 			n.stop()
-			whole = n.killedAt(step, p.env(n, "DEL"), n.conf(list))
+			killed = n.killedAt(steps, step, p.env(n, "DEL"), n.conf(list))
 			if step%2 == 0 { // half of the switches are back before the next DEL
 				n.start()
 				n.settled()

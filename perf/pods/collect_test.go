@@ -40,29 +40,23 @@ func TestPluginStepsOfOthers(t *testing.T) {
 			bystander.mustAdd(list)
 		}
 		valid := []*pod{bystander}
-		whole := 0
-		for step := 1; whole < 2; step++ {
-			if step > stepsMax {
-				t.Fatalf("%s: killed at step %d still", net.name, step)
-			}
+		n.everyStep(func(step int) bool {
 			p := n.newPod()
 			check(t, os.MkdirAll(p.volume(), 0o777))
 			result := p.mustAdd(list)
 			prev, err := json.Marshal(result)
 			check(t, err)
-			whole = n.killedAt(step, p.env(n, "CHECK"), with(t, n.conf(list), "prevResult", json.RawMessage(prev)))
+			killed := n.killedAt(steps, step, p.env(n, "CHECK"), with(t, n.conf(list), "prevResult", json.RawMessage(prev)))
 			if err := p.check(list); err != nil {
 				t.Errorf("%s: killed at step %d of CHECK: the next CHECK: %v", net.name, step, err)
 			}
-			whole += n.killedAt(step, n.gcEnv(), n.gcConf(list, valid...))
+			killed += n.killedAt(steps, step, n.gcEnv(), n.gcConf(list, valid...))
 			n.collected(list, valid, p)
 			if t.Failed() {
 				t.Fatalf("%s: killed at step %d", net.name, step)
 			}
-			if whole == 2 {
-				t.Logf("%s: killed at %d steps", net.name, step-1)
-			}
-		}
+			return killed > 0
+		})
 		if net.more["deviceID"] == nil {
 			check(t, bystander.check(list))
 			check(t, bystander.del(list))
