@@ -31,8 +31,8 @@ demo: build ## two ports, real traffic, no root, no packages
 test: ## all checks and tests; as root on Debian installs the peers first
 	go run ./hack/testrun
 
-bench: build ## side by side with OVS-DPDK, and with others: CASE=p2p|l2|1500|imix|vhost|flows-1k|...|flows|ct-1k|...|ct|afxdp|tap|qemu|kernel|egress|all PAIRS=5 RESULTS=docs/results (needs root)
-	go run ./perf/bench -case $(CASE) -pairs $(PAIRS) -results "$(RESULTS)"
+bench: build ## side by side with OVS-DPDK and others, as root: CASE=p2p|vhost|flows|ct|kernel|egress|all|... (go run ./perf/bench -h) PAIRS=5 RESULTS=docs/results
+	go run ./perf/bench -case "$(CASE)" -pairs $(PAIRS) -results "$(RESULTS)"
 
 lint: ## gofmt, go vet, golangci-lint
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt -w needed:"; echo "$$unformatted"; exit 1; }

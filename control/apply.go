@@ -38,7 +38,7 @@ type plant struct {
 
 func newPlant(s *session) *plant {
 	p := &plant{
-		cpus: numbers(s.client.Info.GetWorkersAsked()), workers: numbers(s.client.Info.GetWorkers()), members: map[string]int{},
+		cpus: narrow[int](s.client.Info.GetWorkersAsked()), workers: narrow[int](s.client.Info.GetWorkers()), members: map[string]int{},
 		ports: map[string]*device{}, wants: map[string]bridge.Port{}, bridges: map[string]bridge.Bridge{}, wired: map[string]bool{}, gone: map[uint32]bool{},
 		first: map[string]bool{}, firstBridges: map[string]bool{},
 	}
@@ -333,7 +333,7 @@ func (l *loop) change(ctx context.Context, c bridge.Change) error {
 		if err != nil {
 			return err
 		}
-		l.plant.cpus, l.plant.workers = c.CPUs, numbers(r.GetWorkers())
+		l.plant.cpus, l.plant.workers = c.CPUs, narrow[int](r.GetWorkers())
 	case bridge.SetBridge:
 		if _, err := client.SetBridge(ctx, toBridge(c.Bridge)); err != nil {
 			return err

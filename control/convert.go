@@ -74,7 +74,7 @@ func fromHost(h *api.HostSpec) bridge.Host {
 func fromSpec(s *api.PortSpec) bridge.Port {
 	p := bridge.Port{
 		Bridge: s.GetBridge(), Name: s.GetName(), Type: s.GetType(), Path: s.GetPath(), Peer: s.GetPeer(),
-		Tag: uint16(s.GetTag()), Trunks: narrow(s.GetTrunks()), MTU: int(s.GetMtu()), Queues: int(s.GetQueues()), MACLimit: int(s.GetMacLimit()),
+		Tag: uint16(s.GetTag()), Trunks: narrow[uint16](s.GetTrunks()), MTU: int(s.GetMtu()), Queues: int(s.GetQueues()), MACLimit: int(s.GetMacLimit()),
 		Options: s.GetOptions(), Host: fromHost(s.GetHost()),
 		Ingress: fromLimit(s.GetIngress()), Egress: fromLimit(s.GetEgress()), Sources: fromSources(s.GetSources()),
 	}
@@ -100,7 +100,7 @@ func toBridge(b bridge.Bridge) *api.SetBridgeRequest {
 func fromBridge(b *api.Bridge) bridge.Bridge {
 	out := bridge.Bridge{
 		Name: b.GetName(), MACAge: time.Duration(b.GetMacAgeSeconds() * float64(time.Second)),
-		MACMax: int(b.GetMacsMax()), Flood: narrow(b.GetFloodVlans()),
+		MACMax: int(b.GetMacsMax()), Flood: narrow[uint16](b.GetFloodVlans()),
 	}
 	if b.GetPipeline() == api.Pipeline_PIPELINE_FLOWS {
 		out.Pipeline = bridge.Flows
@@ -116,20 +116,11 @@ func widen[T ~int | ~uint16](list []T) []uint32 {
 	return out
 }
 
-func narrow(list []uint32) []uint16 {
-	var out []uint16
+// narrow returns numbers as they are here, sorted.
+func narrow[T int | uint16](list []uint32) []T {
+	var out []T
 	for _, n := range list {
-		out = append(out, uint16(n))
-	}
-	slices.Sort(out)
-	return out
-}
-
-// numbers are CPUs, sorted.
-func numbers(list []uint32) []int {
-	var out []int
-	for _, n := range list {
-		out = append(out, int(n))
+		out = append(out, T(n))
 	}
 	slices.Sort(out)
 	return out

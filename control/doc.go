@@ -7,7 +7,7 @@
 //	bridge.From      rows -> State, or RowErrors         bridge/, pure
 //	bridge.Diff      State - what there is -> changes    bridge/, pure
 //	apply            changes -> calls of the dataplane   apply.go
-//	report           State + what there is -> columns    report.go
+//	report           State + what there is -> columns    tell.go, report.go
 //	Transact         columns, and cur_cfg with them
 //
 // Rows of the Millrace database go another way, in the same goroutine:

@@ -128,12 +128,12 @@ func BenchmarkConnect(b *testing.B) {
 // has its next frame after freshGroups batches: as end hosts make them, one after the other.
 type freshDevice struct {
 	fakeDevice
-	groups, step, group int
-	made                uint32                        // connections, up to the round in hand
-	frames              [2][64]byte                   // of each direction
-	ahead               [4][packet.BatchMax * 64]byte // batches that were made before they are received
-	at                  int                           // of ahead: the next to be received
-	forget              func()                        // when there are freshMax
+	step, group int
+	made        uint32                        // connections, up to the round in hand
+	frames      [2][64]byte                   // of each direction
+	ahead       [4][packet.BatchMax * 64]byte // batches that were made before they are received
+	at          int                           // of ahead: the next to be received
+	forget      func()                        // when there are freshMax
 }
 
 // freshMax is how many connections there are before they are forgotten, and freshGroups how many batches are

@@ -11,7 +11,7 @@ var (
 	ErrNoBridge  = errors.New("no such bridge")
 	ErrNoEntry   = errors.New("no such entry")
 	ErrExists    = errors.New("exists with other settings")
-	ErrBadSpec   = errors.New("bad port")
+	ErrBadSpec   = errors.New("bad setting")
 	ErrBadType   = errors.New("unknown port type")
 	ErrBusy      = errors.New("still being closed: try again later")
 	ErrBadCPUs   = errors.New("workers cannot be there")

@@ -32,7 +32,7 @@ func (s *Switch) SetBridge(name string, b BridgeSettings) error {
 		return fmt.Errorf("set bridge %s: %w: pipeline %q is neither %s nor %s", name, ErrBadSpec, b.Pipeline, PipelineLearning, PipelineFlows)
 	}
 	if b.MACAge < 0 || b.MACTable < 0 || slices.ContainsFunc(b.Flood, func(v uint16) bool { return v > 4094 }) {
-		return fmt.Errorf("set bridge %s: %w: %+v", name, ErrBadSpec, b)
+		return fmt.Errorf("set bridge %s: %w: age %v and size %d of its address table must not be negative, and VLANs %v not over 4094", name, ErrBadSpec, b.MACAge, b.MACTable, b.Flood)
 	}
 	b.MACAge, b.MACTable = cmp.Or(b.MACAge, s.opts.MACAge), cmp.Or(b.MACTable, s.opts.MACTable)
 	if b.MACTable != br.settings.MACTable {

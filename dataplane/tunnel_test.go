@@ -249,15 +249,15 @@ func TestTunnelDrops(t *testing.T) {
 		other := func(at int, v byte) []byte {
 			f := bytes.Clone(good)
 			f[at] ^= v
-			for f[24], f[25] = 0, 0; at >= 14 && at < 34; {
-				sum := uint32(0)
-				for i := 14; i < 34; i += 2 {
-					sum += uint32(binary.BigEndian.Uint16(f[i:]))
-				}
-				binary.BigEndian.PutUint16(f[24:], ^uint16(sum>>16+sum))
+			if at < 14 || at >= 34 {
 				return f
 			}
-			copy(f[24:26], good[24:])
+			f[24], f[25] = 0, 0 // the IPv4 header stays right
+			sum := uint32(0)
+			for i := 14; i < 34; i += 2 {
+				sum += uint32(binary.BigEndian.Uint16(f[i:]))
+			}
+			binary.BigEndian.PutUint16(f[24:], ^uint16(sum>>16+sum))
 			return f
 		}
 		entry := b.devs["wire"]

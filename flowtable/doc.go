@@ -1,6 +1,6 @@
 // Package flowtable decides what becomes of packets: tables of prioritised
 // rules, a walk through them, and the program that the walk composes. It knows
-// neither ports nor frames nor processes, and imports nothing of ours.
+// neither ports nor frames nor processes, and imports nothing of ours but prefetch.
 //
 // # The way of a packet
 //

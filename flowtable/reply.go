@@ -19,10 +19,11 @@ const (
 	replyKinds
 )
 
-// What replies have for a time to live.
+// What replies have for a time to live (hop limit): what the walk puts into the key, and
+// whoever makes the frame into its header.
 const (
-	replyTTL     = 63
-	replyTTLICMP = 255
+	ReplyTTL     = 63
+	ReplyTTLICMP = 255
 )
 
 // Ethernet types and IP protocols.
@@ -219,7 +220,7 @@ func (w *Walker) become(kind uint8, turned bool) {
 	if turned {
 		w.turn(&c, six)
 	}
-	flags, ttl, l4 := uint64(0), uint64(replyTTL), c[WordL4]<<16&(0xffff<<48)|c[WordL4]>>16&(0xffff<<32)
+	flags, ttl, l4 := uint64(0), uint64(ReplyTTL), c[WordL4]<<16&(0xffff<<48)|c[WordL4]>>16&(0xffff<<32)
 	proto := c[WordSrc] >> 8 & 0xff
 	switch kind {
 	case ReplyTCP:
@@ -233,7 +234,7 @@ func (w *Walker) become(kind uint8, turned bool) {
 		w.consult(WordL4, 0xffffffff<<32)
 	default:
 		kind, code := replyICMP(kind, proto)
-		ttl, l4 = replyTTLICMP, uint64(kind)<<48|uint64(code)<<32
+		ttl, l4 = ReplyTTLICMP, uint64(kind)<<48|uint64(code)<<32
 		if proto = protoICMP; six {
 			proto = protoICMPv6
 		}

@@ -1,5 +1,3 @@
-// Package supervise keeps the processes of a switch alive: the dataplane, the
-// control process and the embedded database.
 package supervise
 
 import (

@@ -1,3 +1,11 @@
+// Package supervise keeps the processes of a switch alive: the embedded database, the
+// dataplane and control, and those of egress ports, which come and go.
+//
+//	spec.go        what processes there are to be
+//	supervisor.go  the goroutine that starts, restarts and ends them
+//	process.go     one process: started here, or found and adopted
+//	pace.go        how long after its end one is started again
+//	status.go      run.json, for whoever wants to know
 package supervise
 
 import (

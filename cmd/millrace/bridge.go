@@ -50,8 +50,6 @@ func (f *bridgeFlags) add(cmd *cobra.Command) {
 	fs.Uint32Var(&f.table, "mac-table-size", 0, fmt.Sprintf("addresses that the bridge can learn (default %d)", bridge.MACMaxDefault))
 }
 
-func (f *bridgeFlags) waits() time.Duration { return f.wait.timeout }
-
 // put gives a row what the flags say that are given.
 func (f *bridgeFlags) put(cmd *cobra.Command, b *model.Bridge) error {
 	b.OtherConfig = writable(b.OtherConfig)
@@ -114,7 +112,7 @@ that there is not makes it, too.`,
 		if err := badBridgeName(cmd, args[0]); err != nil {
 			return err
 		}
-		return a.onDB(&f.db, f.waits, func(ctx context.Context, d *database, args []string) error {
+		return a.onDB(&f.db, f.wait.most, func(ctx context.Context, d *database, args []string) error {
 			return a.editBridge(ctx, d, &f, args[0], func(v *vswitch, e *edit, b *model.Bridge) error {
 				if b != nil && !mayExist {
 					return fmt.Errorf("bridge %s exists: with --may-exist that is no error; `millrace bridge set` changes it", b.Name)
@@ -220,7 +218,7 @@ begins; what none of them matches is dropped.`,
 	f.add(cmd)
 	cmd.ValidArgsFunction = byPosition(a.rowBridges(&f.db))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.onDB(&f.db, f.waits, func(ctx context.Context, d *database, args []string) error {
+		return a.onDB(&f.db, f.wait.most, func(ctx context.Context, d *database, args []string) error {
 			return a.editBridge(ctx, d, &f, args[0], func(_ *vswitch, e *edit, b *model.Bridge) error {
 				if b == nil {
 					return noBridge(args[0])
@@ -237,9 +235,6 @@ func noBridge(name string) error {
 }
 
 func (a *app) bridgeDelCmd() *cobra.Command {
-	var db dbFlags
-	var wait waitFlags
-	var ifExists bool
 	cmd := &cobra.Command{
 		Use:   "del NAME...",
 		Short: "Remove bridges with their ports",
@@ -247,26 +242,8 @@ func (a *app) bridgeDelCmd() *cobra.Command {
 none of their frames goes anywhere.`,
 		Example: `  millrace bridge del br0
   millrace bridge del br0 br1 --if-exists`,
-		Args: between(1, 1<<20, "NAME"),
 	}
-	db.add(cmd)
-	wait.add(cmd)
-	cmd.Flags().BoolVar(&ifExists, "if-exists", false, "a bridge that there is not is no error")
-	cmd.ValidArgsFunction = a.rowBridges(&db)
-	cmd.RunE = a.onDB(&db, func() time.Duration { return wait.timeout }, func(ctx context.Context, d *database, args []string) error {
-		var deleted []string
-		next, err := d.edit(ctx, func(v *vswitch, e *edit) (err error) {
-			deleted, err = deleteBridges(v, e, args, ifExists)
-			return err
-		})
-		if err == nil {
-			err = d.inForce(ctx, &wait, next)
-		}
-		if err == nil && a.json {
-			err = a.printJSON(object{{"deleted", deleted}})
-		}
-		return err
-	})
+	a.deletes(cmd, "bridge", a.rowBridges, deleteBridges)
 	return cmd
 }
 

@@ -7,21 +7,31 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
+	"millrace/dataplane"
 	"millrace/dataplane/service"
 	"millrace/dataplane/sys"
 	"millrace/dataplane/tap"
 )
 
+// dataplaneFlags are the flags of dataplane. Of what bridges learn, rows say more where
+// control runs.
+type dataplaneFlags struct {
+	switchFlags
+	macAge   time.Duration
+	macTable int
+	readyFD  int
+}
+
 func (a *app) dataplaneCmd() *cobra.Command {
-	var f switchFlags
-	var readyFD int
+	var f dataplaneFlags
 	cmd := &cobra.Command{
 		Use:   "dataplane",
-		Short: "Forward frames: the half of the switch that run keeps alive",
+		Short: "Forward frames: the process of a switch that has ports and workers",
 		Long: `Holds ports, workers and tables, and offers them on RUN-DIR/dataplane.sock. It
 runs until it gets SIGTERM or SIGINT. ` + "`millrace run`" + ` starts it and restarts it
 when it dies; start it yourself when another supervisor does that.
@@ -32,16 +42,32 @@ vhost-user peers reconnect by themselves.`,
 		Example: `  millrace dataplane --run-dir /run/millrace --cpus 2-3 --poll busy`,
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.dataplane(cmd, &f, readyFD)
+			return a.dataplane(cmd, &f)
 		},
 	}
 	f.add(cmd)
-	cmd.Flags().IntVar(&readyFD, "ready-fd", 0, "descriptor to write the line ready to, instead of standard output")
+	cmd.Flags().DurationVar(&f.macAge, "mac-age", dataplane.DefaultMACAge, "how long bridges remember an address that is silent, where control says nothing")
+	cmd.Flags().IntVar(&f.macTable, "mac-table", dataplane.DefaultMACTable, "addresses that each bridge can learn, where control says nothing")
+	cmd.Flags().IntVar(&f.readyFD, "ready-fd", 0, "descriptor to write the line ready to, instead of standard output")
 	return cmd
 }
 
+// options checks the flags.
+func (f *dataplaneFlags) options(cmd *cobra.Command) (switchOptions, error) {
+	o, err := f.switchFlags.options(cmd)
+	switch {
+	case err != nil:
+	case f.macAge < time.Second:
+		err = usage(cmd, "--mac-age: %v is less than a second", f.macAge)
+	case f.macTable < 1 || f.macTable > 1<<20:
+		err = usage(cmd, "--mac-table: %d is not in 1..%d", f.macTable, 1<<20)
+	}
+	o.MACAge, o.MACTable = f.macAge, f.macTable
+	return o, err
+}
+
 // dataplane forwards until it is told to end.
-func (a *app) dataplane(cmd *cobra.Command, f *switchFlags, readyFD int) (err error) {
+func (a *app) dataplane(cmd *cobra.Command, f *dataplaneFlags) (err error) {
 	log, err := a.serviceLogger(cmd, "dataplane")
 	if err != nil {
 		return err
@@ -67,7 +93,7 @@ func (a *app) dataplane(cmd *cobra.Command, f *switchFlags, readyFD int) (err er
 	defer log.Info("dataplane ends")
 	return srv.Serve(cmd.Context(), f.fresh, func() error {
 		releaseStart()
-		return a.ready(readyFD)
+		return a.ready(f.readyFD)
 	})
 }
 

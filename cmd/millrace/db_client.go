@@ -100,21 +100,26 @@ type dbAction func(ctx context.Context, d *database, args []string) error
 // long it may wait.
 func (a *app) onDB(f *dbFlags, waits func() time.Duration, do dbAction) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout+waits())
-		defer cancel()
 		if f.name != "" && f.name != model.Schema().Name && f.name != flowmodel.Schema().Name {
 			return usage(cmd, "--name: %q is neither %s nor %s", f.name, model.Schema().Name, flowmodel.Schema().Name)
 		}
-		d, err := a.dialDB(ctx, f)
-		if errors.Is(err, ovsdb.ErrEndpoint) && len(f.db) > 0 {
-			return usage(cmd, "--db: %w", errors.Unwrap(err))
-		}
-		if err != nil {
-			return err
-		}
-		defer d.Close()
-		return do(ctx, d, args)
+		return dialled(cmd, args, f, waits, a.dialDB, do)
 	}
+}
+
+// dialled does something with a database that dial connects to.
+func dialled[D interface{ Close() }](cmd *cobra.Command, args []string, f *dbFlags, waits func() time.Duration, dial func(context.Context, *dbFlags) (D, error), do func(context.Context, D, []string) error) error {
+	ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout+waits())
+	defer cancel()
+	d, err := dial(ctx, f)
+	if errors.Is(err, ovsdb.ErrEndpoint) && len(f.db) > 0 {
+		return usage(cmd, "--db: %w", errors.Unwrap(err))
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return do(ctx, d, args)
 }
 
 // never is for commands that do not wait.

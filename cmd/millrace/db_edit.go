@@ -28,6 +28,9 @@ func (f *waitFlags) add(cmd *cobra.Command) {
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 5*time.Second, "how long to wait until it is in force")
 }
 
+// most is how long it may take until a change is in force.
+func (f *waitFlags) most() time.Duration { return f.timeout }
+
 // editTries is how often a transaction is built anew because others changed
 // what it is built on.
 const editTries = 20

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -41,47 +43,65 @@ subnets have a tunnel instead: l3.`,
 // choosePort adds the flag that says which agent is asked.
 func (a *app) choosePort(cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().StringVar(&a.egressPort, "port", "", "ask the agent of this egress port (default: the only agent there is)")
-	completeWith(cmd, "port", func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		names, _ := control.EgressPorts(a.runDir) // nothing is offered then
-		return names, cobra.ShellCompDirectiveNoFileComp
-	})
+	completeWith(cmd, "port", a.egressPortNames)
 	return cmd
+}
+
+// egressPortNames completes the name of an egress port.
+func (a *app) egressPortNames(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	names, _ := control.EgressPorts(a.runDir) // nothing is offered then
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // askAgent has an agent of the run directory answer a path.
 func (a *app) askAgent(ctx context.Context, path string, query url.Values, v any) error {
-	socket, err := a.agentSocket()
+	names, err := a.agentPorts()
 	if err != nil {
 		return err
 	}
-	return admin.Ask(ctx, socket, path, query, v)
+	port, err := a.askedPort(names)
+	if err != nil {
+		return err
+	}
+	if port == "" {
+		return admin.Ask(ctx, filepath.Join(a.runDir, admin.SocketName), path, query, v)
+	}
+	err = admin.Ask(ctx, control.EgressSocket(a.runDir, port), path, query, v)
+	switch {
+	case !errors.Is(err, admin.ErrNoAgent):
+		return err
+	case slices.Contains(names, port):
+		return &absentError{fmt.Sprintf("the process of egress port %s does not run: `millrace run` starts it, and its log says why it ends", port)}
+	}
+	return &absentError{fmt.Sprintf("there is no egress port %s with an agent in this run directory; there are: %s", port, cmp.Or(strings.Join(names, ", "), "none"))}
 }
 
-// agentSocket is where the agent is asked that the flag names, or the only one: of
-// a port, or one by itself.
-func (a *app) agentSocket() (string, error) {
-	alone := filepath.Join(a.runDir, admin.SocketName)
-	if a.egressPort != "" {
-		return control.EgressSocket(a.runDir, a.egressPort), nil
-	}
+// agentPorts are the egress ports that have an agent, or a tunnel.
+func (a *app) agentPorts() ([]string, error) {
 	names, err := control.EgressPorts(a.runDir)
 	if err != nil {
-		return "", fmt.Errorf("look for egress ports: %w", err)
+		return nil, fmt.Errorf("look for egress ports: %w", err)
 	}
-	names = slices.DeleteFunc(names, func(name string) bool {
+	return slices.DeleteFunc(names, func(name string) bool {
 		e, err := control.ReadEgress(a.runDir, name)
 		return err == nil && !e.Agent()
-	})
-	if len(names) == 0 {
-		return alone, nil
+	}), nil
+}
+
+// askedPort is the port whose agent is asked: that which the flag names, or the only
+// one of names. It is empty if the agent by itself is asked.
+func (a *app) askedPort(names []string) (string, error) {
+	if a.egressPort != "" || len(names) == 0 {
+		return a.egressPort, nil
 	}
+	alone := filepath.Join(a.runDir, admin.SocketName)
 	c, err := net.Dial("unix", alone)
 	if err == nil {
 		_ = c.Close() // it was only to see whether somebody listens
 	}
 	switch {
 	case len(names) == 1 && err != nil:
-		return control.EgressSocket(a.runDir, names[0]), nil
+		return names[0], nil
 	case len(names) == 1:
 		return "", fmt.Errorf("there are an agent by itself and that of port %s: --port %s asks the latter, another --run-dir keeps them apart", names[0], names[0])
 	}
@@ -186,7 +206,8 @@ func (a *app) egressExplainCmd() *cobra.Command {
 up as it would be then; nothing is dialled. Exit code 1 says that it is denied.`,
 		Example: `  millrace egress explain 10.96.0.1:443
   millrace egress explain kubernetes.default.svc.cluster.local:443`,
-		Args: exactly("HOST:PORT"),
+		Args:              exactly("HOST:PORT"),
+		ValidArgsFunction: byPosition(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var e agent.Explanation
 			if err := a.askAgent(cmd.Context(), "/explain", url.Values{"protocol": {protocol}, "address": args}, &e); err != nil {
@@ -196,6 +217,7 @@ up as it would be then; nothing is dialled. Exit code 1 says that it is denied.`
 		},
 	}
 	cmd.Flags().StringVar(&protocol, "protocol", "tcp", "tcp, tcp4, tcp6, or udp where the agent has it turned on")
+	completeWith(cmd, "protocol", cobra.FixedCompletions([]string{"tcp", "tcp4", "tcp6", "udp", "udp4", "udp6"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 

@@ -83,6 +83,7 @@ send new requests elsewhere, and open ones have --drain-timeout to end.
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.egressAgent(cmd, &f) },
 	}
 	f.add(cmd)
+	completeWith(cmd, "server-count-source", cobra.FixedCompletions([]string{"default", "max"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -205,6 +206,9 @@ func (f *egressFlags) check(cmd *cobra.Command) error {
 			return usage(cmd, "--server: %w", err)
 		}
 	}
+	if err := agent.CheckName(f.cfg.Name); err != nil {
+		return usage(cmd, "--node-name: %w", err)
+	}
 	p, err := policy.Parse(strings.Join(f.allow, " "), f.udp)
 	if err != nil {
 		return usage(cmd, "--allow: %w", err)
@@ -212,6 +216,9 @@ func (f *egressFlags) check(cmd *cobra.Command) error {
 	f.cfg.Policy = func() *policy.Policy { return p }
 	f.cfg.Host, f.cfg.HostNames = new(net.Dialer), net.DefaultResolver
 	if f.identifiers != "" {
+		if err := agent.CheckIdentifiers(f.identifiers); err != nil {
+			return usage(cmd, "--identifiers: %w", err)
+		}
 		f.cfg.Identifiers = func() string { return f.identifiers }
 	}
 	f.cfg.Static = map[string][]netip.Addr{}
@@ -228,6 +235,7 @@ func (f *egressFlags) check(cmd *cobra.Command) error {
 
 func (f *egressFlags) addHost(text string) error {
 	name, list, ok := strings.Cut(text, "=")
+	name = strings.TrimSuffix(strings.ToLower(name), ".") // as names are looked for
 	if !ok || name == "" {
 		return fmt.Errorf("%q: want NAME=ADDRESS", text)
 	}
@@ -236,7 +244,7 @@ func (f *egressFlags) addHost(text string) error {
 		if err != nil {
 			return fmt.Errorf("%q: %w", text, err)
 		}
-		f.cfg.Static[strings.ToLower(name)] = append(f.cfg.Static[strings.ToLower(name)], addr)
+		f.cfg.Static[name] = append(f.cfg.Static[name], addr)
 	}
 	return nil
 }

@@ -70,7 +70,7 @@ to --outward prefixes, and there the server decides.
 The private key is read anew when its file changes.
 
   RUN-DIR/egress-l3.sock    what millrace egress l3 status asks`,
-		Example: `  millrace egress genkey > /etc/millrace/l3.key
+		Example: `  (umask 077; millrace egress genkey > /etc/millrace/l3.key)
   millrace port add br0 egress0 --type tap --netns egress --ip 10.16.0.2/16
   millrace egress l3 --private-key /etc/millrace/l3.key --address 10.99.0.2 --netns egress \
       --server 'IGWZYSAEYmh9FBzXHDUR9nHMIFTtP9TdyQIgBBpP7hE= vpn.example:51820 10.99.0.1/24' --allow pods=10.16.0.0/16`,
@@ -147,7 +147,7 @@ func parseOwn(words []string) (own []netip.Addr, err error) {
 	if len(own) == 0 {
 		return nil, errors.New("none is given: the tunnel's end needs one, of the server's choice")
 	}
-	return own, nil
+	return own, l3.CheckOwn(own)
 }
 
 // parseServer reads KEY[,KEY] HOST:PORT ADDRESS/BITS[,PREFIX...].

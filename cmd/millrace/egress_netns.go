@@ -26,13 +26,14 @@ func ownNetns(runDir, name string) string {
 	return filepath.Join(runDir, control.EgressDir, name+".netns")
 }
 
-// makeNetns makes the network namespace of an egress port, if it is not there.
+// makeNetns makes the network namespace of an egress port, if it is not there: one that somebody else has made
+// stays when the port goes.
 func makeNetns(runDir string, e bridge.Egress) error {
-	if err := os.WriteFile(ownNetns(runDir, e.Name), []byte(e.Netns), 0o600); err != nil {
-		return fmt.Errorf("note the network namespace: %w", err)
-	}
 	if _, err := os.Stat(netnsPath(e.Netns)); err == nil {
 		return nil
+	}
+	if err := os.WriteFile(ownNetns(runDir, e.Name), []byte(e.Netns), 0o600); err != nil {
+		return fmt.Errorf("note the network namespace: %w", err)
 	}
 	done := make(chan error)
 	go func() {

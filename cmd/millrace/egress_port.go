@@ -57,6 +57,7 @@ port any more. It needs neither control nor the dataplane to go on.
 		Args:    exactly("NAME"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.egressPortRun(cmd, args[0], readyFD) },
 	}
+	cmd.ValidArgsFunction = byPosition(a.egressPortNames)
 	cmd.Flags().IntVar(&readyFD, "ready-fd", 0, "descriptor to write the line ready to, instead of standard output")
 	return cmd
 }

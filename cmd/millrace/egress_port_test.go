@@ -91,10 +91,15 @@ func TestEgressPorts(t *testing.T) {
 	if r := run(t, "egress", "status", "--run-dir", dir); r.code != exitError || !strings.Contains(r.err, "--port: eg0, eg1") {
 		t.Errorf("status of several: %d, %s", r.code, r.err)
 	}
+	for _, args := range [][]string{{"egress", "status", "--port", ""}, {"egress", "port", ""}} {
+		if out := run(t, append([]string{"__complete", "--run-dir", dir}, args...)...).out; !strings.HasPrefix(out, "eg0\neg1\n") {
+			t.Errorf("completion of %v: %q", args, out)
+		}
+	}
 	if r := run(t, "egress", "explain", "10.0.0.9:80", "--run-dir", dir, "--port", "eg1"); r.code != exitOK || !strings.Contains(r.out, "pods") {
 		t.Errorf("explain: %d, %s%s", r.code, r.out, r.err)
 	}
-	if r := run(t, "egress", "status", "--run-dir", dir, "--port", "eg2"); r.code != exitNotRunning {
+	if r := run(t, "egress", "status", "--run-dir", dir, "--port", "eg2"); r.code != exitNotRunning || !strings.Contains(r.err, "there are: eg0, eg1") {
 		t.Errorf("status of no port: %d, %s", r.code, r.err)
 	}
 	if r := add("eg2", "10.0.0.4"); r.code != exitUsage || !strings.Contains(r.err, "--ip") {

@@ -60,7 +60,7 @@ Keys, nodes, operators and between_nodes are taken up when the files change; for
 the rest the server is restarted.
 
   RUN-DIR/egress-server.sock    what millrace egress-server status asks`,
-		Example: `  millrace egress genkey > server.key
+		Example: `  (umask 077; millrace egress genkey > server.key)
   millrace egress-server --config server.yaml
   millrace egress-server status`,
 		Args: exactly(),
@@ -83,6 +83,8 @@ type rosterFile struct {
 	nodes  []l3.Peer
 	others []l3.Peer
 	guard  *guard.Server // nil while it is read for the first time
+	first  *roster.Roster
+	log    *zap.Logger
 }
 
 // load reads the file again if it has changed, and the private key.
@@ -119,8 +121,13 @@ func (f *rosterFile) read(text []byte) error {
 		return err
 	}
 	f.text, f.roster, f.nodes, f.others, f.setup = text, r, nodes, operators, setup
-	if f.guard != nil {
-		f.guard.Between(r.BetweenNodes)
+	if f.guard == nil {
+		f.first = r
+		return nil
+	}
+	f.guard.Between(r.BetweenNodes)
+	if names := r.Unlike(f.first); len(names) > 0 {
+		f.log.Warn("the roster has what takes a restart of the server", zap.Strings("changed", names))
 	}
 	return nil
 }
@@ -134,7 +141,7 @@ func (a *app) egressServer(cmd *cobra.Command, f *serverFlags) error {
 	if f.config == "" {
 		return usage(cmd, "--config: no file is named")
 	}
-	file := &rosterFile{name: f.config}
+	file := &rosterFile{name: f.config, log: log}
 	if _, err := file.load(); err != nil {
 		return usage(cmd, "--config: %w", err)
 	}
@@ -143,7 +150,7 @@ func (a *app) egressServer(cmd *cobra.Command, f *serverFlags) error {
 		return err
 	}
 	defer shown.Close()
-	t, err := file.open(log)
+	t, err := file.open()
 	if err != nil {
 		return err
 	}
@@ -151,11 +158,11 @@ func (a *app) egressServer(cmd *cobra.Command, f *serverFlags) error {
 }
 
 // open opens the server's end.
-func (f *rosterFile) open(log *zap.Logger) (*l3.Tunnel, error) {
+func (f *rosterFile) open() (*l3.Tunnel, error) {
 	r := f.roster
 	f.guard = guard.NewServer(r.Addresses, r.Device != "")
 	f.guard.Between(r.BetweenNodes)
-	c := l3.Config{Load: f.load, Port: r.Port, Own: r.Addresses, MTU: r.MTU, Filter: f.guard, Log: log}
+	c := l3.Config{Load: f.load, Port: r.Port, Own: r.Addresses, MTU: r.MTU, Filter: f.guard, Log: f.log}
 	if r.Device == "" {
 		c.Use = func([]l3.Peer) error { f.guard.Set(f.nodes, f.others); return nil }
 		return l3.New(c)

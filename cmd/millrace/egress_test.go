@@ -32,7 +32,7 @@ func TestEgressAgent(t *testing.T) {
 	t.Cleanup(func() { _ = web.Close() })
 	dir := t.TempDir()
 	p := spawn(t, "egress", "agent", "--run-dir", dir, "--server", s.Addr(), "--insecure", "--allow", "node=127.0.0.1",
-		"--allow", "host-names=*.test", "--host", "web.test=127.0.0.1,192.0.2.1", "--listen", "127.0.0.1:0", "--drain-timeout", "100ms")
+		"--allow", "host-names=*.test", "--host", "Web.test.=127.0.0.1,192.0.2.1", "--listen", "127.0.0.1:0", "--drain-timeout", "100ms")
 	if got := p.line(t); got != "ready\n" {
 		t.Fatalf("first line is %q", got)
 	}
@@ -130,6 +130,8 @@ func TestEgressUsage(t *testing.T) {
 		"neither default":     {"--server", "a:1", "--ca", "x", "--server-count-source", "some"},
 		"--log-requests":      {"--server", "a:1", "--ca", "x", "--log-requests", "loud"},
 		"unable to parse IP":  {"--server", "a:1", "--ca", "x", "--host", "a=b"},
+		"--identifiers":       {"--server", "a:1", "--ca", "x", "--identifiers", "ip=10.0.0.1"},
+		"--node-name":         {"--server", "a:1", "--ca", "x", "--node-name", "nöde"},
 	} {
 		if r := run(t, append([]string{"egress", "agent", "--run-dir", dir}, args...)...); r.code != exitUsage || !strings.Contains(r.err, part) {
 			t.Errorf("%v: exit code %d, %s; want %q", args, r.code, r.err, part)

@@ -85,11 +85,9 @@ func tunnelProbes(t *l3.Tunnel) http.Handler {
 }
 
 // An absentError says that nobody serves a socket.
-type absentError struct{ what, command string }
+type absentError struct{ text string }
 
-func (e *absentError) Error() string {
-	return fmt.Sprintf("no %s is running in this run directory: start one with `%s`", e.what, e.command)
-}
+func (e *absentError) Error() string { return e.text }
 
 // Is makes it one kind of absent agent.
 func (e *absentError) Is(err error) bool { return err == admin.ErrNoAgent }
@@ -109,7 +107,7 @@ and no server has answered in the last 10 seconds.`,
 			var s l3.Status
 			err := admin.Ask(cmd.Context(), filepath.Join(a.runDir, socket), "/status", nil, &s)
 			if errors.Is(err, admin.ErrNoAgent) {
-				return &absentError{"tunnel (" + what + ")", command}
+				return &absentError{fmt.Sprintf("no tunnel (%s) is running in this run directory: start one with `%s`", what, command)}
 			}
 			if err != nil {
 				return err

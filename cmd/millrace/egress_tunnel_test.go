@@ -90,7 +90,7 @@ func TestTunnelUsage(t *testing.T) {
 		"--config: no file":        {"egress-server"},
 		"read the roster":          {"egress-server", "--config", filepath.Join(dir, "none")},
 		"port: it must be":         {"egress-server", "--config", write("r1", "private_key: key\n")},
-		"is that of a":             {"egress-server", "--config", write("r2", "private_key: key\nport: 1\naddresses: [10.0.0.1]\nnodes: [{name: a, keys: ["+public+"], prefixes: [10.0.0.0/8]}, {name: b, keys: ["+public+"], prefixes: [10.0.0.0/9]}]")},
+		"is that of a":             {"egress-server", "--config", write("r2", "private_key: key\nport: 1\naddresses: [192.0.2.1]\nnodes: [{name: a, keys: ["+public+"], prefixes: [10.0.0.0/8]}, {name: b, keys: ["+public+"], prefixes: [10.0.0.0/9]}]")},
 	} {
 		if r := run(t, append(args, "--run-dir", dir)...); r.code != exitUsage || !strings.Contains(r.err, part) {
 			t.Errorf("%v: exit code %d, %s; want %q", args, r.code, r.err, part)

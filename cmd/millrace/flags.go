@@ -2,7 +2,6 @@ package main
 
 import (
 	"strconv"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,8 +16,6 @@ type switchOptions = dataplane.Options
 type switchFlags struct {
 	cpus     string
 	poll     string
-	macAge   time.Duration
-	macTable int
 	cacheMiB int
 	fresh    bool
 }
@@ -27,8 +24,6 @@ func (f *switchFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVar(&f.cpus, "cpus", "", "CPUs of the workers, such as 2,4-6 (default: all that we may use but the first)")
 	fs.StringVar(&f.poll, "poll", string(dataplane.PollAdaptive), "what workers without traffic do: adaptive (sleep) or busy (spin)")
-	fs.DurationVar(&f.macAge, "mac-age", dataplane.DefaultMACAge, "how long bridges remember an address that is silent")
-	fs.IntVar(&f.macTable, "mac-table", dataplane.DefaultMACTable, "addresses that each bridge can learn")
 	fs.IntVar(&f.cacheMiB, "cache-memory", 0, "MiB that the workers' flow caches may take together, from 4 to 1000 each (default a sixteenth of the machine's memory)")
 	fs.BoolVar(&f.fresh, "fresh", false, "begin without the ports of the last run in this run directory (run: control adds those in the database)")
 	complete(cmd, "poll", string(dataplane.PollAdaptive), string(dataplane.PollBusy))
@@ -36,7 +31,7 @@ func (f *switchFlags) add(cmd *cobra.Command) {
 
 // args are the flags again, for the child. A restarted child is never fresh.
 func (f *switchFlags) args(fresh bool) []string {
-	args := []string{"--poll", f.poll, "--mac-age", f.macAge.String(), "--mac-table", strconv.Itoa(f.macTable), "--cache-memory", strconv.Itoa(f.cacheMiB)}
+	args := []string{"--poll", f.poll, "--cache-memory", strconv.Itoa(f.cacheMiB)}
 	if f.cpus != "" {
 		args = append(args, "--cpus", f.cpus)
 	}
@@ -56,14 +51,10 @@ func (f *switchFlags) options(cmd *cobra.Command) (switchOptions, error) {
 	if err != nil {
 		return switchOptions{}, usage(cmd, "--cpus: %w", err)
 	}
-	o := switchOptions{CPUs: cpus, Allowed: allowed, Poll: dataplane.PollMode(f.poll), MACAge: f.macAge, MACTable: f.macTable, CacheMemory: uint64(f.cacheMiB) << 20}
+	o := switchOptions{CPUs: cpus, Allowed: allowed, Poll: dataplane.PollMode(f.poll), CacheMemory: uint64(f.cacheMiB) << 20}
 	switch {
 	case o.Poll != dataplane.PollBusy && o.Poll != dataplane.PollAdaptive:
 		return o, usage(cmd, "--poll: %q is neither adaptive nor busy", f.poll)
-	case f.macAge < time.Second:
-		return o, usage(cmd, "--mac-age: %v is less than a second", f.macAge)
-	case f.macTable < 1 || f.macTable > 1<<20:
-		return o, usage(cmd, "--mac-table: %d is not in 1..%d", f.macTable, 1<<20)
 	case f.cacheMiB < 0 || f.cacheMiB > 1<<20:
 		return o, usage(cmd, "--cache-memory: %d is not in 0..%d", f.cacheMiB, 1<<20)
 	}

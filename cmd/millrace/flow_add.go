@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -59,7 +58,7 @@ func (a *app) flowAddCmd() *cobra.Command {
 	}
 	db.add(cmd)
 	wait.add(cmd)
-	f.add(cmd, "its")
+	f.add(cmd)
 	cmd.Flags().BoolVar(&mayExist, "may-exist", false, "a flow that there is already, word for word, is no error")
 	cmd.ValidArgsFunction = byPosition(a.rowBridges(&db))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -71,7 +70,7 @@ func (a *app) flowAddCmd() *cobra.Command {
 		if _, p := flows.NewChecker().Check(row); p != nil {
 			return usage(cmd, "%w", p)
 		}
-		return a.onFlows(&db, func() time.Duration { return wait.timeout }, func(ctx context.Context, d *flowDB, _ []string) error {
+		return a.onFlows(&db, wait.most, func(ctx context.Context, d *flowDB, _ []string) error {
 			return a.flowAdd(ctx, d, &wait, row, mayExist)
 		})(cmd, args)
 	}

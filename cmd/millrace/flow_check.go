@@ -28,7 +28,7 @@ told with line and column, with exit code 1.
   millrace flow check -f br0.flows > /dev/null && millrace flow replace br0 -f br0.flows`,
 		Args: between(0, 2, "MATCH", "ACTIONS"),
 	}
-	f.add(cmd, "its")
+	f.add(cmd)
 	cmd.Flags().StringVarP(&file, "file", "f", "", "file of flows; -: standard input")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		lines, name, err := a.checked(cmd, &f, file, args)

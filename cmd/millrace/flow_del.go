@@ -42,7 +42,7 @@ returns, they are not in force any more.`,
 		if err != nil {
 			return err
 		}
-		return a.onFlows(&db, func() time.Duration { return wait.timeout }, func(ctx context.Context, d *flowDB, _ []string) error {
+		return a.onFlows(&db, wait.most, func(ctx context.Context, d *flowDB, _ []string) error {
 			var e flowEdit
 			if err := e.op(ovsdb.Op{"op": "delete", "table": flowmodel.FlowTable, "where": where}); err != nil {
 				return err

@@ -62,7 +62,8 @@ A program is stale when a change may concern it; its next frame finds that out.`
 	}
 	f := cmd.Flags()
 	f.StringVar(&q.bridge, "bridge", "", "what this bridge has, as the argument BRIDGE says")
-	f.IntVar(&q.table, "table", -1, "rules of this table only, 0 to 255 (default all)")
+	f.IntVar(&q.table, "table", -1, "rules of this table only, 0 to 255")
+	f.Lookup("table").DefValue = "all"
 	f.BoolVar(&q.own, "own", false, "also the rules that the switch has made itself, for bridges that learn and for wires")
 	f.BoolVar(&q.cache, "cache", false, "list cached programs")
 	f.StringVar(&q.port, "port", "", "with --cache: programs of frames that come by this port")

@@ -43,7 +43,7 @@ type namedAction func(cmd *cobra.Command, e *flowEdit, name string, args []strin
 // it waits, and tells what is wrong with the row then.
 func (a *app) onNamed(db *dbFlags, wait *waitFlags, n named, build namedAction) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		return a.onFlows(db, func() time.Duration { return wait.timeout }, func(ctx context.Context, d *flowDB, args []string) error {
+		return a.onFlows(db, wait.most, func(ctx context.Context, d *flowDB, args []string) error {
 			old, err := d.find(ctx, n, args[0])
 			if err != nil {
 				return err
@@ -169,6 +169,14 @@ func few(list []string) string {
 	return strings.Join(list, " ")
 }
 
+// article is a word with its indefinite article.
+func article(word string) string {
+	if strings.ContainsRune("aeiou", rune(word[0])) {
+		return "an " + word
+	}
+	return "a " + word
+}
+
 // namedDel is the command that deletes rows of a kind.
 func (a *app) namedDel(n named, use, example string) *cobra.Command {
 	var db dbFlags
@@ -176,8 +184,8 @@ func (a *app) namedDel(n named, use, example string) *cobra.Command {
 	var ifExists bool
 	cmd := &cobra.Command{
 		Use:   "del NAME",
-		Short: "Remove a " + n.word,
-		Long: `Removes a ` + n.word + ` from the Millrace database. Flows that name it are inactive until
+		Short: "Remove " + article(n.word),
+		Long: `Removes ` + article(n.word) + ` from the Millrace database. Flows that name it are inactive until
 there is one of that name again.`,
 		Example: "  millrace flow " + use + " del " + example,
 		Args:    exactly("NAME"),

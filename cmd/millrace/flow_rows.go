@@ -59,11 +59,11 @@ type flowFlags struct {
 	cookie          string
 }
 
-func (f *flowFlags) add(cmd *cobra.Command, what string) {
+func (f *flowFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.Uint32Var(&f.table, "table", 0, what+" table, 0 to 255")
-	fs.Uint32Var(&f.priority, "priority", 0, what+" priority, 0 to 65535: the highest that matches decides")
-	fs.StringVar(&f.cookie, "cookie", "0", what+" cookie, a number of 64 bits for whoever makes flows")
+	fs.Uint32Var(&f.table, "table", 0, "its table, 0 to 255")
+	fs.Uint32Var(&f.priority, "priority", 0, "its priority, 0 to 65535: the highest that matches decides")
+	fs.StringVar(&f.cookie, "cookie", "0", "its cookie, a number of 64 bits for whoever makes flows")
 }
 
 // numbers checks the flags.
@@ -88,9 +88,13 @@ type flowFilter struct {
 }
 
 func (f *flowFilter) add(cmd *cobra.Command) {
-	f.flowFlags.add(cmd, "flows of this")
-	cmd.Flags().StringVar(&f.match, "match", "", "flows whose match is this text")
-	cmd.Flags().StringVar(&f.actions, "actions", "", "flows whose actions are this text")
+	fs := cmd.Flags()
+	fs.Uint32Var(&f.table, "table", 0, "flows of this table, 0 to 255")
+	fs.Uint32Var(&f.priority, "priority", 0, "flows of this priority, 0 to 65535")
+	fs.StringVar(&f.cookie, "cookie", "0", "flows of this cookie, a number of 64 bits")
+	fs.StringVar(&f.match, "match", "", "flows whose match is this text")
+	fs.StringVar(&f.actions, "actions", "", "flows whose actions are this text")
+	fs.Lookup("cookie").DefValue = "" // any
 }
 
 // given reports whether anything is asked for.

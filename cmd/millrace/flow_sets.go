@@ -60,8 +60,8 @@ func (a *app) setAddCmd(k setKind) *cobra.Command {
 	var wait waitFlags
 	cmd := &cobra.Command{
 		Use:   "add NAME [" + k.element + "...]",
-		Short: "Add elements to a " + k.word + ", which is made if there is none",
-		Long: `Adds elements to a ` + k.word + ` of the Millrace database, and makes it if there is none of
+		Short: "Add elements to " + article(k.word) + ", which is made if there is none",
+		Long: `Adds elements to ` + article(k.word) + ` of the Millrace database, and makes it if there is none of
 that name. Elements that it has may be among them.`,
 		Example: "  millrace flow " + k.use + " add " + k.example,
 		Args:    between(1, 1<<20, "NAME", k.element),
@@ -90,7 +90,7 @@ func (a *app) setRemoveCmd(k setKind) *cobra.Command {
 	var wait waitFlags
 	cmd := &cobra.Command{
 		Use:   "remove NAME " + k.element + "...",
-		Short: "Take elements out of a " + k.word,
+		Short: "Take elements out of " + article(k.word),
 		Long: `Takes elements out of the ` + k.word + `, written as they are in it. It stays, if empty. It
 is no error if some are not in it.`,
 		Example: "  millrace flow " + k.use + " remove " + k.example,

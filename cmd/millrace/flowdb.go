@@ -57,17 +57,7 @@ type flowAction func(ctx context.Context, d *flowDB, args []string) error
 // long it may wait.
 func (a *app) onFlows(f *dbFlags, waits func() time.Duration, do flowAction) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout+waits())
-		defer cancel()
-		d, err := a.dialFlows(ctx, f)
-		if errors.Is(err, ovsdb.ErrEndpoint) && len(f.db) > 0 {
-			return usage(cmd, "--db: %w", errors.Unwrap(err))
-		}
-		if err != nil {
-			return err
-		}
-		defer d.Close()
-		return do(ctx, d, args)
+		return dialled(cmd, args, f, waits, a.dialFlows, do)
 	}
 }
 

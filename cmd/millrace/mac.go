@@ -14,8 +14,8 @@ func (a *app) macCmd() *cobra.Command {
 		Use:   "mac",
 		Short: "Show and change the address tables of bridges",
 		Long: `Shows and changes the tables that tell bridges behind which port an address is.
-Learned entries are forgotten when the address is silent for long (millrace run
---mac-age); static ones stay, also over a restart of the dataplane.`,
+Learned entries are forgotten when the address is silent for long (millrace bridge
+set --mac-aging-time); static ones stay, also over a restart of the dataplane.`,
 		Example: `  millrace mac table
   millrace mac add br0 02:00:00:00:00:01 vm1`,
 		Args: noSubcommand, RunE: helpOnly,

@@ -22,12 +22,8 @@ type portAddFlags struct {
 	up       time.Duration // how long to wait for the peer
 }
 
-func (a *app) portAddCmd() *cobra.Command {
-	var f portAddFlags
-	cmd := &cobra.Command{
-		Use:   "add BRIDGE NAME --type TYPE",
-		Short: "Add a port to a bridge",
-		Long: `Adds a port to a bridge, which is made if there is none of that name: rows of the
+// portAddHelp is the help of port add.
+const portAddHelp = `Adds a port to a bridge, which is made if there is none of that name: rows of the
 database, as ovs-vsctl writes them. The types are those of Open vSwitch:
 
   dpdkvhostuser        the switch listens on a socket: RUN-DIR/NAME, or --path
@@ -51,7 +47,14 @@ come later, unless you --wait for that.
 
 With --tag alone the port is an access port: frames enter and leave untagged and
 belong to that VLAN. With none of --tag, --trunks and --vlan-mode it is a trunk
-of all VLANs.`,
+of all VLANs.`
+
+func (a *app) portAddCmd() *cobra.Command {
+	var f portAddFlags
+	cmd := &cobra.Command{
+		Use:   "add BRIDGE NAME --type TYPE",
+		Short: "Add a port to a bridge",
+		Long:  portAddHelp,
 		Example: `  millrace port add br0 pod1 --type dpdkvhostuser --tag 10
   millrace port add br0 vm1 --type dpdkvhostuserclient --path /run/vms/vm1.sock --wait=30s
   millrace port add br0 up --type dpdkvhostuser --vlan-mode native-untagged --tag 1 --trunks 10,20-29

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,9 +12,6 @@ import (
 )
 
 func (a *app) portDelCmd() *cobra.Command {
-	var db dbFlags
-	var wait waitFlags
-	var ifExists bool
 	cmd := &cobra.Command{
 		Use:   "del NAME...",
 		Short: "Remove ports",
@@ -24,16 +20,26 @@ no frame comes from them or goes to them, and their sockets are gone. The bridge
 stays, also without ports.`,
 		Example: `  millrace port del vm1
   millrace port del vm1 vm2 --if-exists`,
-		Args: between(1, 1<<20, "NAME"),
 	}
+	a.deletes(cmd, "port", a.rowPorts, deletePorts)
+	return cmd
+}
+
+// deletes makes cmd one that deletes what its arguments name, by drop, which returns the
+// names of those that there were.
+func (a *app) deletes(cmd *cobra.Command, what string, names func(*dbFlags) cobra.CompletionFunc, drop func(v *vswitch, e *edit, names []string, ifExists bool) ([]string, error)) {
+	var db dbFlags
+	var wait waitFlags
+	var ifExists bool
+	cmd.Args = between(1, 1<<20, "NAME")
 	db.add(cmd)
 	wait.add(cmd)
-	cmd.Flags().BoolVar(&ifExists, "if-exists", false, "a port that there is not is no error")
-	cmd.ValidArgsFunction = a.rowPorts(&db)
-	cmd.RunE = a.onDB(&db, func() time.Duration { return wait.timeout }, func(ctx context.Context, d *database, args []string) error {
+	cmd.Flags().BoolVar(&ifExists, "if-exists", false, "a "+what+" that there is not is no error")
+	cmd.ValidArgsFunction = names(&db)
+	cmd.RunE = a.onDB(&db, wait.most, func(ctx context.Context, d *database, args []string) error {
 		var deleted []string
 		next, err := d.edit(ctx, func(v *vswitch, e *edit) (err error) {
-			deleted, err = deletePorts(v, e, args, ifExists)
+			deleted, err = drop(v, e, args, ifExists)
 			return err
 		})
 		if err == nil {
@@ -44,7 +50,6 @@ stays, also without ports.`,
 		}
 		return err
 	})
-	return cmd
 }
 
 // deletePorts takes ports out of their bridges: rows that nothing refers to are

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -50,7 +49,7 @@ again, and a device of the kernel is another one.`,
 		if err := f.check(cmd); err != nil {
 			return err
 		}
-		return a.onDB(&f.db, func() time.Duration { return f.wait.timeout }, func(ctx context.Context, d *database, args []string) error {
+		return a.onDB(&f.db, f.wait.most, func(ctx context.Context, d *database, args []string) error {
 			next, err := d.edit(ctx, func(v *vswitch, e *edit) error { return f.edit(cmd, a, v, e, args[0]) })
 			if err != nil {
 				return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -65,7 +64,7 @@ func (a *app) rewire(cmd *cobra.Command, wires func(args []string) map[string]st
 	var wait waitFlags
 	db.add(cmd)
 	wait.add(cmd)
-	cmd.RunE = a.onDB(&db, func() time.Duration { return wait.timeout }, func(ctx context.Context, d *database, args []string) error {
+	cmd.RunE = a.onDB(&db, wait.most, func(ctx context.Context, d *database, args []string) error {
 		all := wires(args)
 		next, err := d.edit(ctx, func(v *vswitch, e *edit) error {
 			for _, in := range slices.Sorted(maps.Keys(all)) {

@@ -45,11 +45,15 @@ func (a *app) root() *cobra.Command {
 		Use:   "millrace",
 		Short: "Userspace fast-path switch for edge nodes",
 		Long: `Millrace is a userspace switch: ports for DPDK pods and virtual machines
-(vhost-user), learning bridges between them, and a counted, named reason for
-every frame that it does not deliver.
+(vhost-user), network devices (AF_XDP), the kernel (TAP) and other hosts (Geneve,
+VXLAN); between them bridges that learn, or do what flows say, with connection
+tracking; and a counted, named reason for every frame that it does not deliver.
 
-` + "`millrace run`" + ` starts a switch and keeps it alive. All other commands find it
-by its run directory and show or change it.`,
+` + "`millrace run`" + ` starts a switch and keeps it alive. Other commands find it by its
+run directory, and show or change it; ` + "`ovs-vsctl`" + ` may change it, too.
+
+Exit codes are 0 (done), 1 (error), 2 (usage) and 3 (no switch is running): see
+` + "`millrace run --help`" + `.`,
 		Example: `  millrace run --run-dir /run/millrace &
   millrace port add br0 vm1 --type dpdkvhostuser
   millrace port add br0 vm2 --type dpdkvhostuser
@@ -67,8 +71,20 @@ by its run directory and show or change it.`,
 	f.StringVar(&a.runDir, "run-dir", defaultRunDir(os.Getenv, os.Geteuid()), "directory of the switch's sockets (env MILLRACE_RUN_DIR)")
 	f.BoolVar(&a.json, "json", false, "print JSON: field names are those of dataplane/api/millrace.proto")
 	f.StringVar(&a.logLevel, "log-level", "info", "what to log on standard error: debug, info, warn, error")
-	cmd.AddCommand(a.runCmd(), a.dataplaneCmd(), a.controlCmd(), a.showCmd(), a.statusCmd(), a.bridgeCmd(), a.portCmd(), a.macCmd(), a.statsCmd(), a.dropsCmd(), a.topCmd(), a.workerCmd(), a.doctorCmd(), a.flowCmd(), a.ctCmd(), a.egressCmd(), a.egressServerCmd(), a.memCmd(), a.pktgenCmd(), a.dbCmd(), a.agentCmd(), a.devicePluginCmd(), a.demoCmd(), a.versionCmd())
+	group(cmd, "Run a switch:", a.runCmd(), a.dataplaneCmd(), a.controlCmd(), a.egressServerCmd(), a.devicePluginCmd())
+	group(cmd, "Change and list what it has:", a.bridgeCmd(), a.portCmd(), a.macCmd(), a.flowCmd(), a.ctCmd(), a.workerCmd(), a.egressCmd(), a.agentCmd(), a.dbCmd())
+	group(cmd, "Look at it:", a.statusCmd(), a.doctorCmd(), a.showCmd(), a.topCmd(), a.statsCmd(), a.dropsCmd(), a.memCmd())
+	cmd.AddCommand(a.pktgenCmd(), a.demoCmd(), a.versionCmd())
 	return cmd
+}
+
+// group adds commands that help shows together.
+func group(cmd *cobra.Command, title string, commands ...*cobra.Command) {
+	cmd.AddGroup(&cobra.Group{ID: title, Title: title})
+	for _, c := range commands {
+		c.GroupID = title
+	}
+	cmd.AddCommand(commands...)
 }
 
 // systemRunDir is the run directory of the machine's own switch.

@@ -28,17 +28,13 @@ type runFlags struct {
 	keep     bool
 }
 
-func (a *app) runCmd() *cobra.Command {
-	var f runFlags
-	cmd := &cobra.Command{
-		Use:   "run",
-		Short: "Start a switch and keep it alive",
-		Long: `Starts the processes of a switch on the run directory, and starts each again when
+// runHelp is the help of run.
+const runHelp = `Starts the processes of a switch on the run directory, and starts each again when
 it dies:
 
-  millrace db serve    the embedded database; not with --db
-  millrace dataplane   ports and workers
-  millrace control     holds the dataplane to what the database says
+  millrace db serve           the embedded database; not with --db
+  millrace dataplane          ports and workers
+  millrace control            holds the dataplane to what the database says
   millrace egress port NAME   the other end of each port of type egress
 
 A process that dies is started again at once; one that dies again and again,
@@ -80,7 +76,15 @@ Exit codes, of this and all other commands:
   1  error
   2  usage: the command line, or a value in it, makes no sense
   3  no switch is running in the run directory
-  4  another switch has the run directory, or its database`,
+  4  another switch has the run directory, or its database
+  5  warnings, and nothing worse (millrace doctor)`
+
+func (a *app) runCmd() *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Start a switch and keep it alive",
+		Long:  runHelp,
 		Example: `  millrace run
   millrace run --run-dir /run/millrace --state-dir /var/lib/millrace --cpus 2-3 --poll busy
   millrace run --db unix:/run/openvswitch/db.sock

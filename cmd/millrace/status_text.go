@@ -12,7 +12,11 @@ func (h *health) print(w io.Writer) {
 	fmt.Fprintf(w, "millrace at %s: %s\n\n", h.runDir, h.verdict())
 	t := newTable("PROCESS", ">PID", "STATE", "FOR", ">RESTARTS")
 	for _, p := range h.processes {
-		t.add(p.name, unlessZero(uint32(p.pid), ""), p.state, age(p.since), strconv.Itoa(p.restarts))
+		pid := "" // without commas: it is for kill
+		if p.pid != 0 {
+			pid = strconv.Itoa(p.pid)
+		}
+		t.add(p.name, pid, p.state, age(p.since), strconv.Itoa(p.restarts))
 	}
 	t.print(w, "no processes known")
 	fmt.Fprintf(w, "\ndatabase: %s\n", h.databaseLine())

@@ -104,17 +104,20 @@ func offloads(s dataplane.PortSpec) (bool, error) {
 	}
 }
 
-// A vhostDevice is a vhost-user port as the dataplane wants to see it.
-type vhostDevice struct{ *vhost.Port }
-
-// Rx implements dataplane.Device.
-func (d vhostDevice) Rx() []dataplane.RxQueue {
+// rxQueues are a port's queues as the dataplane wants to see them.
+func rxQueues[Q dataplane.RxQueue](list []Q) []dataplane.RxQueue {
 	var queues []dataplane.RxQueue
-	for _, q := range d.RxQueues() {
+	for _, q := range list {
 		queues = append(queues, q)
 	}
 	return queues
 }
+
+// A vhostDevice is a vhost-user port as the dataplane wants to see it.
+type vhostDevice struct{ *vhost.Port }
+
+// Rx implements dataplane.Device.
+func (d vhostDevice) Rx() []dataplane.RxQueue { return rxQueues(d.RxQueues()) }
 
 // Tx implements dataplane.Device.
 func (d vhostDevice) Tx() dataplane.TxQueue { return d.TxQueue() }

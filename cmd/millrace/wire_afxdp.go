@@ -31,13 +31,7 @@ func afxdpOpener(watcher *afxdp.Watcher, log *zap.Logger) dataplane.Opener {
 type afxdpDevice struct{ *afxdp.Port }
 
 // Rx implements dataplane.Device.
-func (d afxdpDevice) Rx() []dataplane.RxQueue {
-	var queues []dataplane.RxQueue
-	for _, q := range d.RxQueues() {
-		queues = append(queues, q)
-	}
-	return queues
-}
+func (d afxdpDevice) Rx() []dataplane.RxQueue { return rxQueues(d.RxQueues()) }
 
 // Tx implements dataplane.Device.
 func (d afxdpDevice) Tx() dataplane.TxQueue { return d.TxQueue() }

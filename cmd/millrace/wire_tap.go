@@ -38,13 +38,7 @@ func tapSettings(mtu int, h dataplane.HostSpec) tap.Settings {
 type tapDevice struct{ *tap.Port }
 
 // Rx implements dataplane.Device.
-func (d tapDevice) Rx() []dataplane.RxQueue {
-	var queues []dataplane.RxQueue
-	for _, q := range d.RxQueues() {
-		queues = append(queues, q)
-	}
-	return queues
-}
+func (d tapDevice) Rx() []dataplane.RxQueue { return rxQueues(d.RxQueues()) }
 
 // Tx implements dataplane.Device.
 func (d tapDevice) Tx() dataplane.TxQueue { return d.TxQueue() }

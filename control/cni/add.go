@@ -25,6 +25,9 @@ func add(args *skel.CmdArgs) error {
 		if err != nil {
 			return err
 		}
+		if _, err := c.prev(); err != nil {
+			return err
+		}
 		pod, err := enter(args.Netns)
 		if err != nil {
 			return err
@@ -70,6 +73,9 @@ func (c *call) build(ctx context.Context, pod *sandbox, at *attach.Attachment) (
 		return nil, err
 	}
 	for _, ip := range leased.IPs {
+		if ip.Address.IP.To4() == nil && at.MTU < mtuIPv6 {
+			return nil, invalid("mtu", "%d is less than %d, which IPv6 needs: the pod has address %s", at.MTU, mtuIPv6, ip.Address.String())
+		}
 		at.IPs = append(at.IPs, ip.Address.String())
 		if ip.Gateway != nil {
 			at.Gateways = append(at.Gateways, ip.Gateway.String())

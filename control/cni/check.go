@@ -2,14 +2,12 @@ package cni
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/version"
 
 	"millrace/control/cni/attach"
 )
@@ -47,29 +45,18 @@ func check(args *skel.CmdArgs) error {
 	})
 }
 
-// previous is the result of ADD.
+// previous is the result that CHECK compares with.
 func (c *call) previous() (*types100.Result, error) {
-	if len(c.PrevResult) == 0 {
+	r, err := c.prev()
+	switch {
+	case err != nil:
+		return nil, err
+	case r == nil:
 		return nil, invalid("prevResult", "CHECK needs it")
+	case interfaceOf(r, c.args.IfName) < 0:
+		return nil, invalid("prevResult", "it has no interface %s", c.args.IfName)
 	}
-	var raw map[string]any
-	if err := json.Unmarshal(c.PrevResult, &raw); err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "prevResult: "+err.Error(), "")
-	}
-	conf := &types.PluginConf{CNIVersion: c.CNIVersion, RawPrevResult: raw}
-	if err := version.ParsePrevResult(conf); err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "prevResult: "+err.Error(), "")
-	}
-	r, err := types100.NewResultFromResult(conf.PrevResult)
-	if err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "prevResult: "+err.Error(), "")
-	}
-	for _, i := range r.Interfaces {
-		if i.Name == c.args.IfName {
-			return r, nil
-		}
-	}
-	return nil, invalid("prevResult", "it has no interface %s", c.args.IfName)
+	return r, nil
 }
 
 // status is an error if no ADD could succeed now.
@@ -77,6 +64,9 @@ func status(args *skel.CmdArgs) error {
 	return withTime(func(ctx context.Context) error {
 		c, err := parse(args, true)
 		if err != nil {
+			return err
+		}
+		if _, err := c.attachment(); err != nil {
 			return err
 		}
 		_, err = attach.Call(ctx, c.RunDir, &attach.Request{Method: attach.Status})

@@ -26,6 +26,7 @@ const (
 	mtuDefault = 1500
 	mtuMin     = 68
 	mtuMax     = 9710
+	mtuIPv6    = 1280 // RFC 8200, 5
 	vlanMax    = 4094
 	queuesMax  = 64
 	runDirMax  = 60 // leaves room for a socket's name in 107 bytes
@@ -99,6 +100,7 @@ func (a *confArgs) UnmarshalJSON(text []byte) error {
 // runtimeConf is what the runtime gives for capabilities.
 type runtimeConf struct {
 	MAC       string    `json:"mac"`
+	IPs       []string  `json:"ips"` // what the IPAM plugin shall give
 	DeviceID  string    `json:"deviceID"`
 	InfoFile  string    `json:"CNIDeviceInfoFile"`
 	Bandwidth *rateConf `json:"bandwidth"`
@@ -226,7 +228,7 @@ func (c *call) attachment() (*attach.Attachment, error) {
 	if at.MTU == 0 {
 		at.MTU = mtuDefault
 	}
-	for _, step := range []func(*attach.Attachment) error{c.checkKind, c.checkBridge, c.checkTrunk, c.checkMAC, c.checkSocket, c.checkDevice, c.checkLimits, c.checkQueues} {
+	for _, step := range []func(*attach.Attachment) error{c.checkKind, c.checkBridge, c.checkTrunk, c.checkMAC, c.checkIPs, c.checkSocket, c.checkDevice, c.checkLimits, c.checkQueues} {
 		if err := step(at); err != nil {
 			return nil, err
 		}
@@ -330,6 +332,14 @@ func (c *call) checkMAC(at *attach.Attachment) error {
 	return nil
 }
 
+// checkIPs refuses addresses that nobody would give the pod.
+func (c *call) checkIPs(*attach.Attachment) error {
+	if c.Runtime != nil && len(c.Runtime.IPs) > 0 && c.ipam == "" {
+		return invalid("runtimeConfig.ips", "the pod asks for %.80q, and the network has no IPAM plugin to give it: add ipam, such as {\"type\": \"static\"}", c.Runtime.IPs)
+	}
+	return nil
+}
+
 func (c *call) checkSocket(at *attach.Attachment) error {
 	s := c.Socket
 	if s == nil {
@@ -365,11 +375,21 @@ func (c *call) checkDevice(at *attach.Attachment) error {
 	if id == "" {
 		return nil
 	}
-	if err := attach.CheckName(id); err != nil || len(id) > deviceMax {
-		return invalid("deviceID", "%.80q is none of the device plugin's", id)
+	if err := attach.CheckName(id); err != nil || len(id) > deviceMax || !isSlot(id) {
+		return invalid("deviceID", "%.80q is none of `millrace device-plugin`, like br0-7: the network's k8s.v1.cni.cncf.io/resourceName has to be millrace.dev/BRIDGE", id)
 	}
 	at.DeviceID = id
 	return nil
+}
+
+// isSlot reports whether an ID is BRIDGE-NUMBER, as the device plugin makes them.
+func isSlot(id string) bool {
+	i := strings.LastIndexByte(id, '-')
+	if i < 1 {
+		return false
+	}
+	_, err := strconv.ParseUint(id[i+1:], 10, 16)
+	return err == nil
 }
 
 func (c *call) checkQueues(at *attach.Attachment) error {

@@ -3,6 +3,7 @@ package cni
 import (
 	"encoding/json"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"gopkg.in/yaml.v3"
 
 	"millrace/control/cni/attach"
@@ -25,7 +27,7 @@ func argsOf(conf string) *skel.CmdArgs {
 func TestAttachment(t *testing.T) {
 	c, err := parsePod(argsOf(`{"cniVersion":"1.0.0","name":"n","type":"millrace-cni","kind":"vhost-user","bridge":"br0","mode":"server","mtu":9000,
 		"trunk":[{"id":9},{"minID":3,"maxID":5},{"id":4}],"queues":4,"mac":"02:00:00:00:00:01","socket":{"user":1000,"group":2000,"volume":"v","mount":"/m"},
-		"deviceID":"br0-1","ingressRate":8000000,"egressRate":1000,"egressBurst":5000,"portSecurity":true,"args":{"cni":{"mac":"02:00:00:00:00:02","other":"x"}},"runtimeConfig":{"mac":"02-00-00-00-00-03","ips":["10.0.0.1"]}}`), true)
+		"deviceID":"br0-1","ingressRate":8000000,"egressRate":1000,"egressBurst":5000,"portSecurity":true,"args":{"cni":{"mac":"02:00:00:00:00:02","other":"x"}},"ipam":{"type":"static"},"runtimeConfig":{"mac":"02-00-00-00-00-03","ips":["10.0.0.1"]}}`), true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,6 +40,74 @@ func TestAttachment(t *testing.T) {
 		`"mtu":9000,"mac":"02:00:00:00:00:03","queues":4,"send":{"bits":1000,"burst":5000},"receive":{"bits":8000000,"burst":2000000},"security":"addresses","server":true,"owner":{"uid":1000,"gid":2000},"device_id":"br0-1","volume":"v","mount":"/m"}`
 	if err != nil || string(got) != want {
 		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
+	}
+}
+
+// TestRuntimeRates: what runtimes say where pods' annotations do: with a burst of their own, and rates that no machine has.
+func TestRuntimeRates(t *testing.T) {
+	for bandwidth, want := range map[string]*attach.Rate{
+		`{"ingressRate":1000000,"ingressBurst":4294967295}`:           {Bits: 1e6, Burst: 4294967295},      // containerd
+		`{"ingressRate":1000000,"ingressBurst":34359738360}`:          {Bits: 1e6, Burst: 34359738360},     // CRI-O
+		`{"ingressRate":1000000000000000,"ingressBurst":34359738360}`: {Bits: rateMax, Burst: 34359738360}, // the most that kubelet takes
+		`{"ingressRate":0,"ingressBurst":0,"egressRate":1000}`:        nil,                                 // of the other way alone
+		`{"ingressRate":1000000}`:                                     {Bits: 1e6, Burst: burstLeast},      // Multus
+		`{"ingressRate":1000000000000}`:                               {Bits: rateMax, Burst: burstMost},   // the same
+		`{"ingressRate":8000000}`:                                     {Bits: 8000000, Burst: 8000000 / 4}, // a quarter of a second
+		`{"ingressRate":1000}`:                                        {Bits: rateMin, Burst: burstLeast},  // the least that kubelet takes
+	} {
+		c, err := parsePod(argsOf(`{"cniVersion":"1.0.0","name":"n","kind":"tap","bridge":"br0","ingressRate":5000,"runtimeConfig":{"bandwidth":`+bandwidth+`}}`), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, err := c.attachment()
+		if err != nil || (at.Receive == nil) != (want == nil) || want != nil && *at.Receive != *want {
+			t.Errorf("%s: %+v, %v", bandwidth, at, err)
+		}
+	}
+}
+
+// TestSlotID: devices of other plugins are told from ours.
+func TestSlotID(t *testing.T) {
+	for id, want := range map[string]bool{"br0-0": true, "br-int-4095": true, "0000:03:02.0": false, "br0": false, "-1": false, "br0-x": false, "br0-+1": false, "br0-99999": false, "eth0": false} {
+		if isSlot(id) != want {
+			t.Errorf("%s: %v", id, !want)
+		}
+	}
+}
+
+// TestChained: a result has what the plugins before had, before our own, and our addresses belong to our
+// interface.
+func TestChained(t *testing.T) {
+	args := argsOf(`{"cniVersion":"1.0.0","name":"n","kind":"tap","bridge":"br0","prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"br9"},{"name":"eth0","sandbox":"/x"}],
+		"ips":[{"interface":1,"address":"10.9.0.2/16"}],"routes":[{"dst":"10.8.0.0/16"}],"dns":{"nameservers":["1.1.1.1"]}}}`)
+	c, err := parsePod(args, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := c.attachment()
+	if err != nil {
+		t.Fatal(err)
+	}
+	leased := &types100.Result{IPs: []*types100.IPConfig{{Address: net.IPNet{IP: net.IPv4(10, 1, 0, 2), Mask: net.CIDRMask(16, 32)}}}}
+	r, err := c.resultOf(at, &attach.Attached{}, leased)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.CNIVersion = "1.0.0"
+	got, err := json.Marshal(r)
+	want := `{"cniVersion":"1.0.0","dns":{"nameservers":["1.1.1.1"]},"interfaces":[{"name":"br9"},{"name":"eth0","sandbox":"/x"},{"mac":"` + at.MAC + `","mtu":1500,"name":"net1","sandbox":"/run/netns/x"}],` +
+		`"ips":[{"address":"10.9.0.2/16","interface":1},{"address":"10.1.0.2/16","interface":2}],"routes":[{"dst":"10.8.0.0/16"}]}`
+	if err != nil || string(got) != want {
+		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
+	}
+	if interfaceOf(r, "net1") != 2 || interfaceOf(r, "net2") != -1 {
+		t.Errorf("%d, %d", interfaceOf(r, "net1"), interfaceOf(r, "net2"))
+	}
+	for _, bad := range []string{`5`, `{"cniVersion":"1.0.0","interfaces":[null]}`, `{"cniVersion":"1.0.0","ips":[null]}`} {
+		c.PrevResult = json.RawMessage(bad)
+		if _, err := c.resultOf(at, &attach.Attached{}, &types100.Result{}); err == nil {
+			t.Errorf("prevResult %s is taken", bad)
+		}
 	}
 }
 
@@ -69,19 +139,31 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// TestQueues: a pod has as many queues as it may use CPUs, with either driver of kubelet's.
+// TestQueues: a pod has as many queues as it may use CPUs, by limit and set of CPUs, with either driver of kubelet's.
 func TestQueues(t *testing.T) {
 	root := fstest.MapFS{}
 	for name, text := range map[string]string{
 		"kubepods.slice/kubepods-poda_b.slice/cpu.max":                                  "200000 100000\n",
 		"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podc.slice/cpu.max": "150000 100000\n",
 		"kubepods/besteffort/podd/cpu.max":                                              "max 100000\n",
+		"kubepods/besteffort/podd/cpuset.cpus":                                          "\n",
+		"kubepods/besteffort/podd/cpuset.cpus.effective":                                "0-127\n",
 		"kubepods/pode/cpu.max":                                                         "90000000 100000\n",
 		"kubepods/podf/cpu.max":                                                         "x",
+		"kubepods/podh/cpu.max":                                                         "max 100000\n",
+		"kubepods/podh/cpuset.cpus":                                                     "1,3-5,64\n",
+		"kubepods/podi/cpu.max":                                                         "800000 100000\n",
+		"kubepods/podi/cpuset.cpus":                                                     "2-3\n",
+		"kubepods/podj/cpu.max":                                                         "6400000 100000\n",
+		"kubepods/podj/cpuset.cpus.effective":                                           "0-3\n",
+		"kubepods/podk/cpu.max":                                                         "9223372036854775807 100000\n",
+		"kubepods/podk/cpuset.cpus":                                                     "3-1,x\n",
+		"kubepods/podl/cpuset.cpus":                                                     "0-99999999999\n",
+		"kubepods/podm/cpu.max":                                                         "5000 100000\n",
 	} {
 		root[name] = &fstest.MapFile{Data: []byte(text)}
 	}
-	for uid, want := range map[string]int{"a-b": 2, "c": 2, "d": 0, "e": 64, "f": 0, "g": 0, "": 0, "../a": 0} {
+	for uid, want := range map[string]int{"a-b": 2, "c": 2, "d": 0, "e": 64, "f": 0, "g": 0, "": 0, "../a": 0, "h": 5, "i": 2, "j": 4, "k": 64, "l": 0, "m": 1} {
 		if got := queuesOf(root, uid); got != want {
 			t.Errorf("pod %q: %d queues, want %d", uid, got, want)
 		}

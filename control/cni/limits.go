@@ -19,7 +19,7 @@ type rateConf struct {
 const (
 	rateMin  = 1000
 	rateMax  = 1e12
-	burstMax = 8e9
+	burstMax = 8 * (1<<32 - 1) // what runtimes give where nobody says another: CRI-O this, containerd an eighth
 
 	burstShare = 4
 	burstLeast = 1 << 19 // 64 KiB: a super-frame
@@ -32,6 +32,7 @@ func (c *call) checkLimits(at *attach.Attachment) (err error) {
 	rates, where := c.rateConf, ""
 	if c.Runtime != nil && c.Runtime.Bandwidth != nil {
 		rates, where = *c.Runtime.Bandwidth, "runtimeConfig.bandwidth."
+		rates.IngressRate, rates.EgressRate = min(rates.IngressRate, rateMax), min(rates.EgressRate, rateMax) // kubelet takes annotations up to 10^15
 	}
 	if at.Receive, err = rate(where+"ingress", rates.IngressRate, rates.IngressBurst); err != nil {
 		return err
@@ -59,7 +60,7 @@ func rate(key string, bits, burst int64) (*attach.Rate, error) {
 	case bits < rateMin || bits > rateMax:
 		return nil, invalid(key+"Rate", "%d is not in %d..%.0f bits a second", bits, rateMin, rateMax)
 	case burst < 0 || burst > burstMax:
-		return nil, invalid(key+"Burst", "%d is not in 0..%.0f bits", burst, burstMax)
+		return nil, invalid(key+"Burst", "%d is not in 0..%d bits", burst, int64(burstMax))
 	case burst == 0:
 		burst = min(max(bits/burstShare, burstLeast), burstMost)
 	}

@@ -1,11 +1,13 @@
 package cni
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -14,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"millrace/control/cni/attach"
+	"millrace/dataplane/sys"
 )
 
 // A sandbox is a pod's network namespace.
@@ -88,13 +91,17 @@ func (s *sandbox) makeVeth(at *attach.Attachment) error {
 	}
 	a := netlink.NewLinkAttrs()
 	a.Name, a.MTU = port, at.MTU
-	v := &netlink.Veth{LinkAttrs: a, PeerName: at.IfName, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(int(s.file.Fd()))}
+	a.NumTxQueues, a.NumRxQueues = at.Queues, at.Queues // of both ends; 0: as the kernel likes
+	v := netlink.NewVeth(a)
+	v.PeerName, v.PeerHardwareAddr, v.PeerNamespace = at.IfName, mac, netlink.NsFd(int(s.file.Fd()))
 	if err := netlink.LinkAdd(v); err != nil {
 		return fmt.Errorf("make veth %s: %w", at.IfName, err)
 	}
-	// The host has nothing to say on it.
-	_ = os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", port, "disable_ipv6"), []byte("1"), 0)
-	l, err := s.link(at.IfName)
+	err = mute(port)
+	var l netlink.Link
+	if err == nil {
+		l, err = s.link(at.IfName)
+	}
 	if err == nil && l == nil {
 		err = errors.New("the pod's end is gone")
 	}
@@ -105,6 +112,16 @@ func (s *sandbox) makeVeth(at *attach.Attachment) error {
 		return errors.Join(fmt.Errorf("veth %s: %w", at.IfName, err), removeHostEnd(port))
 	}
 	return nil
+}
+
+// mute has the host be nobody at its end of a veth: with an IPv6 address of its own accord the pod would
+// reach it past the switch.
+func mute(port string) error {
+	err := sys.SetSysctl("net/ipv6/conf/"+port+"/disable_ipv6", "1")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // no IPv6
+	}
+	return err
 }
 
 // removeHostEnd removes a veth by its host's end, if there is one.
@@ -147,21 +164,57 @@ func (s *sandbox) configure(name string, r *types100.Result) error {
 	if err := s.h.LinkSetUp(l); err != nil {
 		return fmt.Errorf("take device %s up: %w", name, err)
 	}
-	for _, ip := range r.IPs {
-		a := &netlink.Addr{IPNet: &ip.Address}
-		if ip.Address.IP.To4() == nil {
-			a.Flags = unix.IFA_F_NODAD // the IPAM plugin sees to it that nobody else has it
-		}
-		if err := s.h.AddrReplace(l, a); err != nil {
-			return fmt.Errorf("give device %s address %s: %w", name, ip.Address.String(), err)
-		}
+	if err := s.address(l, r.IPs); err != nil {
+		return err
 	}
 	for _, route := range r.Routes {
 		if err := s.route(l, route, r); err != nil {
 			return fmt.Errorf("route %s by device %s: %w", route.Dst.String(), name, err)
 		}
 	}
+	s.announce(l)
 	return nil
+}
+
+// address gives a device these addresses, and takes others that an ADD has left which was killed.
+func (s *sandbox) address(l netlink.Link, ips []*types100.IPConfig) error {
+	name := l.Attrs().Name
+	have, err := s.h.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("addresses of device %s: %w", name, err)
+	}
+	for _, a := range have {
+		wanted := slices.ContainsFunc(ips, func(ip *types100.IPConfig) bool { return ip.Address.String() == a.IPNet.String() })
+		if wanted || a.Scope != unix.RT_SCOPE_UNIVERSE {
+			continue
+		}
+		if err := s.h.AddrDel(l, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("take address %s from device %s: %w", a.IPNet, name, err)
+		}
+	}
+	for _, ip := range ips {
+		a := &netlink.Addr{IPNet: &ip.Address}
+		if ip.Address.IP.To4() == nil {
+			a.Flags = unix.IFA_F_NODAD // the IPAM plugin sees to it that nobody else has it
+			err = s.allowIPv6(name)
+		}
+		if err == nil {
+			err = s.h.AddrReplace(l, a)
+		}
+		if err != nil {
+			return fmt.Errorf("give device %s address %s: %w", name, ip.Address.String(), err)
+		}
+	}
+	return nil
+}
+
+// allowIPv6 turns IPv6 on for a device: some runtimes turn it off in pods.
+func (s *sandbox) allowIPv6(name string) error {
+	err := sys.InNetwork(s.file, func() error { return sys.SetSysctl("net/ipv6/conf/"+name+"/disable_ipv6", "0") })
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("the kernel has no IPv6 on it (ipv6.disable=1?)")
+	}
+	return err
 }
 
 // route adds a route; one without a gateway goes by that of the first address of its
@@ -183,7 +236,8 @@ func (s *sandbox) route(l netlink.Link, r *types.Route, result *types100.Result)
 	return s.h.RouteReplace(k)
 }
 
-// verify is an error if the pod's device is not as ADD has left it.
+// verify is an error if the pod's device is not as the result says: ADD's, with what later plugins have
+// made of it.
 func (s *sandbox) verify(at *attach.Attachment, r *types100.Result) error {
 	different := func(format string, a ...any) error {
 		return types.NewError(attach.CodeDifferent, fmt.Sprintf("device %s of the pod: ", at.IfName)+fmt.Sprintf(format, a...), "")
@@ -192,26 +246,41 @@ func (s *sandbox) verify(at *attach.Attachment, r *types100.Result) error {
 	if err != nil {
 		return err
 	}
+	own := interfaceOf(r, at.IfName)
+	mac := cmp.Or(r.Interfaces[own].Mac, at.MAC)
 	switch {
 	case l == nil:
 		return different("it is not there")
-	case !ours(l, at.MAC):
-		return different("it is another one: %s with address %s, not %s", l.Type(), l.Attrs().HardwareAddr, at.MAC)
+	case !ours(l, mac):
+		return different("it is another one: %s with address %s, not %s", l.Type(), l.Attrs().HardwareAddr, mac)
 	case l.Attrs().RawFlags&unix.IFF_UP == 0:
-		return different("it is down")
+		return different("it is down: `ip link set dev %s up` in the pod", at.IfName)
 	}
 	have, err := s.h.AddrList(l, netlink.FAMILY_ALL)
 	if err != nil {
 		return err
 	}
 	for _, ip := range r.IPs {
-		found := false
-		for _, a := range have {
-			found = found || a.IPNet.String() == ip.Address.String()
+		if ip.Interface != nil && *ip.Interface != own {
+			continue
 		}
-		if !found {
+		if !slices.ContainsFunc(have, func(a netlink.Addr) bool { return a.IPNet.String() == ip.Address.String() }) {
 			return different("it has no address %s", ip.Address.String())
 		}
 	}
+	routes, err := s.h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return err
+	}
+	for _, want := range r.Routes {
+		if !slices.ContainsFunc(routes, func(have netlink.Route) bool { return is(have, want) }) {
+			return different("the pod has no route to %s", want.Dst.String())
+		}
+	}
 	return nil
+}
+
+// is reports whether the kernel's route is one of a result.
+func is(have netlink.Route, want *types.Route) bool {
+	return have.Dst != nil && have.Dst.String() == want.Dst.String() && (want.GW == nil || want.GW.Equal(have.Gw))
 }

@@ -12,6 +12,7 @@
 //	check.go    CHECK, STATUS
 //	ipam.go     the IPAM plugin
 //	link.go     devices in the pod's network namespace
+//	announce.go what others on the network are told of the pod's addresses
 //	result.go   what the runtime is told; the file for Multus
 //	queues.go   how many queues a pod's CPUs call for
 package cni

@@ -9,7 +9,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
 
 	"millrace/control/cni/attach"
 )
@@ -29,7 +31,72 @@ func (c *call) resultOf(at *attach.Attachment, made *attach.Attached, leased *ty
 			return nil, invalid("dns", "%v", err)
 		}
 	}
-	return &r, nil
+	prev, err := c.prev()
+	if err != nil {
+		return nil, err
+	}
+	return chained(prev, &r), nil
+}
+
+// chained is a result behind that of the plugins before us in the list, if there are any.
+func chained(prev, r *types100.Result) *types100.Result {
+	if prev == nil {
+		return r
+	}
+	for _, ip := range r.IPs {
+		ip.Interface = types100.Int(*ip.Interface + len(prev.Interfaces))
+	}
+	out := &types100.Result{
+		CNIVersion: r.CNIVersion, Interfaces: append(prev.Interfaces, r.Interfaces...),
+		IPs: append(prev.IPs, r.IPs...), Routes: append(prev.Routes, r.Routes...), DNS: r.DNS,
+	}
+	if out.DNS.IsEmpty() {
+		out.DNS = prev.DNS
+	}
+	return out
+}
+
+// prev is the result of the plugins before us, or of ADD; nil: there is none.
+func (c *call) prev() (*types100.Result, error) {
+	if len(c.PrevResult) == 0 || string(c.PrevResult) == "null" {
+		return nil, nil
+	}
+	bad := func(err error) (*types100.Result, error) {
+		return nil, types.NewError(types.ErrDecodingFailure, "prevResult: "+err.Error(), "")
+	}
+	var raw map[string]any
+	if err := json.Unmarshal(c.PrevResult, &raw); err != nil {
+		return bad(err)
+	}
+	conf := &types.PluginConf{CNIVersion: c.CNIVersion, RawPrevResult: raw}
+	if err := version.ParsePrevResult(conf); err != nil {
+		return bad(err)
+	}
+	r, err := types100.NewResultFromResult(conf.PrevResult)
+	if err != nil {
+		return bad(err)
+	}
+	for _, i := range r.Interfaces {
+		if i == nil {
+			return bad(errors.New("an interface is null"))
+		}
+	}
+	for _, ip := range r.IPs {
+		if ip == nil {
+			return bad(errors.New("an address is null"))
+		}
+	}
+	return r, nil
+}
+
+// interfaceOf is the index of the pod's interface of that name in a result; -1: there is none.
+func interfaceOf(r *types100.Result, name string) int {
+	for i := len(r.Interfaces) - 1; i >= 0; i-- { // ours is behind those of others
+		if r.Interfaces[i].Name == name {
+			return i
+		}
+	}
+	return -1
 }
 
 // deviceInfo is the file of the device-info specification 1.1.0. Its mode is the

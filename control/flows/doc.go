@@ -20,7 +20,7 @@
 // Beyond OVN's language, outport may be "_flood", all ports of the bridge but that
 // which the packet came by, and meter("name") and group("name") are verbs.
 // is_chassis_resident is true for ports of the bridge. There is one pipeline: tables
-// 0 to 255. Verbs of conntrack and of the OVN chassis are refused.
+// 0 to 255. Verbs of the OVN chassis are refused.
 //
 // # Identity
 //

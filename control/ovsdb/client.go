@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -31,6 +32,7 @@ const (
 	loadSilence = 30 * time.Second      // of a server that is asked for its tables
 	probeEvery  = 5 * time.Second       // between echoes
 	absentEvery = 10 * time.Second      // between looks for a database that a server does not have
+	startTime   = 2 * time.Second       // that a server which is started beside us may take to have its socket
 )
 
 // A Config says what to connect to.
@@ -59,7 +61,9 @@ type Client struct {
 	err   error // why there is no connection
 	at    string
 
-	missed bool // Run's: the log says that the server does not have the database
+	start  time.Time // Run's: when it began
+	told   bool      // Run's: the log says that there is no connection, or said it when there was none
+	missed bool      // Run's: the log says that the server does not have the database
 }
 
 // New makes a client that Run connects.
@@ -112,6 +116,7 @@ func (c *Client) Endpoint() string {
 // Run connects, and connects again whenever the connection ends, until ctx
 // ends.
 func (c *Client) Run(ctx context.Context) {
+	c.start = time.Now()
 	wait := backoffMin
 	for i := 0; ctx.Err() == nil; i++ {
 		began := time.Now()
@@ -143,15 +148,19 @@ func (c *Client) longest() time.Duration {
 // lost notes that there is no connection, and why. The rows stay.
 func (c *Client) lost(ctx context.Context, err error) {
 	c.mu.Lock()
-	had, never := c.conn != nil, c.err == ErrNotConnected //nolint:errorlint // as New left it
+	had := c.conn != nil
 	c.conn, c.owner = nil, false
 	c.err = err
 	c.mu.Unlock()
 	switch {
 	case ctx.Err() != nil: // it is we who end it
 	case had:
+		c.told = true
 		c.cfg.Log.Warn("database lost: the configuration stays as it is", zap.Error(err))
-	case never:
+	case c.told:
+	case errors.Is(err, fs.ErrNotExist) && time.Since(c.start) < startTime: // its server is starting, as we are
+	default:
+		c.told = true
 		c.cfg.Log.Warn("database not reached: trying again", zap.Error(err))
 	}
 	c.signal()
@@ -214,7 +223,7 @@ func (c *Client) await(ctx context.Context, k *conn, e Endpoint) error {
 // absent notes that a server does not have the database.
 func (c *Client) absent(e Endpoint) {
 	if !c.missed {
-		c.missed = true
+		c.missed, c.told = true, true
 		c.cfg.Log.Info("the server has no such database", zap.String("database", c.cfg.Schema.Name), zap.Stringer("endpoint", e))
 	}
 	c.mu.Lock()

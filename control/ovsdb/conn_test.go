@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"path/filepath"
 	"strings"
@@ -317,5 +318,31 @@ func answerDatabases(c net.Conn, has *atomic.Bool) {
 			result = "[]"
 		}
 		fmt.Fprintf(c, `{"id":%s,"result":%s,"error":null}`, m.ID, result)
+	}
+}
+
+// TestNotReached: a database that is not reached is told of once, and one whose socket is not
+// there yet when both are started only if that lasts.
+func TestNotReached(t *testing.T) {
+	absent := fmt.Errorf("connect: %w", fs.ErrNotExist)
+	for _, tt := range []struct {
+		name string
+		age  time.Duration // of the client
+		err  error
+		want int
+	}{
+		{"starting", 0, absent, 0},
+		{"too long", startTime, absent, 1},
+		{"refused", 0, errors.New("refused"), 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			core, logs := observer.New(zap.WarnLevel)
+			c := &Client{cfg: Config{Log: zap.New(core)}, ready: make(chan struct{}, 1), start: time.Now().Add(-tt.age)}
+			c.lost(t.Context(), tt.err)
+			c.lost(t.Context(), tt.err)
+			if got := logs.FilterMessageSnippet("not reached").Len(); got != tt.want {
+				t.Errorf("%d warnings, want %d", got, tt.want)
+			}
+		})
 	}
 }

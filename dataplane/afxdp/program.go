@@ -30,9 +30,6 @@ type program struct {
 	hosts map[netip.Addr]struct{} // what the map of that name has
 }
 
-// counts are what became of a queue's frames (struct count).
-type counts struct{ Steered, Passed, Lost uint64 }
-
 // loadProgram loads the program for device index. With tagged it asks the
 // driver for tags that are kept beside frames, which is possible in native
 // mode. With lanes, of which there may be none, frames can be sent by runs of it; those
@@ -199,20 +196,6 @@ func (p *program) setHosts(hosts map[netip.Addr]struct{}) error {
 		delete(p.hosts, ip)
 	}
 	return nil
-}
-
-// counts are what became of the frames of queue q.
-func (p *program) counts(q uint32) (sum counts, err error) {
-	var each []counts
-	if err := p.objs.Maps["counts"].Lookup(q, &each); err != nil {
-		return sum, fmt.Errorf("read counters of queue %d: %w", q, err)
-	}
-	for _, c := range each {
-		sum.Steered += c.Steered
-		sum.Passed += c.Passed
-		sum.Lost += c.Lost
-	}
-	return sum, nil
 }
 
 // close detaches the program and lets it go.

@@ -3,6 +3,7 @@ package afxdp
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -171,4 +172,21 @@ func TestSteer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// counts are what became of a queue's frames (struct count).
+type counts struct{ Steered, Passed, Lost uint64 }
+
+// counts are what became of the frames of queue q.
+func (p *program) counts(q uint32) (sum counts, err error) {
+	var each []counts
+	if err := p.objs.Maps["counts"].Lookup(q, &each); err != nil {
+		return sum, fmt.Errorf("read counters of queue %d: %w", q, err)
+	}
+	for _, c := range each {
+		sum.Steered += c.Steered
+		sum.Passed += c.Passed
+		sum.Lost += c.Lost
+	}
+	return sum, nil
 }

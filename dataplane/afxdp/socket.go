@@ -296,13 +296,3 @@ func (s *socket) collect() bool {
 	s.rx.miss(packet.ReasonRxTooLong, uint32(dropped-short))
 	return full+dropped > 0
 }
-
-// haveXDP reports why there are no AF_XDP sockets here.
-func haveXDP() error {
-	n, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("create AF_XDP socket: %w", err)
-	}
-	fd := sys.NewFD(n)
-	return fd.Close()
-}

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"go.uber.org/zap/zaptest"
+	"golang.org/x/sys/unix"
 
 	"millrace/dataplane"
 	"millrace/dataplane/netnstest"
@@ -91,6 +92,16 @@ func needXDP(t testing.TB) {
 	if err := haveXDP(); err != nil {
 		t.Skipf("needs AF_XDP: %v", err)
 	}
+}
+
+// haveXDP reports why there are no AF_XDP sockets here.
+func haveXDP() error {
+	n, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("create AF_XDP socket: %w", err)
+	}
+	fd := sys.NewFD(n)
+	return fd.Close()
 }
 
 // add adds a port to bridge br0. Its VLAN may be given.

@@ -40,12 +40,6 @@ const (
 	protoSCTP   = 132
 )
 
-// Times to live.
-const (
-	ttlICMP = 255
-	ttl     = 63
-)
-
 // An Order is what is to be made.
 type Order struct {
 	Kind   uint8  // flowtable.ReplyICMP4 and its kin
@@ -200,7 +194,7 @@ func (m *maker) icmp() {
 	}
 	quote := m.frame[m.l.L3:]
 	quote = quote[:min(len(quote), most)]
-	m.ip(proto, ttlICMP, icmpLen+len(quote))
+	m.ip(proto, flowtable.ReplyTTLICMP, icmpLen+len(quote))
 	l4 := len(m.out)
 	kind, code := m.unreachable()
 	m.out = append(m.out, kind, code, 0, 0)
@@ -248,7 +242,7 @@ func (m *maker) reset() {
 		}
 		seq, ack, set = 0, binary.BigEndian.Uint32(tcp[4:])+data, tcpRST|tcpACK
 	}
-	m.ip(protoTCP, ttl, tcpLen)
+	m.ip(protoTCP, flowtable.ReplyTTL, tcpLen)
 	l4 := len(m.out)
 	m.out = append(append(m.out, tcp[2:4]...), tcp[:2]...)
 	m.out = binary.BigEndian.AppendUint32(m.out, seq)

@@ -3,6 +3,8 @@ package reply
 import (
 	"encoding/binary"
 	"hash/crc32"
+
+	"millrace/flowtable"
 )
 
 // Types of SCTP chunk (RFC 9260 3.2).
@@ -33,7 +35,7 @@ func (m *maker) abort() bool {
 		}
 		b = b[size:]
 	}
-	m.ip(protoSCTP, ttl, sctpLen+chunkLen)
+	m.ip(protoSCTP, flowtable.ReplyTTL, sctpLen+chunkLen)
 	l4 := len(m.out)
 	m.out = append(append(m.out, sctp[2:4]...), sctp[:2]...)
 	m.out = binary.BigEndian.AppendUint32(m.out, tag)

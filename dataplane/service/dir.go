@@ -9,12 +9,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"millrace/dataplane"
 	"millrace/dataplane/api"
+	"millrace/dataplane/sys"
 )
 
 // ErrInUse says that another process holds the run directory.
@@ -88,7 +88,7 @@ func HolderOf(path, name string) (int, error) {
 	case !errors.Is(err, unix.EWOULDBLOCK):
 		return 0, fmt.Errorf("find who holds %s: %w", name, err)
 	}
-	pid, err := strconv.Atoi(holder(f))
+	pid, err := strconv.Atoi(sys.LockHolder(f))
 	if err != nil || pid <= 0 || !hasOpen(pid, f) {
 		return 0, nil // it is about to write it
 	}
@@ -109,37 +109,13 @@ func hasOpen(pid int, f *os.File) bool {
 	})
 }
 
-// takeLock locks the file at path, made if need be, and writes our pid to it.
-// The lock ends with the process, however it ends.
+// takeLock locks the file at path.
 func takeLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("lock run directory: %w", err)
+	f, err := sys.LockFile(path)
+	if held := (*sys.HeldError)(nil); errors.As(err, &held) {
+		return nil, fmt.Errorf("%w: %w: stop it, or choose another --run-dir", ErrInUse, held)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		defer f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w: process %s holds %s: stop it, or choose another --run-dir", ErrInUse, holder(f), path)
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	if err := f.Truncate(0); err != nil {
-		return nil, errors.Join(fmt.Errorf("write %s: %w", path, err), f.Close())
-	}
-	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
-		return nil, errors.Join(fmt.Errorf("write %s: %w", path, err), f.Close())
-	}
-	return f, nil
-}
-
-// holder is the pid that a lock file names.
-func holder(f *os.File) string {
-	var b [32]byte
-	n, _ := f.ReadAt(b[:], 0)
-	if pid := strings.TrimSpace(string(b[:n])); pid != "" {
-		return pid
-	}
-	return "(unknown)"
+	return f, err
 }
 
 // Path is the absolute path of the directory.

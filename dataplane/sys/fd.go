@@ -1,4 +1,4 @@
-// Package sys owns what the kernel lends: descriptors, mappings, a core.
+// Package sys owns what the kernel lends: descriptors, mappings, locks, a core.
 //
 // Each type has one owner, who closes it once. The package imports nothing of
 // ours.

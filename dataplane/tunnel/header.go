@@ -56,9 +56,6 @@ const (
 	HasData = 1
 )
 
-// Word is the tunnel word of a key without data.
-func Word(key uint32) uint64 { return uint64(key) << keyShift }
-
 // Source ports are the range of Linux: what firewalls take for a client's.
 const (
 	sourceFirst = 32768

@@ -116,7 +116,7 @@ func TestGopacket(t *testing.T) {
 }
 
 func checkPushed(t *testing.T, c Config, frame []byte) {
-	word := Word(0xabcdef)
+	word := wordOf(0xabcdef)
 	if c.Kind == Geneve {
 		word |= HasData<<flagsShift | 0x11223344
 	}
@@ -489,3 +489,6 @@ func FuzzParse(f *testing.F) {
 		NewHeader(c, Path{Local: c.Local, MTU: 10})
 	})
 }
+
+// wordOf is the tunnel word of a key without data.
+func wordOf(key uint32) uint64 { return uint64(key) << keyShift }

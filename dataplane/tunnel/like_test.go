@@ -50,7 +50,7 @@ func be32(b []byte) uint32 {
 func TestLike(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, kind := range []Kind{Geneve, VXLAN} {
-		for _, word := range []uint64{Word(7), Word(7) | HasData<<flagsShift | 0x1234} {
+		for _, word := range []uint64{wordOf(7), wordOf(7) | HasData<<flagsShift | 0x1234} {
 			c := config(t, kind, "remote_ip=10.0.0.2 key=flow")
 			like := pushed(t, c, word, innerFrame(t, 4, 100, 0))
 			for range 300 {
@@ -70,7 +70,7 @@ func TestLike(t *testing.T) {
 		}
 	}
 	for _, other := range []string{"remote_ip=10.0.0.2 csum=true", "remote_ip=fd00::2"} {
-		f := pushed(t, config(t, Geneve, other), Word(7), innerFrame(t, 4, 100, 0))
+		f := pushed(t, config(t, Geneve, other), wordOf(7), innerFrame(t, 4, 100, 0))
 		if checkLike(t, Geneve, f, f) {
 			t.Errorf("%s: compared", other)
 		}
@@ -79,7 +79,7 @@ func TestLike(t *testing.T) {
 
 // FuzzLike has the fuzzer change a frame.
 func FuzzLike(f *testing.F) {
-	for _, word := range []uint64{Word(7), Word(7) | HasData<<flagsShift | 5} {
+	for _, word := range []uint64{wordOf(7), wordOf(7) | HasData<<flagsShift | 5} {
 		good := pushed(f, config(f, Geneve, "remote_ip=10.0.0.2 key=flow"), word, innerFrame(f, 4, 100, 0))
 		f.Add(good, good)
 	}

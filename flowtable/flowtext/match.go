@@ -34,34 +34,12 @@ func Match(match []flowtable.Masked, preds []flowtable.Pred, n *Names) string {
 	return strings.Join(texts(terms), " && ")
 }
 
-// Fields writes the values of fields in some bits of words, one by one, as in
-// "ip4.dst == 10.0.0.0/8".
-func Fields(match []flowtable.Masked, n *Names) []string {
-	return texts(newWriter(kindOf(match), n).masked(match))
-}
-
 // Consulted writes which bits of fields are in the masks of words, as in
 // "ip4.dst/24".
 func Consulted(match []flowtable.Masked, n *Names) []string {
-	w := newWriter(kindOf(match), n)
-	var masks flowtable.Context
-	for _, m := range match {
-		if int(m.Word) < len(masks) {
-			masks[m.Word] = m.Mask
-		}
-	}
 	var out []string
-	for _, p := range w.places {
-		if m := p.cut(&masks); !m.zero() {
-			p.clear(&masks)
-			out = append(out, p.bits(m))
-		}
-	}
-	for word, m := range masks {
-		if m != 0 {
-			p := at(fmt.Sprint("word", word), uint8(word), 0, 64, formHex)
-			out = append(out, p.bits(value{0, m}))
-		}
+	for _, p := range newWriter(kindOf(match), n).parts(match) {
+		out = append(out, p.bits(p.m))
 	}
 	return out
 }
@@ -107,25 +85,42 @@ func implied(t term, all []term) bool {
 
 // masked writes masked words by the fields that they cover.
 func (w *writer) masked(match []flowtable.Masked) []term {
+	var out []term
+	for _, p := range w.parts(match) {
+		if p.named {
+			out = append(out, w.compare(p.place, p.v, p.m)...)
+		} else {
+			out = append(out, term{p.name, w.equal(p.place, "==", p.v.and(p.m), p.m)})
+		}
+	}
+	return out
+}
+
+// A part is a field that masked words cover, or what is left of a word, which has no name.
+type part struct {
+	place
+	named bool
+	v, m  value // what it is, in the bits of m
+}
+
+// parts are those of masked words.
+func (w *writer) parts(match []flowtable.Masked) (out []part) {
 	var values, masks flowtable.Context
 	for _, m := range match {
 		if int(m.Word) < len(masks) {
 			values[m.Word], masks[m.Word] = m.Value, m.Mask
 		}
 	}
-	var out []term
 	for _, p := range w.places {
-		v, m := p.cut(&values), p.cut(&masks)
-		if m.zero() {
-			continue
+		if m := p.cut(&masks); !m.zero() {
+			p.clear(&masks)
+			out = append(out, part{p, true, p.cut(&values), m})
 		}
-		p.clear(&masks)
-		out = append(out, w.compare(p, v, m)...)
 	}
 	for word, m := range masks {
 		if m != 0 {
 			p := at(fmt.Sprint("word", word), uint8(word), 0, 64, formHex)
-			out = append(out, term{p.name, w.equal(p, "==", value{0, values[word] & m}, value{0, m})})
+			out = append(out, part{p, false, value{0, values[word]}, value{0, m}})
 		}
 	}
 	return out

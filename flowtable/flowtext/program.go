@@ -70,23 +70,13 @@ func (w *writer) assign(o *flowtable.Op) string {
 // words; masks say which bits are new. The packet says what they are about.
 func Changes(changed, packet []flowtable.Masked, n *Names) []string {
 	w := newWriter(kindOf(packet), n)
-	var values, masks flowtable.Context
-	for _, m := range changed {
-		if int(m.Word) < len(masks) {
-			values[m.Word], masks[m.Word] = m.Value, m.Mask
-		}
-	}
 	var out []string
-	for _, p := range w.places {
-		if m := p.cut(&masks); !m.zero() {
-			p.clear(&masks)
-			out = append(out, w.became(p, p.cut(&values), w.whole(p, m)))
+	for _, p := range w.parts(changed) {
+		m := ones(64)
+		if p.named {
+			m = w.whole(p.place, p.m)
 		}
-	}
-	for word, m := range masks {
-		if m != 0 {
-			out = append(out, w.became(at(fmt.Sprint("word", word), uint8(word), 0, 64, formHex), value{0, values[word]}, ones(64)))
-		}
+		out = append(out, w.became(p.place, p.v, m))
 	}
 	return out
 }
@@ -103,25 +93,9 @@ func (w *writer) whole(p place, m value) value {
 }
 
 func (w *writer) assignments(match []flowtable.Masked) []string {
-	var values, masks flowtable.Context
-	for _, m := range match {
-		if int(m.Word) < len(masks) {
-			values[m.Word], masks[m.Word] = m.Value, m.Mask
-		}
-	}
 	var out []string
-	for _, p := range w.places {
-		v, m := p.cut(&values), p.cut(&masks)
-		if m.zero() {
-			continue
-		}
-		p.clear(&masks)
-		out = append(out, w.became(p, v, m))
-	}
-	for word, m := range masks {
-		if m != 0 {
-			out = append(out, w.became(at(fmt.Sprint("word", word), uint8(word), 0, 64, formHex), value{0, values[word]}, value{0, m}))
-		}
+	for _, p := range w.parts(match) {
+		out = append(out, w.became(p.place, p.v, p.m))
 	}
 	return out
 }

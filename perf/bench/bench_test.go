@@ -133,7 +133,7 @@ func read(t *testing.T, path string) string {
 func TestCases(t *testing.T) {
 	for name, n := range map[string]int{
 		"p2p": 1, "l2": 1, "1500": 1, "imix": 1, "vhost": 4, "flows-1k": 1, "flows-64k": 1, "flows-1m": 1, "rules": 1, "newflows": 1, "tse": 1,
-		"change": 4, "change-one": 1, "flows": 10, "ct": 5, "ct-1k": 1, "ct-64k": 1, "ct-1m": 1, "ct-ovn": 1, "ct-new": 1, "kernel": 17, "afxdp": 3, "afxdp-runs": 1, "afxdp-c": 1, "tap": 6, "tap-4": 3, "qemu": 2, "qemu-poll": 1, "egress": 14, "egress-pod": 1, "egress-far": 2, "all": 50, "nothing": 0,
+		"change": 4, "change-one": 1, "flows": 10, "ct": 5, "ct-1k": 1, "ct-64k": 1, "ct-1m": 1, "ct-ovn": 1, "ct-new": 1, "kernel": 17, "afxdp": 3, "afxdp-runs": 1, "afxdp-c": 1, "tap": 6, "tap-4": 3, "qemu": 2, "qemu-poll": 1, "egress": 14, "egress-pod": 1, "egress-far": 2, "egress-*": 14, "egress-*-openvpn": 4, "*-one": 1, "all": 50, "nothing": 0, "nothing-*": 0, "[": 0,
 	} {
 		if cases := findCases(name); len(cases) != n {
 			t.Errorf("case %s: %d cases, want %d", name, len(cases), n)

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -96,10 +97,12 @@ func allCases() []scenario {
 }
 
 // findCases returns the case called name, with those whose names go on from there
-// (change, tap), or those of a group: vhost, flows, ct, kernel, egress, or all.
+// (change, tap), those of a group: vhost, flows, ct, kernel, egress, or all, or those
+// that fit a pattern as of files (egress-*).
 func findCases(name string) []scenario {
 	return slices.DeleteFunc(allCases(), func(c scenario) bool {
-		return name != "all" && c.Name != name && c.Group != name && !strings.HasPrefix(c.Name, name+"-")
+		fits, _ := path.Match(name, c.Name) // a bad pattern fits none
+		return name != "all" && c.Name != name && c.Group != name && !strings.HasPrefix(c.Name, name+"-") && !fits
 	})
 }
 

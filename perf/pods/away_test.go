@@ -31,7 +31,7 @@ func TestPluginStepsWhileAway(t *testing.T) {
 				t.Fatalf("%s: killed at step %d still", net.name, step)
 			}
 			p := n.newPod()
-			check(t, os.MkdirAll(p.volume(), 0o777))
+			p.makeVolume(net)
 			p.mustAdd(list)
 			n.stop()
 			killed = n.killedAt(steps, step, p.env(n, "DEL"), n.conf(list))

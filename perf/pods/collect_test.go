@@ -42,7 +42,7 @@ func TestPluginStepsOfOthers(t *testing.T) {
 		valid := []*pod{bystander}
 		n.everyStep(func(step int) bool {
 			p := n.newPod()
-			check(t, os.MkdirAll(p.volume(), 0o777))
+			p.makeVolume(net)
 			result := p.mustAdd(list)
 			prev, err := json.Marshal(result)
 			check(t, err)
@@ -122,7 +122,7 @@ func (n *node) gcStep(net stepped, whom, calls string, step int) bool {
 	t := n.t
 	t.Helper()
 	list, p := n.network("1.1.0", net.kind, net.with(fields{"ipam": nil})), n.newPod()
-	check(t, os.MkdirAll(p.volume(), 0o777))
+	p.makeVolume(net)
 	p.mustAdd(list)
 	stop := n.killAt(whom, calls, step)
 	_, _ = n.plugin(n.gcEnv(), n.gcConf(list)) // whatever comes of it

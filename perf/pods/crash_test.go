@@ -190,7 +190,7 @@ func (n *node) pluginStep(net stepped, calls string, step int) (killed int) {
 	t := n.t
 	t.Helper()
 	list, p := n.network("1.0.0", net.kind, net.more), n.newPod()
-	check(t, os.MkdirAll(p.volume(), 0o777))
+	p.makeVolume(net)
 	killed += n.killedAt(calls, step, p.env(n, "ADD"), n.conf(list))
 	if _, err := p.add(list); err != nil {
 		t.Fatalf("%s: killed at step %d of %s of ADD: the next ADD: %v", net.name, step, calls, err)

@@ -9,6 +9,8 @@
 //	TestPluginStepsWhileAway, TestOrphanedIPAM, TestCallerGone  the plugin killed without a switch, without its IPAM plugin, and while its call waits
 //	TestAllocateSteps  the device plugin killed at each step of Allocate, and before the pod starts
 //	TestSupervisorKilled, TestRebooted, TestDatabaseLost  the supervisor, the host and its /run, the database
+//	TestChanged, TestSocketGone, TestTwice, TestIPv6, TestVethQueues, TestBehind, TestSlotAgain, TestSameMAC, TestAnnounce, TestResults  what runtimes and people do that they need not
+//	TestExamples       the networks and pods of deploy/examples
 //	TestBadConf        configurations that are wrong in each of their fields
 //	TestRates, TestPortSecurity  how much a pod sends and receives, and as whom
 //	TestMultus         what Multus gives and takes when it delegates

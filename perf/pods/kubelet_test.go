@@ -57,7 +57,7 @@ func TestKubeletItself(t *testing.T) {
 	t.Logf("from kubelet's start to the first packet: %.1f s", time.Since(began).Seconds())
 
 	k.kill()
-	k = n.startKubelet(t)
+	n.startKubelet(t)
 	n.offered(t)
 	c := n.startPod(t, "pod-b", "uid-b")
 	if got := n.deviceOf("pod-a"); got != a.slot || c.slot == a.slot {

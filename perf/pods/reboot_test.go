@@ -187,7 +187,7 @@ func TestDatabaseLost(t *testing.T) {
 			pods = pods[1:] // a slot is one pod's
 		}
 		for _, p := range pods {
-			check(t, os.MkdirAll(p.volume(), 0o777))
+			p.makeVolume(net)
 			p.mustAdd(list)
 		}
 		n.killAll()
@@ -221,7 +221,7 @@ func TestSupervisorKilled(t *testing.T) {
 		for i := range moments {
 			net := steppedNetworks[i%len(steppedNetworks)]
 			list, p := n.network("1.0.0", net.kind, net.more), n.newPod()
-			check(t, os.MkdirAll(p.volume(), 0o777))
+			p.makeVolume(net)
 			usual := n.usual(net.kind)
 			run := func(verb string) {
 				supervisor := n.cmd.Process

@@ -36,6 +36,14 @@ var steppedNetworks = []stepped{
 	{"volume", attach.VhostUser, fields{"socket": fields{"volume": "sockets"}, "userspace": true}},
 }
 
+// makeVolume makes the volume that a network's pods have, as kubelet does, if they have one.
+func (p *pod) makeVolume(net stepped) {
+	p.n.t.Helper()
+	if net.more["socket"] != nil {
+		check(p.n.t, os.MkdirAll(p.volume(), 0o777))
+	}
+}
+
 // TestSwitchSteps kills the agent, the dataplane and the database at each step of ADD and of DEL: at the n-th of any of their threads, until
 // there is none to be killed at. Afterwards an ADD succeeds, and a DEL leaves nothing. Long runs do the same for each system call alone:
 // what is rare comes after more of the frequent ones than one thread makes. Other runs have every other power of two, and
@@ -91,7 +99,7 @@ func (n *node) switchStep(net stepped, whom, calls string, step int) (killed int
 	t := n.t
 	t.Helper()
 	list, p := n.network("1.0.0", net.kind, net.more), n.newPod()
-	check(t, os.MkdirAll(p.volume(), 0o777))
+	p.makeVolume(net)
 	run := func(verb string) {
 		stop := n.killAt(whom, calls, step)
 		_, _ = n.plugin(p.env(n, verb), n.conf(list)) // whatever comes of it

@@ -60,6 +60,9 @@ func (n *node) unprivileged(t *testing.T, plain *pod, more fields) {
 	t.Helper()
 	list, p := n.network("1.0.0", attach.VhostUser, more), n.newPod()
 	volume := filepath.Join("/var/lib/kubelet/pods", p.Args[3][1], "volumes/kubernetes.io~empty-dir/sockets")
+	if of := more["socket"]; of == nil || of.(fields)["volume"] == nil {
+		volume = t.TempDir() // a pod without: a runtime's alone, or one with a slot
+	}
 	// As kubelet gives a pod with an fsGroup an emptyDir.
 	check(t, os.MkdirAll(volume, 0o755))
 	check(t, os.Chown(volume, 0, podUser))
@@ -89,7 +92,11 @@ func (n *node) unprivileged(t *testing.T, plain *pod, more fields) {
 // readInfo is what an application is told of its interface.
 func readInfo(t *testing.T, dir string) (info agent.Info) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(dir, "interface.json"))
+	names, _ := filepath.Glob(filepath.Join(dir, "interface*.json")) // in a directory that interfaces share, with its name
+	if len(names) != 1 {
+		t.Fatalf("%s has the files %v", dir, names)
+	}
+	text, err := os.ReadFile(names[0])
 	check(t, err)
 	check(t, json.Unmarshal(text, &info))
 	return info
@@ -122,10 +129,27 @@ func (n *node) startApplication(user int, port, dir string, info agent.Info) *ap
 		fmt.Sprintf("--vdev=net_virtio_user0,path=%s/%s,server=%s,queues=1,mac=%s", mnt, filepath.Base(info.Socket), server, info.MAC),
 		"--", "-i", "--forward-mode=icmpecho", "--total-num-mbufs=4096", "--auto-start",
 	}
+	app := n.startConfined(user, dir, mnt, nil, testpmd...)
+	eventually(t, "testpmd forwards", func() bool {
+		select {
+		case <-app.done:
+			t.Fatalf("testpmd ended at once: %s", app.out)
+		default:
+		}
+		return strings.Contains(app.out.String(), "testpmd> ") || strings.Contains(n.cli("port", "show", port), "forwarding")
+	})
+	return app
+}
+
+// startConfined starts a program with all rights but a user's gone, in namespaces of its own, where a directory is mounted.
+func (n *node) startConfined(user int, dir, mnt string, env []string, program ...string) *application {
+	t := n.t
+	t.Helper()
 	script := fmt.Sprintf("mount --bind %s %s && exec setpriv --reuid %d --regid %d --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs unshare --user --mount --net \"$@\"", dir, mnt, user, user)
 	app := &application{out: &waittest.Buffer{}, done: make(chan struct{})}
-	app.cmd = exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, "sh"}, testpmd...)...)
+	app.cmd = exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, "sh"}, program...)...)
 	app.cmd.Stdout, app.cmd.Stderr = app.out, app.out
+	app.cmd.Env = append(os.Environ(), env...)
 	app.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	app.cmd.WaitDelay = time.Second
 	in, err := app.cmd.StdinPipe()
@@ -136,16 +160,8 @@ func (n *node) startApplication(user int, port, dir string, info agent.Info) *ap
 	t.Cleanup(func() {
 		app.stop()
 		if t.Failed() {
-			t.Logf("testpmd: %s", app.out)
+			t.Logf("%s: %s", program[0], app.out)
 		}
-	})
-	eventually(t, "testpmd forwards", func() bool {
-		select {
-		case <-app.done:
-			t.Fatalf("testpmd ended at once: %s", app.out)
-		default:
-		}
-		return strings.Contains(app.out.String(), "testpmd> ") || strings.Contains(n.cli("port", "show", port), "forwarding")
 	})
 	return app
 }

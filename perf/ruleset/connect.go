@@ -38,9 +38,6 @@ type Backend struct {
 	Port uint16
 }
 
-// natted is the bit of the mark that connections of load balancers have, as OVN's.
-const natted = 2
-
 // A Connect asks connection tracking about a packet, which goes on in the next table
 // with the answer. In ZonePlain it is translated as its connection is, if NAT says so.
 type Connect struct {

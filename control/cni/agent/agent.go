@@ -3,11 +3,14 @@
 //
 //	serve.go      calls of the CNI plugin, by a Unix socket of the run directory
 //	attach.go     an attachment becomes a port that is in force, and its end
+//	alone.go      what one pod has, and no other
 //	rows.go       attachments to rows and back; transactions
 //	limits.go     rates and port security in rows
 //	directory.go  the directory in which an application finds its socket, and what it is told
 //	tenants.go    one attachment after the other in the same directory
+//	userspace.go  the same in names and files of the userspace CNI plugin
 //	kube.go       whose a pod's socket is, where the agent may ask the Kubernetes API
+//	link.go       the device of a pod that goes before its port
 //	owned.go      whether a pod still has an attachment
 //	reconcile.go  what no pod has is removed, also what was detached while nobody was here
 //

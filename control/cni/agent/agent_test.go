@@ -177,7 +177,7 @@ func TestShared(t *testing.T) {
 		gone, stays []string
 	}{
 		{"volume", "", false, nil, []string{"net1/interface.json", "net1/vhost.sock"}},
-		{"volume of the userspace plugin", "", true, []string{"configData-0958c8871b32-net1.json", "0958c8871b32-net1"}, []string{"interface.json"}},
+		{"volume of the userspace plugin", "", true, []string{"configData-0958c8871b32-net1.json", "0958c8871b32-net1", "interface-net1.json"}, nil},
 		{"slot", "br0-1", false, nil, []string{"interface.json", "vhost.sock"}},
 		{"slot of the userspace plugin", "br0-2", true, []string{"configData-0958c8871b32-net1.json", "0958c8871b32-net1"}, []string{"interface.json"}},
 	} {
@@ -223,5 +223,89 @@ func TestShared(t *testing.T) {
 				t.Errorf("%s: %s is left by the last one", tt.name, f)
 			}
 		}
+	}
+}
+
+// TestSELinux: it is on where its file system is known to the kernel, also in a container.
+func TestSELinux(t *testing.T) {
+	const others = "nodev\tsysfs\nnodev\ttmpfs\n\text4\n"
+	if hasSELinux(others) || !hasSELinux(others+"nodev\tselinuxfs\n") {
+		t.Error("SELinux is not seen, or where it is not")
+	}
+}
+
+// TestSharedVolume: two interfaces of a pod that share a directory, as those of the userspace CNI plugin do, have each a file
+// of its own there, with gateways of the addresses' families, and one leaves what the other has.
+func TestSharedVolume(t *testing.T) {
+	a, one, volume := volumeAgent(t)
+	one.Userspace, one.IPs, one.Gateways = true, []string{"10.0.0.2/24", "fd00::2/64"}, []string{"fd00::1"}
+	two := *one
+	two.IfName = "net2"
+	for _, at := range []*attach.Attachment{one, &two} {
+		if _, err := a.makePlace(at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(volume, "configData-0958c8871b32-net1.json"))
+	if want := `"ips":[{"interface":0,"address":"10.0.0.2/24"},{"interface":0,"address":"fd00::2/64","gateway":"fd00::1"}]`; err != nil || !strings.Contains(string(text), want) {
+		t.Errorf("%s, %v; want %s", text, err, want)
+	}
+	if err := a.removePlace(one, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.checkPlace(&two); err != nil {
+		t.Errorf("the other interface after DEL of one: %v", err)
+	}
+	if a.checkPlace(one) == nil {
+		t.Error("nothing is missed of an interface that is gone")
+	}
+	if err := a.removePlace(&two, false); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(volume); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// TestNotMounted: an interface whose directory no container of kubelet's can have is refused with what the pod lacks.
+func TestNotMounted(t *testing.T) {
+	a, at, _ := volumeAgent(t)
+	at.Volume, at.Bridge = "another", "br0"
+	var refused *attach.Error
+	if _, err := a.makePlace(at); !errors.As(err, &refused) || refused.Code != attach.CodeInvalid || !strings.Contains(refused.Msg, "millrace.dev/br0") || !strings.Contains(refused.Msg, "emptyDir another") {
+		t.Errorf("a pod without: %v", err)
+	}
+	if left, err := os.ReadDir(a.RunDir); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	at.Pod.UID = "u2" // which kubelet does not have
+	if p, err := a.makePlace(at); err != nil || p.dir != filepath.Join(a.RunDir, podsDir, at.Port()) {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// TestSocketPath: a path that is too long for a socket, on the host or in the container, is refused and changes
+// nothing; one of 107 bytes is not.
+func TestSocketPath(t *testing.T) {
+	a, at, volume := volumeAgent(t)
+	at.Mount = "/" + strings.Repeat("m", socketPathMax-len("//net1/vhost.sock"))
+	if p, err := a.makePlace(at); err != nil || len(p.inPod) != socketPathMax {
+		t.Errorf("%d bytes: %v", len(p.inPod), err)
+	}
+	if err := a.removePlace(at, false); err != nil {
+		t.Fatal(err)
+	}
+	var refused *attach.Error
+	at.Mount += "m"
+	if _, err := a.makePlace(at); !errors.As(err, &refused) || refused.Code != attach.CodeInvalid || !strings.Contains(refused.Msg, "socket.mount") {
+		t.Errorf("108 bytes in the container: %v", err)
+	}
+	at.Mount = ""
+	a.RunDir += "/" + strings.Repeat("r", 100)
+	if _, err := a.makePlace(at); !errors.As(err, &refused) || refused.Code != attach.CodeInvalid || !strings.Contains(refused.Msg, "run directory") {
+		t.Errorf("too many on the host: %v", err)
+	}
+	if left, err := os.ReadDir(volume); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }

@@ -79,6 +79,9 @@ func (a *agent) attach(ctx context.Context, at *attach.Attachment, hungUp func()
 		return nil, err
 	}
 	defer d.Close()
+	if err := a.alone(ctx, d, at); err != nil {
+		return nil, err
+	}
 	if err := a.evict(ctx, d, at); err != nil {
 		return nil, err
 	}
@@ -174,6 +177,14 @@ func optional[T any](v *T) any {
 	return *v
 }
 
+// deref is what p points to, or zero.
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
 // undo removes what an attach has left, also when its caller has gone.
 func (a *agent) undo(ctx context.Context, at *attach.Attachment) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
@@ -202,11 +213,15 @@ func (a *agent) take(ctx context.Context, at *attach.Attachment) error {
 		return err
 	}
 	defer d.Close()
-	old := at
+	old, index := at, 0
 	next, err := commit(ctx, d, func() ([]ovsdb.Op, error) {
-		uuid, row, err := port(ctx, d, at.Port())
-		if err != nil || row == nil {
+		rows, err := d.Read(ctx, nil, ovsdb.Query{Table: model.PortTable, Where: is("name", at.Port())}, ovsdb.Query{Table: model.InterfaceTable, Where: is("name", at.Port())})
+		if err != nil {
 			return nil, err
+		}
+		uuid, row := first(rows[0])
+		if row == nil {
+			return nil, nil
 		}
 		r, err := parse(uuid, row)
 		if err != nil || r == nil {
@@ -214,6 +229,9 @@ func (a *agent) take(ctx context.Context, at *attach.Attachment) error {
 			return nil, nil
 		}
 		old = &r.Attachment
+		if len(rows[1]) > 0 {
+			index = deref(rows[1][0].Row.(*model.Interface).Ifindex)
+		}
 		if err := attach.Note(a.RunDir, old); err != nil {
 			a.Log.Warn("goes on without a note", zap.Error(err))
 		}
@@ -226,7 +244,7 @@ func (a *agent) take(ctx context.Context, at *attach.Attachment) error {
 		err = inForce(ctx, d, next, goneTimeout)
 	}
 	if err == nil {
-		err = errors.Join(removeDevice(old), a.vacate(ctx, d, old))
+		err = errors.Join(removeDevice(old, index), a.vacate(ctx, d, old))
 	}
 	if err != nil {
 		return err
@@ -297,7 +315,12 @@ func (a *agent) check(ctx context.Context, at *attach.Attachment) (*attach.Reply
 	if what := differs(at, &r.Attachment); what != "" {
 		return nil, attach.Errorf(attach.CodeDifferent, "port %s was made with another %s", at.Port(), what)
 	}
-	if err := a.goodPort(ctx, d, at, time.Second); err != nil {
+	err = a.goodPort(ctx, d, at, time.Second)
+	var e *attach.Error
+	if errors.As(err, &e) && e.Code == attach.CodeAgain {
+		e.Code = attach.CodeDifferent // it did forward
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &attach.Reply{}, a.checkPlace(at)

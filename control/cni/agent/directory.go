@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -19,7 +23,7 @@ import (
 //
 //	of the device plugin   RUN-DIR/slots/ID              mounted by kubelet before ADD
 //	of a volume            the pod's emptyDir, /IFNAME   RUN-DIR/pods/PORT leads there
-//	of neither             RUN-DIR/pods/PORT             for who mounts it by hand
+//	of neither             RUN-DIR/pods/PORT             for who mounts it by hand, without kubelet
 //
 // A path of a socket has 107 bytes, and a volume's is longer than that: hence the
 // link, by which the switch finds it. RUN-DIR/slots and RUN-DIR/pods are for root alone,
@@ -37,6 +41,8 @@ const (
 	volumeMount = "/var/lib/cni/usrspcni" // where users of the userspace CNI plugin mount theirs
 	infoName    = "interface.json"
 	hidden      = ".new" // ends the name of what is being made
+
+	socketPathMax = 107 // bytes (unix(7))
 )
 
 // A place is where an application finds its socket.
@@ -86,7 +92,7 @@ func (a *agent) placeOf(at *attach.Attachment) place {
 	if at.Owner != nil {
 		p.owner = placeOwner{*at.Owner, true}
 	}
-	mount := ""
+	mount, info := "", infoName
 	switch {
 	case at.DeviceID != "":
 		p.dir = filepath.Join(a.RunDir, SlotsDir, at.DeviceID)
@@ -98,7 +104,8 @@ func (a *agent) placeOf(at *attach.Attachment) place {
 			mount = volumeMount
 		}
 		if at.Userspace {
-			p.dir = p.root // its users look nowhere else
+			p.dir = p.root                            // its users look nowhere else
+			info = "interface-" + at.IfName + ".json" // beside those of other interfaces
 		} else {
 			mount = path.Join(mount, at.IfName)
 		}
@@ -108,7 +115,7 @@ func (a *agent) placeOf(at *attach.Attachment) place {
 		p.dir = filepath.Join(p.root, port)
 		p.short, mount = p.dir, p.dir
 	}
-	p.info = filepath.Join(p.dir, infoName)
+	p.info = filepath.Join(p.dir, info)
 	if at.Kind == attach.VhostUser {
 		p.socket, p.short, p.inPod = filepath.Join(p.dir, name), filepath.Join(p.short, name), path.Join(mount, name)
 	}
@@ -145,6 +152,12 @@ func (a *agent) makePlace(at *attach.Attachment) (place, error) {
 	if !p.wanted(at) {
 		return place{}, nil
 	}
+	if err := p.fits(); err != nil {
+		return p, err
+	}
+	if err := a.seen(at, p); err != nil {
+		return p, err
+	}
 	fail := func(err error) (place, error) {
 		return p, attach.Errorf(attach.CodeAgain, "directory of the interface: %v", err)
 	}
@@ -174,6 +187,29 @@ func (a *agent) makePlace(at *attach.Attachment) (place, error) {
 	return p, nil
 }
 
+// fits is an error if the path of a socket is longer than such paths can be.
+func (p place) fits() error {
+	if n := len(p.short); n > socketPathMax {
+		return attach.Errorf(attach.CodeInvalid, "socket: %s has %d bytes, the path of a socket at most %d: give the switch a run directory with a shorter path", p.short, n, socketPathMax)
+	}
+	if n := len(p.inPod); n > socketPathMax {
+		return attach.Errorf(attach.CodeInvalid, "socket: the container has it at %.120s, which has %d bytes, the path of a socket at most %d: mount the volume at a shorter path (socket.mount)", p.inPod, n, socketPathMax)
+	}
+	return nil
+}
+
+// seen is an error if no container of a pod of kubelet's can have the directory: its application would wait for a
+// socket for ever. Where there is no kubelet, somebody mounts it by hand.
+func (a *agent) seen(at *attach.Attachment, p place) error {
+	if at.Kind != attach.VhostUser || at.DeviceID != "" || p.linked || at.Pod.UID == "" {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(a.Kubelet, "pods", at.Pod.UID)); err != nil {
+		return nil
+	}
+	return attach.Errorf(attach.CodeInvalid, "no container would find the socket: the pod has to ask for one millrace.dev/%s in its resources (and the network to have that k8s.v1.cni.cncf.io/resourceName), or to have an emptyDir %s", at.Bridge, at.Volume)
+}
+
 // makeRoot makes what must be there before the directory: ours, for root alone.
 func (a *agent) makeRoot(at *attach.Attachment, p place) error {
 	if err := os.MkdirAll(filepath.Join(a.RunDir, podsDir), 0o700); err != nil {
@@ -197,18 +233,32 @@ func MakeSlot(runDir, id string) error {
 	if err := os.Chmod(dir, 0o777); err != nil { // the umask may have taken from the mode
 		return err
 	}
-	label(dir)
-	return nil
+	return label(dir)
 }
 
 // containerLabel is what SELinux lets all containers use (container_selinux(8)).
 const containerLabel = "system_u:object_r:container_file_t:s0"
 
 // label gives a directory that is ours the label, on hosts with SELinux.
-func label(dir string) {
-	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
-		_ = unix.Lsetxattr(dir, labelName, []byte(containerLabel), 0)
+func label(dir string) error {
+	if !selinux() {
+		return nil
 	}
+	if err := unix.Lsetxattr(dir, labelName, []byte(containerLabel), 0); err != nil {
+		return fmt.Errorf("give %s the label %s: %w (the switch and its device plugin have to run as spc_t, as deploy/ has them)", dir, containerLabel, err)
+	}
+	return nil
+}
+
+// selinux reports whether the kernel has SELinux on: in a container nothing is mounted at /sys/fs/selinux.
+var selinux = sync.OnceValue(func() bool {
+	text, err := os.ReadFile("/proc/filesystems")
+	return err == nil && hasSELinux(string(text))
+})
+
+// hasSELinux looks for selinuxfs in /proc/filesystems, where it is if SELinux is on (is_selinux_enabled(3)).
+func hasSELinux(filesystems string) bool {
+	return slices.Contains(strings.Fields(filesystems), "selinuxfs")
 }
 
 const labelName = "security.selinux"
@@ -289,8 +339,8 @@ func (a *agent) tell(root *os.Root, at *attach.Attachment, p place) error {
 		Name: at.IfName, Network: at.Network, ContainerID: at.ContainerID, Kind: at.Kind, Role: role(at), Socket: p.inPod, MAC: at.MAC,
 		IPs: at.IPs, Gateways: at.Gateways, MTU: at.MTU, Queues: at.Queues, VLAN: at.VLAN, Trunk: at.Trunk, Bridge: at.Bridge,
 	}
-	if len(at.Gateways) > 0 {
-		info.Gateway = at.Gateways[0]
+	if len(at.Gateways) > 0 && len(at.IPs) > 0 {
+		info.Gateway = cmp.Or(gatewayOf(at.IPs[0], at.Gateways), at.Gateways[0])
 	}
 	text, err := json.MarshalIndent(info, "", "  ")
 	if err != nil {
@@ -309,7 +359,7 @@ func (a *agent) tell(root *os.Root, at *attach.Attachment, p place) error {
 			return err
 		}
 	}
-	return write(root, filepath.Join(rel, infoName), append(text, '\n'))
+	return write(root, filepath.Join(rel, filepath.Base(p.info)), append(text, '\n'))
 }
 
 // write writes a file that all may read, below a root.
@@ -360,8 +410,11 @@ func (a *agent) clear(root *os.Root, at *attach.Attachment, p place, shared bool
 		return root.RemoveAll(rel)
 	}
 	names := []string{userspaceName(at), userspaceConfig(at)}
+	if info := filepath.Base(p.info); !shared || info != infoName {
+		names = append(names, info)
+	}
 	if !shared {
-		names = append(names, infoName, SocketName)
+		names = append(names, SocketName)
 	}
 	var errs []error
 	for _, name := range names {
@@ -380,7 +433,11 @@ func (a *agent) checkPlace(at *attach.Attachment) error {
 	if !p.wanted(at) {
 		return nil
 	}
-	if _, err := os.Lstat(p.info); err != nil {
+	_, err := os.Lstat(p.info)
+	if err == nil && at.Server {
+		_, err = os.Lstat(p.socket)
+	}
+	if err != nil {
 		return attach.Errorf(attach.CodeDifferent, "directory of the interface: %v", err)
 	}
 	return nil

@@ -70,7 +70,7 @@ func ours(port string) []any {
 	if port != "" {
 		ids[keyPort] = port
 	}
-	return []any{[]any{"external_ids", "includes", mapOf(ids)}}
+	return includes(ids)
 }
 
 // rateRows are the QoS rows that we have made, by UUID, and the ports that they were made for.

@@ -14,10 +14,10 @@ import (
 
 // removeDevice removes what is left of a pod's device when its port is gone. The plugin does the same in DEL; GC, notes and pods
 // that are gone have no plugin that could.
-func removeDevice(at *attach.Attachment) error {
+func removeDevice(at *attach.Attachment, index int) error {
 	switch at.Kind {
 	case attach.TAP:
-		return removeTAP(at)
+		return removeTAP(at, index)
 	case attach.Veth:
 		return removeVeth(at.Port())
 	}
@@ -42,8 +42,9 @@ func removeVeth(name string) error {
 
 // removeTAP removes the device of a tap attachment from its pod: it persists, so
 // it does not go with its port. The plugin does the same, but the switch makes anew what
-// goes before the port does.
-func removeTAP(at *attach.Attachment) error {
+// goes before the port does. The device is the one with the port's index, or, where that is not known (0), with the
+// attachment's address: somebody in the pod may have given it another one.
+func removeTAP(at *attach.Attachment, index int) error {
 	here := inodeOf(at.Netns)
 	if here == 0 || at.NetnsInode != 0 && here != at.NetnsInode {
 		return nil // the pod is gone, and its devices with it
@@ -59,7 +60,7 @@ func removeTAP(at *attach.Attachment) error {
 	}
 	defer h.Close()
 	l, err := h.LinkByName(at.IfName)
-	if err != nil || l.Type() != "tuntap" || l.Attrs().HardwareAddr.String() != at.MAC {
+	if err != nil || l.Type() != "tuntap" || l.Attrs().Index != index && l.Attrs().HardwareAddr.String() != at.MAC {
 		return nil // there is none, or another one
 	}
 	if err := h.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {

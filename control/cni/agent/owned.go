@@ -30,16 +30,13 @@ func sameNetns(at *attach.Attachment) error {
 	return nil
 }
 
-// otherBoot reports whether the host has been started anew since.
-func (r *record) otherBoot(boot string) bool { return r.boot != "" && boot != "" && r.boot != boot }
-
 // gone reports whether the pod of an attachment is certainly not there any more: the
 // host has been started anew since, or the network namespace, which we have seen,
 // is not there. A namespace that we cannot see is no reason: where its path is
 // an ordinary file, or its directory is not there, what is wrong is our view of the
 // host.
 func (r *record) gone(boot string) bool {
-	if r.otherBoot(boot) {
+	if r.ofOtherBoot(boot) {
 		return true
 	}
 	if r.netns == 0 {
@@ -59,6 +56,9 @@ func (r *record) gone(boot string) bool {
 	st, err := os.Stat(filepath.Dir(r.Netns))
 	return err == nil && st.IsDir()
 }
+
+// ofOtherBoot reports whether the host was started anew since the attachment was made.
+func (r *record) ofOtherBoot(boot string) bool { return r.boot != "" && boot != "" && r.boot != boot }
 
 // readBootID is what tells this boot of the host from others.
 func readBootID() string {

@@ -73,7 +73,7 @@ func (a *agent) reconcile(ctx context.Context) error {
 		if !r.gone(a.BootID) {
 			continue
 		}
-		if lost[port] = a.lost[port] + 1; lost[port] < lostMax && !r.otherBoot(a.BootID) {
+		if lost[port] = a.lost[port] + 1; lost[port] < lostMax && !r.ofOtherBoot(a.BootID) {
 			continue
 		}
 		a.Log.Info("pod is gone, its port is removed", zap.String("port", port), zap.String("pod", r.Pod.Namespace+"/"+r.Pod.Name))

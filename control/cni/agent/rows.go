@@ -28,10 +28,13 @@ const (
 	keySandbox = "container-id"
 	keyIfName  = "ifname"
 	keyNetwork = "network"
+	keyDevice  = "device-id" // of the device plugin, if there is one
 
 	keyPlace = "millrace-directory" // of the interface, if it is not the attachment's alone (directory.go)
 
 	owner = "millrace-cni"
+
+	keyMAC = "attached-mac" // of Interface rows: the address of the pod's end
 )
 
 // tables are the rows that the agent reads.
@@ -40,7 +43,7 @@ func tables() []ovsdb.Table {
 		{Name: model.OpenvSwitchTable, Row: &model.OpenvSwitch{}, Watch: []string{"cur_cfg", "next_cfg"}},
 		{Name: model.BridgeTable, Row: &model.Bridge{}, Watch: []string{"name"}},
 		{Name: model.PortTable, Row: &model.Port{}, Watch: []string{"external_ids", "interfaces", "name", "qos", "tag", "trunks"}},
-		{Name: model.InterfaceTable, Row: &model.Interface{}, Watch: []string{"error", "link_state", "name", "ofport", "status", "type"}},
+		{Name: model.InterfaceTable, Row: &model.Interface{}, Watch: []string{"error", "ifindex", "link_state", "name", "ofport", "status", "type"}},
 		{Name: model.QoSTable, Row: &model.QoS{}, Watch: []string{"external_ids"}},
 	}
 }
@@ -99,17 +102,17 @@ func first(rows []ovsdb.Change) (uuid string, row *model.Port) {
 // records returns all attachments, by port. Rows that say they are ours and make
 // no sense are left alone, and told of.
 func (a *agent) records(ctx context.Context, d *ovsdb.Caller) ([]*record, error) {
-	return a.recordsWith(ctx, d, map[string]string{keyOwner: owner})
+	return a.recordsWith(ctx, d, includes(map[string]string{keyOwner: owner}))
 }
 
 // tenants returns the attachments that have a directory.
 func (a *agent) tenants(ctx context.Context, d *ovsdb.Caller, dir string) ([]*record, error) {
-	return a.recordsWith(ctx, d, map[string]string{keyOwner: owner, keyPlace: dir})
+	return a.recordsWith(ctx, d, includes(map[string]string{keyOwner: owner, keyPlace: dir}))
 }
 
-// recordsWith returns the attachments whose rows have these external_ids.
-func (a *agent) recordsWith(ctx context.Context, d *ovsdb.Caller, ids map[string]string) ([]*record, error) {
-	rows, err := d.Select(ctx, model.PortTable, []any{[]any{"external_ids", "includes", mapOf(ids)}})
+// recordsWith returns the attachments whose Port rows fulfil a condition.
+func (a *agent) recordsWith(ctx context.Context, d *ovsdb.Caller, where []any) ([]*record, error) {
+	rows, err := d.Select(ctx, model.PortTable, where)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +123,9 @@ func (a *agent) recordsWith(ctx context.Context, d *ovsdb.Caller, ids map[string
 			a.Log.Warn("row of a pod's port is left alone: " + err.Error())
 			continue
 		}
-		list = append(list, r)
+		if r != nil {
+			list = append(list, r)
+		}
 	}
 	slices.SortFunc(list, func(x, y *record) int { return cmp.Compare(x.Port(), y.Port()) })
 	return list, nil
@@ -138,6 +143,9 @@ func (a *agent) columns(at *attach.Attachment, p place) (port, iface map[string]
 	if at.Pod.Name != "" {
 		ids[keyPod] = at.Pod.Namespace + "/" + at.Pod.Name
 	}
+	if at.DeviceID != "" {
+		ids[keyDevice] = at.DeviceID
+	}
 	if n := inodeOf(at.Netns); n != 0 {
 		ids[keySeen] = strconv.FormatUint(n, 10)
 	}
@@ -151,7 +159,7 @@ func (a *agent) columns(at *attach.Attachment, p place) (port, iface map[string]
 	kind, options := interfaceOf(at, p)
 	iface = map[string]any{
 		"name": at.Port(), "type": kind, "options": mapOf(options), "mac": none(), "mtu_request": at.MTU,
-		"external_ids": mapOf(map[string]string{keyOwner: owner, "attached-mac": at.MAC}),
+		"external_ids": mapOf(map[string]string{keyOwner: owner, keyMAC: at.MAC}),
 	}
 	if at.Kind == attach.TAP {
 		iface["mac"] = at.MAC
@@ -353,6 +361,10 @@ func timedOut(err error) bool {
 // Values and conditions as RFC 7047 5.1 has them.
 
 func is(column string, v any) []any { return []any{[]any{column, "==", v}} }
+
+func includes(ids map[string]string) []any {
+	return []any{[]any{"external_ids", "includes", mapOf(ids)}}
+}
 
 func none() any { return []any{"set", []any{}} }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"net/netip"
 	"path"
 
 	"millrace/control/cni/attach"
@@ -70,13 +71,20 @@ func userspaceFile(at *attach.Attachment, p place) (name string, text []byte, er
 		},
 		IPResult: userspaceResult{Interfaces: []userspaceInterface{{at.IfName, at.MAC, at.Netns}}},
 	}
-	for i, ip := range at.IPs {
-		u := userspaceIP{Address: ip}
-		if i < len(at.Gateways) {
-			u.Gateway = at.Gateways[i]
-		}
-		e.IPResult.IPs = append(e.IPResult.IPs, u)
+	for _, ip := range at.IPs {
+		e.IPResult.IPs = append(e.IPResult.IPs, userspaceIP{Address: ip, Gateway: gatewayOf(ip, at.Gateways)})
 	}
 	text, err = json.Marshal(e)
 	return userspaceConfig(at), text, err
+}
+
+// gatewayOf is the first gateway of an address's family; empty: there is none.
+func gatewayOf(ip string, gateways []string) string {
+	p, err := netip.ParsePrefix(ip)
+	for _, g := range gateways {
+		if a, bad := netip.ParseAddr(g); err == nil && bad == nil && a.Is4() == p.Addr().Is4() {
+			return g
+		}
+	}
+	return ""
 }

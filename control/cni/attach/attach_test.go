@@ -14,7 +14,7 @@ func TestKey(t *testing.T) {
 	keys := []Key{{"n", "c", "i"}, {"n", "ci", ""}, {"nc", "", "i"}, {"n", "c", "j"}, {"n", "d", "i"}, {"m", "c", "i"}}
 	seen := map[string]Key{}
 	for _, k := range keys {
-		if len(k.Port()) != 15 || k.MAC()[0]&3 != 2 || k.Port() != k.Port() {
+		if again := k.Port(); len(k.Port()) != 15 || k.MAC()[0]&3 != 2 || k.Port() != again {
 			t.Errorf("%+v: port %s, address %s", k, k.Port(), k.MAC())
 		}
 		for _, s := range []string{k.Port(), k.MAC().String()} {

@@ -3,6 +3,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -101,7 +103,10 @@ func Ask(ctx context.Context, socket, path string, query url.Values, v any) erro
 	}
 	resp, err := c.Do(req)
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-		return fmt.Errorf("%w (%w)", ErrNoAgent, op.Err)
+		err = op
+		if errors.Is(op, syscall.ENOENT) || errors.Is(op, syscall.ECONNREFUSED) {
+			return fmt.Errorf("%w (%w)", ErrNoAgent, op.Err)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("ask the egress agent: %w", err)
@@ -109,7 +114,7 @@ func Ask(ctx context.Context, socket, path string, query url.Values, v any) erro
 	defer resp.Body.Close() //nolint:errcheck // it was read
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
-		return fmt.Errorf("ask the egress agent: %s: %s", resp.Status, text)
+		return fmt.Errorf("ask the egress agent: %s: %s", resp.Status, bytes.TrimSpace(text))
 	}
 	if err := json.NewDecoder(resp.Body).Decode(v); err != nil {
 		return fmt.Errorf("read the egress agent's answer: %w", err)

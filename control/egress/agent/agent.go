@@ -27,16 +27,17 @@ type Agent struct {
 	live    map[*request]struct{}
 	recent  ring
 	totals  Totals
-	said    int    // servers that there are, as they say
-	leased  int    // the same as CountServers was told; 0: it was not
-	count   int    // the same as it is believed
-	trouble string // the last error of a link, "" after a success
+	carried map[trafficKey]traffic // by requests that have ended
+	said    int                    // servers that there are, as they say
+	leased  int                    // the same as CountServers was told; 0: it was not
+	count   int                    // the same as it is believed
+	trouble string                 // the last error of a link, "" after a success
 }
 
 // New returns an agent that does nothing before Run.
 func New(cfg Config) *Agent {
 	cfg.setDefaults()
-	a := &Agent{cfg: cfg, budget: newBudget(budgetAll), links: map[*link]struct{}{}, live: map[*request]struct{}{}}
+	a := &Agent{cfg: cfg, budget: newBudget(budgetAll), links: map[*link]struct{}{}, live: map[*request]struct{}{}, carried: map[trafficKey]traffic{}}
 	a.metrics = newMetrics(cfg.Registry, a)
 	a.lastID.Store(rand.Int64N(1 << 62))
 	return a

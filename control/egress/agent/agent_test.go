@@ -112,11 +112,13 @@ func TestTargetSpeaksFirst(t *testing.T) {
 // TestStalls: a client that stops reading, and a target that does, stop nobody else.
 func TestStalls(t *testing.T) {
 	for name, rate := range map[string]int64{"calm": 0, "hurry": -1} {
-		t.Run(name, func(t *testing.T) { testStalls(t, rate) })
+		for _, w := range ways {
+			t.Run(name+"/"+w.name, func(t *testing.T) { testStalls(t, w, rate) })
+		}
 	}
 }
 
-func testStalls(t *testing.T, hurryRate int64) {
+func testStalls(t *testing.T, w way, hurryRate int64) {
 	s := &konntest.Server{ID: "s1"}
 	r := start(t, func(c *Config) { c.hurryRate = hurryRate }, s)
 	if hurryRate < 0 {
@@ -130,15 +132,13 @@ func testStalls(t *testing.T, hurryRate int64) {
 		}
 	})
 	target := listen(t, echo)
-	client, err := s.DialHTTP(t, t.Context(), flood)
-	if err != nil {
+	if _, err := w.dial(s, t, t.Context(), flood); err != nil { // it ends with the server: closing waits for an answer
 		t.Fatal(err)
 	}
-	defer client.Close()               //nolint:errcheck // nothing is lost
 	defer push(t, s).Close()           //nolint:errcheck // nothing is lost
 	time.Sleep(200 * time.Millisecond) // until what is between them is full
 	for range 30 {
-		if err := probe(t, ways[1], s, target); err != nil {
+		if err := probe(t, w, s, target); err != nil {
 			t.Errorf("while others stalled: %v", err)
 		}
 	}

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"errors"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -18,22 +20,20 @@ type metrics struct {
 	errors       *prometheus.CounterVec
 	linkFailures *prometheus.CounterVec
 
-	requests    *prometheus.CounterVec
-	denied      *prometheus.CounterVec
-	phases      *prometheus.HistogramVec
-	firstByte   *prometheus.HistogramVec
-	durations   *prometheus.HistogramVec
-	bytes       *prometheus.CounterVec
-	stalls      *prometheus.CounterVec
-	retransmits *prometheus.CounterVec
+	requests  *prometheus.CounterVec
+	denied    *prometheus.CounterVec
+	phases    *prometheus.HistogramVec
+	firstByte *prometheus.HistogramVec
+	durations *prometheus.HistogramVec
 
 	lost atomic.Uint64 // segments that links sent again which are no more
 	// by type, since there is one for each packet
 	in, out [konn.PacketType_DRAIN + 1]prometheus.Counter
 }
 
-// seconds are buckets from 0.5 ms to 16 s.
-var seconds = prometheus.ExponentialBuckets(0.0005, 2, 16)
+// seconds are the bounds of buckets: all those of stock agents, so that rules by one
+// of them hold, and more.
+var seconds = []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30}
 
 func newMetrics(r prometheus.Registerer, a *Agent) *metrics {
 	const stock = "konnectivity_network_proxy_agent_"
@@ -53,14 +53,11 @@ func newMetrics(r prometheus.Registerer, a *Agent) *metrics {
 		errors:       counter(stock+"stream_errors_total", "Packets that could not be sent or read.", "segment", "code", "packet_type"),
 		linkFailures: counter(stock+"server_connection_failure_count", "Failures of connections to servers.", "direction"),
 
-		requests:    counter("egress_requests_total", "Requests that have ended.", "class", "port", "result"),
-		denied:      counter("egress_denied_total", "Requests that the policy denied.", "class", "reason"),
-		phases:      histogram("egress_dial_seconds", "Parts of the time until a target was connected, or was not.", "class", "port", "phase"),
-		firstByte:   histogram("egress_first_byte_seconds", "Time from the dial to the target's first byte.", "class", "port"),
-		durations:   histogram("egress_request_seconds", "Time from the dial to the end.", "class", "port"),
-		bytes:       counter("egress_bytes_total", "Bytes of requests that have ended.", "class", "port", "dir"),
-		stalls:      counter("egress_stall_seconds_total", "Time in which a side took nothing of what waited for it.", "class", "port", "side"),
-		retransmits: counter("egress_retransmits_total", "Segments that were sent to targets again.", "class", "port"),
+		requests:  counter("egress_requests_total", "Requests that have ended.", "class", "port", "result"),
+		denied:    counter("egress_denied_total", "Requests that the policy denied.", "class", "reason"),
+		phases:    histogram("egress_dial_seconds", "Parts of the time until a target was connected, or was not.", "class", "port", "phase"),
+		firstByte: histogram("egress_first_byte_seconds", "Time from the dial to the target's first byte.", "class", "port"),
+		durations: histogram("egress_request_seconds", "Time from the dial to the end.", "class", "port"),
 	}
 	for t := range m.in {
 		name := konn.PacketType(t).String()
@@ -70,12 +67,12 @@ func newMetrics(r prometheus.Registerer, a *Agent) *metrics {
 		return m
 	}
 	r.MustRegister(m.dialDuration, m.dialFailures, m.packets, m.errors, m.linkFailures,
-		m.requests, m.denied, m.phases, m.firstByte, m.durations, m.bytes, m.stalls, m.retransmits,
+		m.requests, m.denied, m.phases, m.firstByte, m.durations, trafficCollector{a},
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "egress_tunnel_retransmits_total", Help: "Segments that were sent to servers again."},
 			func() float64 { return float64(a.retransmits()) }),
 		gauge("open_server_connections", "Servers that are connected.", func() float64 { return float64(a.Status().ServersUp) }),
 		gauge("known_server_count", "Servers that there are, as they or their leases say.", func() float64 { return float64(a.Status().ServersKnown) }),
-		gauge("open_endpoint_connections", "Requests that are open.", func() float64 { return float64(a.Status().Requests) }))
+		gauge("open_endpoint_connections", "Connections to targets that are open.", func() float64 { return float64(a.connections()) }))
 	return m
 }
 
@@ -87,14 +84,18 @@ func (m *metrics) received(p *konn.Packet) {
 
 func (m *metrics) sent(p *konn.Packet, err error) {
 	m.out[p.GetType()].Inc()
-	if err != nil {
+	if err != nil && !errors.Is(err, io.EOF) { // which says that reading has the error
 		m.errors.WithLabelValues("from_agent", status.Code(err).String(), p.Type.String()).Inc()
+		m.linkFailures.WithLabelValues("to_server").Inc()
 	}
 }
 
 // unread counts the end of a stream that should not have ended.
 func (m *metrics) unread(err error) {
-	m.errors.WithLabelValues("to_agent", status.Code(err).String(), "").Inc()
+	m.errors.WithLabelValues("to_agent", status.Code(err).String(), "Unknown").Inc()
+	if !errors.Is(err, io.EOF) {
+		m.linkFailures.WithLabelValues("from_server").Inc()
+	}
 }
 
 func (m *metrics) linkFailed() { m.linkFailures.WithLabelValues("connect").Inc() }
@@ -110,7 +111,10 @@ func (m *metrics) ended(r *request, res result, reason string) {
 	}
 	m.phases.WithLabelValues(class, port, "resolve").Observe(r.visit.Resolve.Seconds())
 	m.phases.WithLabelValues(class, port, "connect").Observe(r.visit.Connect.Seconds())
-	if res != resultOK {
+	if res == resultCanceled { // by the client: nothing was wrong with the target
+		return
+	}
+	if !res.dialled() {
 		m.dialFailures.WithLabelValues(stockReason(res)).Inc()
 		return
 	}
@@ -118,12 +122,18 @@ func (m *metrics) ended(r *request, res result, reason string) {
 		m.firstByte.WithLabelValues(class, port).Observe(time.Duration(f).Seconds())
 	}
 	m.durations.WithLabelValues(class, port).Observe(time.Since(r.started).Seconds())
-	m.bytes.WithLabelValues(class, port, "to_target").Add(float64(r.toward.Load()))
-	m.bytes.WithLabelValues(class, port, "to_client").Add(float64(r.back.Load()))
-	m.retransmits.WithLabelValues(class, port).Add(float64(r.retransmits.Load()))
-	for side, name := range []string{"client", "target"} {
-		m.stalls.WithLabelValues(class, port, name).Add(time.Duration(r.stalled[side].Load()).Seconds())
+}
+
+// connections is how many requests have come to be connections, and are open.
+func (a *Agent) connections() (n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for r := range a.live {
+		if r.state.Load() != dialing {
+			n++
+		}
 	}
+	return n
 }
 
 // stockReason is what stock agents make of a failure.

@@ -38,21 +38,15 @@ type request struct {
 	first   atomic.Int64 // nanoseconds from started to the target's first byte, or 0
 	toward  atomic.Int64 // bytes to the target
 	back    atomic.Int64 // bytes to the client
-	stalled [2]atomic.Int64
+	stalled [2]stall     // by side
 	state   atomic.Int32
 
-	retransmits atomic.Uint64 // segments to the target, as far as they were counted
+	retransmits atomic.Uint64 // segments to the target, when it was closed
+	accounted   bool          // by Agent.mu: its traffic is among that of requests that have ended
 	unused      atomic.Pointer[time.Timer]
 	left        atomic.Bool  // the target has all that the client sent, and knows that nothing follows
 	forgotten   atomic.Int64 // bytes that the target said after that
 }
-
-// Sides of a connection, as places of request.stalled: who did not take what it
-// was sent.
-const (
-	clientSide = iota
-	targetSide
-)
 
 // States of a request.
 const (
@@ -149,12 +143,14 @@ func (r *request) toClient(b []byte) bool {
 	if r.back.Load()+int64(len(b)) > shortSize {
 		r.outgrow(true)
 	}
-	start := time.Now()
-	if err := r.stream.send(dataPacket(r.id, b)); err != nil {
+	wait := &r.stalled[clientSide]
+	wait.begin(time.Since(r.started))
+	err := r.stream.send(dataPacket(r.id, b))
+	wait.end(time.Since(r.started))
+	if err != nil {
 		r.close(byTunnel, err)
 		return false
 	}
-	r.noteStall(clientSide, start)
 	r.back.Add(int64(len(b)))
 	return true
 }
@@ -204,7 +200,7 @@ func (r *request) watchUse(back int64) {
 
 // write carries what the client has sent to the target, to the end.
 func (r *request) write() {
-	stall := r.stream.link.agent.cfg.StallTimeout
+	most, wait := r.stream.link.agent.cfg.StallTimeout, &r.stalled[targetSide]
 	for {
 		b, ok := r.queue.take()
 		if !ok {
@@ -213,11 +209,12 @@ func (r *request) write() {
 		}
 		start := time.Now()
 		if r.state.Load() == open {
-			_ = r.conn.SetWriteDeadline(start.Add(stall)) // fails only if the connection is closed: Write says so
+			_ = r.conn.SetWriteDeadline(start.Add(most)) // fails only if the connection is closed: Write says so
 		}
+		wait.begin(start.Sub(r.started))
 		n, err := r.conn.Write(b)
+		wait.end(time.Since(r.started))
 		r.toward.Add(int64(n))
-		r.noteStall(targetSide, start)
 		if err != nil {
 			r.close(byTarget, notEOF(err))
 			return
@@ -246,21 +243,18 @@ func (r *request) leave() {
 // A retransmitter counts for itself what its stack has sent again.
 type retransmitter interface{ Retransmits() uint64 }
 
-func (r *request) countRetransmits() {
+func (r *request) countRetransmits() { r.retransmits.Store(r.resent()) }
+
+// resent is how many segments were sent to the target again. It is asked of a request
+// that is, or was, connected.
+func (r *request) resent() uint64 {
+	n := r.retransmits.Load()
 	if c, ok := r.conn.(retransmitter); ok {
-		r.retransmits.Store(c.Retransmits())
+		return max(n, c.Retransmits())
 	} else if i, ok := infoOf(r.conn); ok {
-		r.retransmits.Store(i.retransmits)
+		return max(n, i.retransmits)
 	}
-}
-
-// stallLeast is what passes for a stall: less is scheduling.
-const stallLeast = 10 * time.Millisecond
-
-func (r *request) noteStall(side int, start time.Time) {
-	if d := time.Since(start); d >= stallLeast {
-		r.stalled[side].Add(int64(d))
-	}
+	return n
 }
 
 // fromClient takes a packet. It waits while the target takes less than comes,
@@ -336,7 +330,11 @@ func (r *request) cut() {
 func (r *request) conclude(by string, err error) {
 	r.hasSpoken()
 	r.stream.forget(r)
-	r.stream.link.agent.finished(r, resultOK, by, err)
+	res := resultOK
+	if err != nil {
+		res = resultBroken
+	}
+	r.stream.link.agent.finished(r, res, by, err)
 	if by == byTunnel {
 		return
 	}

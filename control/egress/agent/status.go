@@ -58,7 +58,7 @@ type LinkStatus struct {
 // Status tells how the agent is. It may be called at any time.
 func (a *Agent) Status() Status {
 	a.mu.Lock()
-	s := Status{ServersUp: len(a.serversLocked()), ServersKnown: a.count, Requests: len(a.live), Trouble: a.trouble, Totals: a.totals}
+	s := Status{ServersUp: len(a.serversLocked()), ServersKnown: a.count, Requests: len(a.live), Trouble: a.trouble, Totals: a.totals, Links: []LinkStatus{}}
 	links := make([]*link, 0, len(a.links))
 	for l := range a.links {
 		links = append(links, l)
@@ -113,7 +113,7 @@ type Request struct {
 	ToClient int64         `json:"bytes_to_client"`
 	StallC   time.Duration `json:"client_stalled_ns,omitempty"`
 	StallT   time.Duration `json:"target_stalled_ns,omitempty"`
-	Resent   uint64        `json:"retransmits,omitempty"` // segments to the target; when it has ended
+	Resent   uint64        `json:"retransmits,omitempty"` // segments to the target
 	State    string        `json:"state"`                 // dialling, open, closing, or a result
 	ClosedBy string        `json:"closed_by,omitempty"`
 	Error    string        `json:"error,omitempty"`
@@ -145,15 +145,16 @@ func (r *request) tell() Request {
 // tellVisit adds what is known when the target was reached, or was not.
 func (r *request) tellVisit(q *Request) {
 	q.Connect, q.Class, q.Port = r.id, string(r.visit.Class), r.visit.Port
-	q.Resent = r.retransmits.Load()
+	now := time.Since(r.started)
 	q.Resolve, q.Dialled, q.First = r.visit.Resolve, r.visit.Connect, time.Duration(r.first.Load())
 	q.ToTarget, q.ToClient = r.toward.Load(), r.back.Load()
-	q.StallC, q.StallT = time.Duration(r.stalled[clientSide].Load()), time.Duration(r.stalled[targetSide].Load())
+	q.StallC, q.StallT = r.stalled[clientSide].at(now), r.stalled[targetSide].at(now)
 	if r.visit.Addr.IsValid() {
 		q.Address = r.visit.Addr.String()
 	}
 	if r.conn != nil {
 		q.Local = r.conn.LocalAddr().String()
+		q.Resent = r.resent()
 	}
 }
 
@@ -176,6 +177,9 @@ func (a *Agent) finished(r *request, res result, by string, err error) {
 		reason = string(d.Reason)
 	}
 	a.metrics.ended(r, res, reason)
+	if res.dialled() {
+		a.account(r)
+	}
 	q := r.tell()
 	if q.State == "dialling" {
 		r.tellVisit(&q)
@@ -189,7 +193,7 @@ func (a *Agent) finished(r *request, res result, by string, err error) {
 	a.totals.count(res)
 	a.mu.Unlock()
 	level := a.cfg.LogRequests
-	if res != resultOK {
+	if res != resultOK { // a broken connection, too
 		level = max(level, zap.InfoLevel)
 	}
 	if e := a.cfg.Log.Check(level, "request"); e != nil {
@@ -202,6 +206,7 @@ func (a *Agent) finished(r *request, res result, by string, err error) {
 func (a *Agent) Requests() (open, ended []Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	open = make([]Request, 0, len(a.live)) // none is an empty list for scripts, too
 	for r := range a.live {
 		open = append(open, r.tell())
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -36,26 +37,47 @@ func (a *Agent) reach(ctx context.Context, protocol, address string) (net.Conn, 
 	addrs, err := a.addresses(ctx, p, t)
 	v.Resolve = time.Since(start)
 	if err != nil {
+		if _, denied := errors.AsType[*policy.DeniedError](err); !denied {
+			v.Class = policy.Unknown
+		}
 		return nil, v, err
 	}
 	start = time.Now()
-	defer func() { v.Connect = time.Since(start) }()
+	c, err := a.tryAll(ctx, p, t, addrs, &v)
+	v.Connect = time.Since(start)
+	return c, v, err
+}
+
+// tryAll dials those of a target's addresses that the policy lets through, one after
+// the other, until one is connected.
+func (a *Agent) tryAll(ctx context.Context, p *policy.Policy, t policy.Target, addrs []netip.Addr, v *visit) (net.Conn, error) {
 	var errs []error
-	for _, addr := range addrs {
+	for i, addr := range addrs {
+		to := netip.AddrPortFrom(addr, t.Port)
 		class, err := p.Judge(addr, t.Port)
-		v.Addr = netip.AddrPortFrom(addr, t.Port)
 		if err == nil {
-			v.Class, v.Port = class, a.way(class)
-			c, dialErr := a.dial(ctx, class, t.Network, v.Addr)
-			if dialErr == nil {
-				v.Connect = time.Since(start)
-				return c, v, nil
+			v.Class, v.Port, v.Addr = class, a.way(class), to
+			var c net.Conn
+			if c, err = a.dialWithin(ctx, len(addrs)-i, class, t.Network, to); err == nil {
+				return c, nil
 			}
-			err = dialErr
+		} else if v.Class == policy.Deny {
+			v.Addr = to
 		}
 		errs = append(errs, err)
 	}
-	return nil, v, mostTelling(errs)
+	return nil, mostTelling(errs)
+}
+
+// dialWithin is dial with one part in n of the time that ctx leaves: an address that
+// does not answer leaves some for the others.
+func (a *Agent) dialWithin(ctx context.Context, n int, class policy.Class, network string, to netip.AddrPort) (net.Conn, error) {
+	if end, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/time.Duration(n))
+		defer cancel()
+	}
+	return a.dial(ctx, class, network, to)
 }
 
 // addresses returns what a target's address is, or what its name stands for.
@@ -71,10 +93,10 @@ func (a *Agent) addresses(ctx context.Context, p *policy.Policy, t policy.Target
 	if !ok {
 		r := map[policy.Resolver]Resolver{policy.HostResolver: a.cfg.HostNames, policy.PortResolver: a.cfg.PortNames}[by]
 		if r == nil {
-			return nil, fmt.Errorf("look up %s: no such host: there is no resolver for %s", t.Name, by)
+			return nil, fmt.Errorf("look up %s: %w: there is no resolver for %s", t.Name, errNoHost, by)
 		}
 		if found, err = r.LookupNetIP(ctx, "ip", t.Name); err != nil {
-			return nil, fmt.Errorf("look up %s: no such host: %w", t.Name, err)
+			return nil, fmt.Errorf("look up %s: %w", t.Name, err)
 		}
 	}
 	var fit []netip.Addr
@@ -84,10 +106,13 @@ func (a *Agent) addresses(ctx context.Context, p *policy.Policy, t policy.Target
 		}
 	}
 	if len(fit) == 0 {
-		return nil, fmt.Errorf("look up %s: no such host with an address of %s", t.Name, t.Network)
+		return nil, fmt.Errorf("look up %s: %w with an address of %s", t.Name, errNoHost, t.Network)
 	}
 	return fit, nil
 }
+
+// errNoHost has the words by which servers know what to tell clients.
+var errNoHost = errors.New("no such host")
 
 // way is by what targets of a class are reached.
 func (a *Agent) way(class policy.Class) string {
@@ -104,7 +129,7 @@ func (a *Agent) dial(ctx context.Context, class policy.Class, network string, to
 		d = a.cfg.Port
 	}
 	if d == nil {
-		return nil, fmt.Errorf("dial %s: no route to host: %s are reached through the port, which does not forward yet", to, class)
+		return nil, fmt.Errorf("dial %s: no route to host: %s are reached by a port of the switch, and this agent has none (--netns says where it is)", to, class)
 	}
 	return d.DialContext(ctx, network, to.String())
 }
@@ -119,7 +144,7 @@ func mostTelling(errs []error) error {
 	return errs[0]
 }
 
-// A result of a dial, in one word. It is a label of metrics.
+// A result of a request, in one word. It is a label of metrics.
 type result string
 
 // Results.
@@ -132,13 +157,18 @@ const (
 	resultName     result = "name"
 	resultCanceled result = "canceled"
 	resultOther    result = "error"
+	resultBroken   result = "broken" // it was connected, and did not end in good order
 )
+
+// dialled reports whether a request came so far as to be a connection.
+func (r result) dialled() bool { return r == resultOK || r == resultBroken }
 
 // judge puts an error of reach in a word, and in a text for the server: those in
 // front of it choose an HTTP status by words in it.
 func judge(ctx context.Context, err error) (result, string) {
 	_, denied := errors.AsType[*policy.DeniedError](err)
 	_, name := errors.AsType[*net.DNSError](err)
+	name = name || errors.Is(err, errNoHost)
 	timeout := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 	if n, ok := errors.AsType[net.Error](err); ok && n.Timeout() {
 		timeout = true
@@ -153,6 +183,9 @@ func judge(ctx context.Context, err error) (result, string) {
 	case timeout:
 		return resultTimeout, "timeout: " + err.Error()
 	case name:
+		if text := err.Error(); strings.Contains(text, errNoHost.Error()) {
+			return resultName, text
+		}
 		return resultName, "no such host: " + err.Error()
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return resultRefused, err.Error()

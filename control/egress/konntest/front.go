@@ -25,19 +25,33 @@ func (s *Server) DialGRPC(t testing.TB, ctx context.Context, address string) (ne
 // DialProtocol is DialGRPC for another protocol.
 func (s *Server) DialProtocol(t testing.TB, ctx context.Context, protocol, address string) (net.Conn, error) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	front, err := s.front()
 	if err != nil {
 		return nil, err
 	}
-	go s.frontend.Serve(l) //nolint:errcheck // ends with the listener
-	t.Cleanup(func() { _ = l.Close() })
 	tunnelCtx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	tunnel, err := konnclient.CreateSingleUseGrpcTunnelWithContext(ctx, tunnelCtx, l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	tunnel, err := konnclient.CreateSingleUseGrpcTunnelWithContext(ctx, tunnelCtx, front, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, err
 	}
 	return tunnel.DialContext(ctx, protocol, address)
+}
+
+// front is where clients come by gRPC, HOST:PORT. It is there from the first one on.
+func (s *Server) front() (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.frontAddr != "" {
+		return s.frontAddr, nil
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	go s.frontend.Serve(l) //nolint:errcheck // ends by Stop
+	s.frontAddr = l.Addr().String()
+	return s.frontAddr, nil
 }
 
 // A proxyService is the gRPC way in.

@@ -31,13 +31,14 @@ type Server struct {
 	frontend *grpc.Server
 	addr     string // where agents connect
 
-	mu       sync.Mutex
-	backends []*backend              // in the order in which they came
-	pending  map[int64]*pendingDial  // by the dial's id
-	open     map[connKey]client      // established connections
-	met      map[konn.PacketType]int // packets of agents
-	seen     map[string]metadata.MD  // of agents, by id
-	conns    map[net.Conn]struct{}   // of HTTP clients
+	mu        sync.Mutex
+	backends  []*backend              // in the order in which they came
+	pending   map[int64]*pendingDial  // by the dial's id
+	open      map[connKey]client      // established connections
+	met       map[konn.PacketType]int // packets of agents
+	seen      map[string]metadata.MD  // of agents, by id
+	conns     map[net.Conn]struct{}   // of HTTP clients
+	frontAddr string                  // where clients of gRPC connect; empty: none has come yet
 }
 
 // A connKey is how the server knows a connection.
@@ -89,7 +90,7 @@ func (s *Server) Start(t testing.TB, addr string) {
 
 // Serve serves agents that come by l.
 func (s *Server) Serve(l net.Listener) {
-	s.addr = l.Addr().String()
+	s.addr, s.frontAddr = l.Addr().String(), ""
 	s.pending, s.open = map[int64]*pendingDial{}, map[connKey]client{}
 	s.met, s.seen, s.conns = map[konn.PacketType]int{}, map[string]metadata.MD{}, map[net.Conn]struct{}{}
 	s.agents = grpc.NewServer(s.Options...)

@@ -54,6 +54,20 @@ func (p Peer) same(q Peer) bool {
 		p.Probe == q.Probe && p.Patience == q.Patience
 }
 
+// CheckOwn says what is wrong with the addresses of an end. Packets to others would
+// not pass.
+func CheckOwn(own []netip.Addr) error {
+	for i, a := range own {
+		switch {
+		case !a.IsValid(), a.Zone() != "", a.Is4In6(), a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), a.IsLinkLocalUnicast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+			return fmt.Errorf("%s is no address that an end of a tunnel can have", a)
+		case slices.Contains(own[:i], a):
+			return fmt.Errorf("%s is there twice", a)
+		}
+	}
+	return nil
+}
+
 // Check says what is wrong with a setup: what one peer has, no other may have.
 func (s Setup) Check() error {
 	keys, prefixes, names := map[Key]string{s.PrivateKey.Public(): "this end"}, map[netip.Prefix]string{}, map[string]bool{}
@@ -77,6 +91,9 @@ func (s Setup) Check() error {
 			keys[k] = p.Name
 		}
 		for _, prefix := range p.Prefixes {
+			if !prefix.IsValid() {
+				return fmt.Errorf("peer %s: a prefix is empty", p.Name)
+			}
 			if prefix != prefix.Masked() || prefix.Addr().Is4In6() {
 				return fmt.Errorf("peer %s: prefix %s has bits behind its length; did you mean %s?", p.Name, prefix, prefix.Masked())
 			}

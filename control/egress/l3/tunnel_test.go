@@ -425,6 +425,7 @@ func TestCheck(t *testing.T) {
 		"is that of this end":  {peer("a", private.Public(), "10.0.0.0/8")},
 		"10.0.0.0/8 is that":   {peer("a", a, "10.0.0.0/8"), peer("b", b, "10.0.0.0/8")},
 		"mean 10.0.0.0/8?":     {peer("a", a, "10.0.0.1/8")},
+		"a prefix is empty":    {{Name: "a", Keys: []Key{a}, Prefixes: []netip.Prefix{{}}}},
 		"endpoint: address a:": {{Name: "a", Keys: []Key{a}, Prefixes: prefix("10.0.0.0/8"), Endpoint: "a"}},
 	} {
 		err := Setup{private, peers}.Check()

@@ -20,7 +20,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		lists:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: stock + "lists_total", Help: "Lists of servers' leases."}, []string{"http_response_code", "reason"}),
 		watches: prometheus.NewCounterVec(prometheus.CounterOpts{Name: stock + "watches_total", Help: "Watches of servers' leases."}, []string{"http_response_code", "reason"}),
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: stock + "list_latency_seconds", Help: "Time that a list took.",
-			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16)}, []string{"http_response_code"}),
+			Buckets: []float64{0.005, 0.025, 0.1, 0.5, 2.5, 10, 30}}, []string{"http_response_code"}),
 	}
 	if r != nil {
 		r.MustRegister(m.lists, m.watches, m.latency)

@@ -59,10 +59,11 @@ func (p *Policy) addOne(class, what string, allowed ports) error {
 		}
 		p.rules = append(p.rules, rule{Class(class), prefix, allowed})
 	case string(PortResolver), string(HostResolver):
-		if what == "" {
-			return fmt.Errorf("the pattern of a name is empty")
+		pattern, err := parsePattern(what)
+		if err != nil {
+			return err
 		}
-		p.names = append(p.names, nameRule{Resolver(class), strings.ToLower(what), allowed})
+		p.names = append(p.names, nameRule{Resolver(class), pattern, allowed})
 	default:
 		return fmt.Errorf("unknown class %q: want pods, services, node, deny, port-names or host-names", class)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -18,6 +19,7 @@ const example = `
 	pods=10.16.9.9
 	port-names=*.svc.cluster.local@443
 	host-names=node-*@10250
+	port-names=API.example.
 	pods=0.0.0.0/0@9999`
 
 func parse(t testing.TB, text string) *Policy {
@@ -147,6 +149,8 @@ func TestLookup(t *testing.T) {
 		{"api.svc.cluster.local", 80, "", BadPort},
 		{"node-7", 10250, HostResolver, ""},
 		{"my-node-7", 10250, "", BadName},
+		{"api.example", 80, PortResolver, ""},
+		{"a.b.svc.cluster.local", 443, PortResolver, ""}, // a * is dots, too
 		{"localhost", 10250, "", BadName},
 	} {
 		by, err := p.Lookup(Target{Name: tt.name, Port: tt.port})
@@ -170,6 +174,9 @@ func TestBadRules(t *testing.T) {
 		"pods=fe80::1%eth0":  "zone",
 		"pods=::ffff:0:0/96": "IPv4 prefix",
 		"host-names=":        "empty",
+		"host-names=.":       "empty",
+		"host-names=a/b":     "letters",
+		"port-names=nöde":    "letters",
 	} {
 		if _, err := Parse(text, false); err == nil || !strings.Contains(err.Error(), part) || !strings.Contains(err.Error(), text) {
 			t.Errorf("Parse(%q): %v; want an error with the word and %q", text, err, part)
@@ -286,4 +293,33 @@ func TestJudgeAll(t *testing.T) {
 			t.Errorf("JudgeAll(%s) = %s, %v; want %s, %q", tt.addr, class, err, tt.class, tt.why)
 		}
 	}
+}
+
+// FuzzParse: whatever rules somebody writes, they are read or refused in one printable
+// line, and what is allowed is allowed by one of them.
+func FuzzParse(f *testing.F) {
+	f.Add(example)
+	for _, s := range []string{"pods=::/0 deny=::1", "node=::ffff:1.2.3.4@1-2,5", "pods=10.0.0.0/8@", "deny==@@,", "host-names=*a*.b.@7", "pods=fe80::/10"} {
+		f.Add(s)
+	}
+	addrs := []netip.Addr{netip.MustParseAddr("10.16.1.1"), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("fd00::1"), netip.MustParseAddr("::1"), netip.MustParseAddr("169.254.169.254")}
+	f.Fuzz(func(t *testing.T, text string) {
+		p, err := Parse(text, false)
+		if err != nil {
+			if s := err.Error(); strings.ContainsFunc(s, func(r rune) bool { return r < ' ' }) {
+				t.Errorf("not fit for a log: %q", s)
+			}
+			return
+		}
+		for _, a := range addrs {
+			class, err := p.Judge(a, 443)
+			holds := slices.ContainsFunc(p.rules, func(r rule) bool { return r.class == class && r.prefix.Contains(a) && r.ports.has(443) })
+			if err == nil && (class == Deny || !holds) {
+				t.Errorf("%q lets %s through by %s", text, a, class)
+			}
+		}
+		if by, err := p.Lookup(Target{Name: "api.svc.cluster.local", Port: 443}); err == nil && by != PortResolver && by != HostResolver {
+			t.Errorf("%q has a name looked up by %q", text, by)
+		}
+	})
 }

@@ -17,6 +17,7 @@ const (
 	Services Class = "services" // through the port of the switch
 	Node     Class = "node"     // by the host's own sockets
 	Deny     Class = "deny"
+	Unknown  Class = "unknown" // a name that nobody has found: no rule has this
 )
 
 // ByPort reports whether targets of the class are reached through the port of
@@ -106,6 +107,21 @@ func parsePrefix(text string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("prefix %q has bits behind its length; did you mean %s?", text, p.Masked())
 	}
 	return p, nil
+}
+
+// parsePattern reads the pattern of a name: lower case, and without a final dot, as
+// names of targets are. One that no name could be of is refused.
+func parsePattern(text string) (string, error) {
+	pattern := strings.TrimSuffix(strings.ToLower(text), ".")
+	if pattern == "" {
+		return "", fmt.Errorf("the pattern of a name is empty")
+	}
+	for label := range strings.SplitSeq(pattern, ".") {
+		if !allNameBytes(strings.ReplaceAll(label, "*", "")) {
+			return "", fmt.Errorf("pattern %q: a name has letters, digits, hyphens, underscores and dots, and a * stands for any of them", text)
+		}
+	}
+	return pattern, nil
 }
 
 // matches reports whether name is of pattern, in which each * stands for any

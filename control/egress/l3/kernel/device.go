@@ -56,8 +56,6 @@ func Open(o Options) (*Device, error) {
 		if d.Device, err = create(o.Name); err != nil {
 			return err
 		}
-		// No address of its own accord: the tunnel carries none. Where there is no IPv6, there is none to turn off.
-		_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+o.Name+"/addr_gen_mode", []byte("1"), 0)
 		return nil
 	})
 	if err == nil {
@@ -80,6 +78,9 @@ func Open(o Options) (*Device, error) {
 	return d, nil
 }
 
+// addrGenNone is IN6_ADDR_GEN_MODE_NONE (linux/if_link.h).
+const addrGenNone = 1
+
 // within calls fn on a thread that is in a network namespace.
 func within(name string, fn func() error) error {
 	if name == "" {
@@ -99,9 +100,9 @@ func within(name string, fn func() error) error {
 
 // forward has the namespace that the thread is in forward packets.
 func forward() error {
-	for _, name := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
-		err := os.WriteFile("/proc/sys/net/"+name, []byte("1"), 0)
-		if err != nil && !(errors.Is(err, os.ErrNotExist) && strings.HasPrefix(name, "ipv6")) {
+	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
+		err := sys.SetSysctl(name, "1")
+		if err != nil && !(errors.Is(err, os.ErrNotExist) && strings.HasPrefix(name, "net/ipv6")) {
 			return fmt.Errorf("turn on forwarding: %w", err)
 		}
 	}
@@ -133,6 +134,8 @@ func (d *Device) setUp(o Options) error {
 		return err
 	}
 	d.index = link.Attrs().Index
+	// No address of its own accord: the tunnel carries none. Where there is no IPv6, there is none to turn off.
+	_ = d.handle.LinkSetIP6AddrGenMode(link, addrGenNone)
 	if err := d.handle.LinkSetMTU(link, o.MTU); err != nil {
 		return fmt.Errorf("set MTU: %w", err)
 	}

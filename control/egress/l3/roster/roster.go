@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"gopkg.in/yaml.v3"
@@ -59,10 +60,26 @@ func Parse(text []byte, file string) (*Roster, error) {
 	case r.MTU < l3.MinMTU || r.MTU > l3.MaxMTU:
 		return nil, fmt.Errorf("mtu: %d is not in %d..%d", r.MTU, l3.MinMTU, l3.MaxMTU)
 	}
+	if err := l3.CheckOwn(r.Addresses); err != nil {
+		return nil, fmt.Errorf("addresses: %w", err)
+	}
 	if !filepath.IsAbs(r.PrivateKey) {
 		r.PrivateKey = filepath.Join(filepath.Dir(file), r.PrivateKey)
 	}
 	return r, nil
+}
+
+// Unlike names what a server takes up only when it starts, and other has otherwise.
+func (r *Roster) Unlike(other *Roster) (names []string) {
+	for name, same := range map[string]bool{
+		"port": r.Port == other.Port, "addresses": slices.Equal(r.Addresses, other.Addresses), "device": r.Device == other.Device, "mtu": r.MTU == other.MTU,
+	} {
+		if !same {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Peers are the members.
@@ -73,7 +90,22 @@ func (r *Roster) Peers() (nodes, operators []l3.Peer, err error) {
 	if operators, err = peers(r.Operators, operatorPatience); err != nil {
 		return nil, nil, fmt.Errorf("operators: %w", err)
 	}
-	return nodes, operators, nil
+	return nodes, operators, r.keepOwn(slices.Concat(nodes, operators))
+}
+
+// keepOwn refuses members that have an address of the server: they could speak for it,
+// and would get what is for it.
+func (r *Roster) keepOwn(all []l3.Peer) error {
+	for _, p := range all {
+		for _, prefix := range p.Prefixes {
+			for _, own := range r.Addresses {
+				if prefix.Contains(own) {
+					return fmt.Errorf("%s: prefix %s holds the server's own address %s", p.Name, prefix, own)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func peers(members []Member, patience time.Duration) ([]l3.Peer, error) {

@@ -2,6 +2,7 @@ package roster
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -45,7 +46,10 @@ func TestBad(t *testing.T) {
 		head + "addresses: [x]":   "already",
 		"port: 70000":             "cannot unmarshal",
 		"addresses: [300.1.1.1]":  "300.1.1.1",
-		head + "nodes: [{name: a, prefixes: [10.0.0.0/33]}]": "10.0.0.0/33",
+		head + "nodes: [{name: a, prefixes: [10.0.0.0/33]}]":       "10.0.0.0/33",
+		"private_key: a\nport: 1\naddresses: ['']":                 "addresses: invalid IP",
+		"private_key: a\nport: 1\naddresses: ['fe80::1%eth0']":     "addresses: fe80::1%eth0",
+		"private_key: a\nport: 1\naddresses: [10.0.0.1, 10.0.0.1]": "twice",
 	} {
 		if _, err := Parse([]byte(text), "f"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v; want %q", text, err, want)
@@ -57,6 +61,31 @@ func TestBad(t *testing.T) {
 	}
 	if _, _, err := r.Peers(); err == nil || !strings.Contains(err.Error(), "operators: alice") {
 		t.Errorf("a bad key: %v", err)
+	}
+	if r, err = Parse([]byte(head+"operators: [{name: alice, prefixes: [10.99.0.0/24]}]"), "f"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.Peers(); err == nil || !strings.Contains(err.Error(), "alice: prefix 10.99.0.0/24 holds the server's own address") {
+		t.Errorf("the server's address: %v", err)
+	}
+}
+
+// TestUnlike: what takes a restart is told.
+func TestUnlike(t *testing.T) {
+	parse := func(text string) *Roster {
+		r, err := Parse([]byte(text), "f")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	r := parse(head)
+	if names := parse(head + "between_nodes: true").Unlike(r); names != nil {
+		t.Errorf("%v for what is taken up", names)
+	}
+	other := parse("private_key: other\nport: 1\naddresses: [10.99.0.1]\ndevice: d\nmtu: 1400\n")
+	if names := other.Unlike(r); !slices.Equal(names, []string{"addresses", "device", "mtu", "port"}) {
+		t.Errorf("%v", names)
 	}
 }
 
