@@ -108,6 +108,7 @@ func (f *egressFlags) add(cmd *cobra.Command) {
 	fs.IntVar(&f.cfg.Links, "connections", 0, "connections to each address of a server (default: 2, and 8 to one that is 5 ms away or more)")
 	fs.IntVar(&f.cfg.Idle, "idle-streams", 8, "streams at each address that wait for requests")
 	fs.IntVar(&f.cfg.MaxStreams, "max-streams", 1024, "streams of a connection; beyond, requests share them")
+	fs.IntVar(&f.cfg.MaxRequests, "max-requests", 4096, "requests that are dialled or open at once; more are refused")
 	fs.BoolVar(&f.cfg.Shared, "shared", false, "have requests share streams, as stock agents do")
 	fs.DurationVar(&f.cfg.DialTimeout, "dial-timeout", 5*time.Second, "how long a target may take to be looked up and to answer")
 	fs.DurationVar(&f.cfg.StallTimeout, "stall-timeout", 5*time.Minute, "how long a target may take nothing of what it is sent")
@@ -132,7 +133,7 @@ func (a *app) egressAgent(cmd *cobra.Command, f *egressFlags) error {
 		return err
 	}
 	if f.netns != "" {
-		d, err := kernel.Open(f.netns)
+		d, err := kernel.Open(f.netns, "")
 		if err != nil {
 			return err
 		}

@@ -197,7 +197,7 @@ func (p *egressPort) byKernel(ctx context.Context) error {
 	if p.l3 != nil {
 		return p.tunnelByKernel(ctx)
 	}
-	d, err := kernel.Open(e.Netns)
+	d, err := kernel.Open(e.Netns, e.Name)
 	if err != nil {
 		return err
 	}

@@ -408,7 +408,7 @@ func (s *site) quiet(f func()) {
 // its start; or after a time.
 func (s *site) usage(h *holder, most time.Duration) (u usage) {
 	s.t.Helper()
-	by, err := kernel.Open(s.node.Path)
+	by, err := kernel.Open(s.node.Path, "")
 	check(s.t, err)
 	defer by.Close()
 	want := map[string]*float64{"go_goroutines": &u.goroutines, "process_open_fds": &u.files, "process_resident_memory_bytes": &u.resident, "go_memstats_next_gc_bytes": &u.next}

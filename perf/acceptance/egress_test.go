@@ -56,7 +56,7 @@ func tunnel(t *testing.T, namespace, rules string) *konntest.Server {
 	t.Helper()
 	server := &konntest.Server{ID: "server"}
 	server.Start(t, "127.0.0.1:0")
-	port, err := kernel.Open(namespace)
+	port, err := kernel.Open(namespace, "")
 	check(t, err)
 	p, err := policy.Parse(rules, false)
 	check(t, err)

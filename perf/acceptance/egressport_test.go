@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -264,6 +265,51 @@ func TestEgressDeaths(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestEgressDialsWait kills the dataplane, and has requests made while there is none: each is
+// answered when the next dataplane has the port.
+func TestEgressDialsWait(t *testing.T) {
+	for _, stack := range []string{"netstack", "kernel"} {
+		t.Run(stack, func(t *testing.T) {
+			r := newEgressRig(t)
+			r.addEgress("options:stack="+stack, "options:dial-timeout=50s") // a busy machine takes its time
+			r.answers()
+			old, killed := r.dataplane(), time.Now()
+			check(t, syscall.Kill(old, syscall.SIGKILL))
+			done := make(chan error, 10)
+			for range cap(done) {
+				go func() { done <- r.request("10.7.0.1:80") }()
+				time.Sleep(5 * time.Millisecond)
+			}
+			eventually(t, func() bool { r.dial(); return r.dataplane() != old }, "another dataplane than %d", old)
+			t.Logf("another dataplane after %v", time.Since(killed))
+			for range cap(done) {
+				if err := <-done; err != nil {
+					t.Errorf("a request while there was no dataplane: %v", err)
+				}
+			}
+			t.Logf("all answered after %v", time.Since(killed))
+		})
+	}
+}
+
+// request has the pod answer one connection, however long that takes.
+func (r *egressRig) request(target string) error {
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	defer cancel()
+	c, err := r.server.DialHTTP(r.t, ctx, target)
+	if err != nil {
+		return err
+	}
+	defer c.Close() //nolint:errcheck // nothing is lost
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	defer stop()
+	n, err := ask(c)
+	if err == nil && n != podSize {
+		err = fmt.Errorf("%d bytes of %d came", n, int64(podSize))
+	}
+	return err
 }
 
 // TestEgressGuest has a port of type egress reach a pod on vhost-user that has a

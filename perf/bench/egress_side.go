@@ -83,10 +83,10 @@ func (t *tunnel) connect(c scenario) (err error) {
 			return err
 		}
 	}
-	if t.node, err = kernel.Open(t.nodeNS()); err != nil {
+	if t.node, err = kernel.Open(t.nodeNS(), ""); err != nil {
 		return err
 	}
-	if t.plane, err = kernel.Open(t.planeNS()); err != nil {
+	if t.plane, err = kernel.Open(t.planeNS(), ""); err != nil {
 		return err
 	}
 	authority, err := konntest.NewAuthority()

@@ -20,6 +20,10 @@ type Agent struct {
 	metrics *metrics
 	lastID  atomic.Int64 // connect ids; begins anywhere, so that two processes seldom meet
 
+	dials, requests bound        // under way; dialled or open
+	places          atomic.Int64 // addresses of servers that there are links to, or will be
+	failures        lineLimit    // of the log
+
 	work sync.WaitGroup // streams, requests: all that Run waits for
 
 	mu      sync.Mutex
@@ -38,6 +42,8 @@ type Agent struct {
 func New(cfg Config) *Agent {
 	cfg.setDefaults()
 	a := &Agent{cfg: cfg, budget: newBudget(budgetAll), links: map[*link]struct{}{}, live: map[*request]struct{}{}, carried: map[trafficKey]traffic{}}
+	a.dials.most, a.dials.each = dialsMost, dialsEach
+	a.requests.most, a.requests.each = int64(cfg.MaxRequests), int64(cfg.MaxRequests)
 	a.metrics = newMetrics(cfg.Registry, a)
 	a.lastID.Store(rand.Int64N(1 << 62))
 	return a
@@ -73,6 +79,7 @@ type address struct {
 	text     string // host and address, for people
 	addrPort netip.AddrPort
 	far      atomic.Bool // it is known to be far away
+	links    atomic.Int64
 
 	knocking sync.Mutex // held by who knocks
 
@@ -123,6 +130,7 @@ func (a *Agent) match(ctx context.Context, server string, found []netip.AddrPort
 		}
 		own, stop := context.WithCancel(ctx)
 		stops[f] = stop
+		a.places.Add(1)
 		ad := &address{host: host, text: describe(server, f), addrPort: f}
 		for rank := range a.cfg.Links {
 			all.Go(func() { a.keep(own, ad, rank) })
@@ -136,6 +144,7 @@ func (a *Agent) match(ctx context.Context, server string, found []netip.AddrPort
 		if !now[f] {
 			stop()
 			delete(stops, f)
+			a.places.Add(-1)
 		}
 	}
 }

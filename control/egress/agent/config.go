@@ -48,6 +48,8 @@ type Config struct {
 	Idle       int  // idle streams at each address, 8 if 0
 	Shared     bool // requests share streams, as with stock agents
 	MaxStreams int  // of each link; above it requests share them; 1,024 if 0
+	// MaxRequests are open at the same time, dials included; more are refused; 4,096 if 0.
+	MaxRequests int
 
 	DialTimeout   time.Duration // to a target, with lookups; 5 s if 0
 	StallTimeout  time.Duration // a target that takes nothing for so long is given up; 5 min if 0
@@ -104,6 +106,7 @@ func (c *Config) setDefaults() {
 	orInt(&c.Links, 2)
 	orInt(&c.Idle, 8)
 	orInt(&c.MaxStreams, 1024)
+	orInt(&c.MaxRequests, requestsMost)
 	if c.hurryRate == 0 {
 		c.hurryRate = hurryRate
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -272,6 +273,38 @@ func TestRebinding(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOneOfManyIsDead: a name of which one address does not answer is reached by another, within
+// the time that a dial may take.
+func TestOneOfManyIsDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rules, err := policy.Parse("node=192.0.2.0/24 host-names=*.test", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var tried []string
+		a := New(Config{
+			Policy: func() *policy.Policy { return rules },
+			Static: map[string][]netip.Addr{"many.test": {netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")}},
+			Host: dialFunc(func(ctx context.Context, _, address string) (net.Conn, error) {
+				if tried = append(tried, address); address == "192.0.2.3:80" {
+					near, _ := net.Pipe()
+					return near, nil
+				}
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}),
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+		defer cancel()
+		start := time.Now()
+		c, _, err := a.reach(ctx, "tcp", "many.test:80")
+		if err != nil || len(tried) != 3 || time.Since(start) != 4*time.Second {
+			t.Fatalf("after %v: %v, tried %v", time.Since(start), err, tried)
+		}
+		_ = c.Close()
+	})
 }
 
 type lookupFunc func() []netip.Addr

@@ -33,8 +33,15 @@ func (r *request) outgrow(wait bool) {
 	}
 	r.once.part.Do(func() {
 		r.outgrow(false)
-		for end := time.Now().Add(partTime); !r.stream.alone() && time.Now().Before(end); {
-			time.Sleep(time.Millisecond)
+		alone := r.stream.parted()
+		if alone == nil {
+			return
+		}
+		late := time.NewTimer(partTime)
+		defer late.Stop()
+		select {
+		case <-alone:
+		case <-late.C:
 		}
 	})
 }
@@ -43,7 +50,7 @@ func (r *request) outgrow(wait bool) {
 func (l *link) outgrow() {
 	for _, s := range l.list() {
 		if s.outgrown() {
-			s.isolate()
+			l.agent.work.Go(s.isolate) // which waits if a packet does that the server does not take
 		}
 	}
 }
@@ -51,5 +58,5 @@ func (l *link) outgrow() {
 func (s *stream) outgrown() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.drained.IsZero() && !s.over && len(s.dials)+len(s.requests) > 0 && time.Since(s.loaded) > shortTime
+	return s.drained.IsZero() && !s.used && !s.over && len(s.dials)+len(s.requests) > 0 && time.Since(s.loaded) > shortTime
 }

@@ -40,6 +40,10 @@ type link struct {
 	busy    atomic.Bool   // it has carried much in the last second
 	carried uint64        // bytes, as of the last tick
 
+	dialing, requests atomic.Int64 // under way; dialled or open: see bounds.go
+	turned            atomic.Int64 // dials that were refused in this second
+	failing           atomic.Int64 // dials that failed, and packets that made no sense, in this second
+
 	mu      sync.Mutex
 	streams map[*stream]struct{}
 	closing bool
@@ -58,7 +62,9 @@ func (a *Agent) runLink(ctx context.Context, ad *address, rank int, spare bool) 
 		return err
 	}
 	base, cancel := context.WithCancel(context.Background())
+	ad.links.Add(1)
 	end := func() {
+		ad.links.Add(-1)
 		a.abandon(l)
 		l.close()
 		l.tcp.Load().leave()
@@ -236,6 +242,7 @@ func (l *link) serve(ctx, base context.Context) error {
 			l.outgrow()
 		case <-tick.C:
 			l.noteHurry()
+			l.noteRefused()
 			l.shrink()
 			l.level()
 			if i, ok := l.info(); ok {
@@ -329,7 +336,7 @@ func (l *link) replace() {
 // wantsDrain reports whether a stream that gets its first dial is to be the
 // request's alone.
 func (l *link) wantsDrain() bool {
-	if l.agent.cfg.Shared || l.noDrain.Load() {
+	if l.agent.cfg.Shared || l.noDrain.Load() || l.floods() {
 		return false
 	}
 	l.mu.Lock()

@@ -22,6 +22,7 @@ type metrics struct {
 
 	requests  *prometheus.CounterVec
 	denied    *prometheus.CounterVec
+	refused   *prometheus.CounterVec
 	phases    *prometheus.HistogramVec
 	firstByte *prometheus.HistogramVec
 	durations *prometheus.HistogramVec
@@ -55,6 +56,7 @@ func newMetrics(r prometheus.Registerer, a *Agent) *metrics {
 
 		requests:  counter("egress_requests_total", "Requests that have ended.", "class", "port", "result"),
 		denied:    counter("egress_denied_total", "Requests that the policy denied.", "class", "reason"),
+		refused:   counter("egress_refused_total", "Dials that were refused because there were too many at once: dials, or requests.", "bound"),
 		phases:    histogram("egress_dial_seconds", "Parts of the time until a target was connected, or was not.", "class", "port", "phase"),
 		firstByte: histogram("egress_first_byte_seconds", "Time from the dial to the target's first byte.", "class", "port"),
 		durations: histogram("egress_request_seconds", "Time from the dial to the end.", "class", "port"),
@@ -67,7 +69,7 @@ func newMetrics(r prometheus.Registerer, a *Agent) *metrics {
 		return m
 	}
 	r.MustRegister(m.dialDuration, m.dialFailures, m.packets, m.errors, m.linkFailures,
-		m.requests, m.denied, m.phases, m.firstByte, m.durations, trafficCollector{a},
+		m.requests, m.denied, m.refused, m.phases, m.firstByte, m.durations, trafficCollector{a},
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "egress_tunnel_retransmits_total", Help: "Segments that were sent to servers again."},
 			func() float64 { return float64(a.retransmits()) }),
 		gauge("open_server_connections", "Servers that are connected.", func() float64 { return float64(a.Status().ServersUp) }),
@@ -101,6 +103,12 @@ func (m *metrics) unread(err error) {
 func (m *metrics) linkFailed() { m.linkFailures.WithLabelValues("connect").Inc() }
 
 func (m *metrics) dialed(d time.Duration) { m.dialDuration.Observe(d.Seconds()) }
+
+// turnedAway counts a dial for which there were too many dials, or too many requests.
+func (m *metrics) turnedAway(bound string) {
+	m.refused.WithLabelValues(bound).Inc()
+	m.dialFailures.WithLabelValues(stockReason(resultOther)).Inc()
+}
 
 // ended counts a request that has ended. reason is the policy's, if it denied.
 func (m *metrics) ended(r *request, res result, reason string) {

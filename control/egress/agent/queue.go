@@ -32,6 +32,14 @@ type chunk struct {
 	charged bool
 }
 
+// chunkCost is what a chunk takes besides its bytes: its place in the queue, which grows by
+// copying, and what the allocator makes of a small one. Packets of a byte each would take
+// fifty times as much as their bytes otherwise.
+const chunkCost = 64
+
+// cost is what a chunk takes of a queue's limit and of the budget.
+func cost(b []byte) int { return len(b) + chunkCost }
+
 // A queue holds what waits for a target. One goroutine puts, one takes.
 //
 // An empty queue takes a chunk of any size, of whatever the budget has left:
@@ -63,13 +71,13 @@ func (q *queue) offerLocked(b []byte, limit int) bool {
 	}
 	c := chunk{bytes: b}
 	if len(q.chunks) > 0 {
-		if q.size+len(b) > limit || !q.budget.take(len(b)) {
+		if q.size+cost(b) > limit || !q.budget.take(cost(b)) {
 			return false
 		}
 		c.charged = true
 	}
 	q.chunks = append(q.chunks, c)
-	q.size += len(b)
+	q.size += cost(b)
 	q.change.Broadcast()
 	return true
 }
@@ -129,9 +137,9 @@ func (q *queue) idle() bool {
 
 // free is called with mu held.
 func (q *queue) free(c chunk) {
-	q.size -= len(c.bytes)
+	q.size -= cost(c.bytes)
 	if c.charged {
-		q.budget.give(len(c.bytes))
+		q.budget.give(cost(c.bytes))
 	}
 }
 

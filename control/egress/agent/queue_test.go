@@ -42,7 +42,8 @@ func TestQueue(t *testing.T) {
 // TestBudgetIsNobodys: a queue that is full, of a budget that is used up, keeps
 // an empty one from nothing.
 func TestBudgetIsNobodys(t *testing.T) {
-	b := newBudget(100)
+	const all = 100 + chunkCost
+	b := newBudget(all)
 	full, empty := newQueue(b), newQueue(b)
 	for full.putWithin(make([]byte, 50), 1<<20, 0) {
 	}
@@ -53,8 +54,8 @@ func TestBudgetIsNobodys(t *testing.T) {
 		t.Error("the budget is used up, and a second chunk is taken")
 	}
 	full.breakOff()
-	if left := b.left.Load(); left != 100 {
-		t.Errorf("%d of 100 bytes came back", left)
+	if left := b.left.Load(); left != all {
+		t.Errorf("%d of %d bytes came back", left, all)
 	}
 	if !full.putWithin(make([]byte, 50), 0, 0) {
 		t.Error("a queue that is broken makes its peer wait")

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,50 +64,75 @@ const (
 	byUs     = "agent"
 )
 
+// newRequest returns a request that the link has admitted.
 func newRequest(s *stream, d *konn.DialRequest) *request {
-	r := &request{stream: s, random: d.Random, protocol: d.Protocol, target: d.Address, started: time.Now(),
+	r := &request{stream: s, random: d.Random, protocol: named(d.Protocol), target: named(d.Address), started: time.Now(),
 		queue: newQueue(s.link.agent.budget), spoke: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	return r
 }
 
+// namedMost is longer than any target or protocol that may be: what is cut there is none.
+const namedMost = 1024
+
+// named returns the name of something that is dialled. It keeps no MiB while that goes on.
+func named(text string) string {
+	if len(text) <= namedMost {
+		return text
+	}
+	return strings.Clone(text[:namedMost])
+}
+
 // run is the whole of a request.
 func (r *request) run() {
 	a := r.stream.link.agent
+	defer r.stream.link.leaveRequests()
 	a.began(r)
 	defer a.ended(r)
+	if !r.connect() {
+		return
+	}
+	r.watchUse(-1)
+	defer func() { r.unused.Load().Stop() }()
+	r.read()           // returns when the connection was closed, or left
+	_ = r.conn.Close() // what it could tell, Read and Write have told
+}
+
+// connect dials the target, tells the client what has come of it, and reports whether
+// there is a connection.
+func (r *request) connect() bool {
+	defer r.stream.link.leaveDials()
+	a := r.stream.link.agent
 	ctx, stop := context.WithTimeout(r.ctx, a.cfg.DialTimeout)
 	conn, v, err := a.reach(ctx, r.protocol, r.target)
 	stop()
 	r.visit = v
 	if err != nil {
 		r.refuse(err)
-		return
+		return false
 	}
 	r.conn, r.now = conn, newShortWay(conn)
 	if !r.stream.connected(r) {
 		_ = conn.Close()
 		a.finished(r, resultCanceled, byTunnel, nil)
-		return
+		return false
 	}
 	if r.ctx.Err() != nil { // canceled at the last moment
 		r.close(byClient, nil)
-		return
+		return false
 	}
 	r.state.CompareAndSwap(dialing, open)
 	a.metrics.dialed(time.Since(r.started))
 	if err := r.stream.send(dialResponse(r.random, r.id, "")); err != nil {
 		r.close(byTunnel, err)
-		return
+		return false
 	}
-	r.watchUse(-1)
-	defer func() { r.unused.Load().Stop() }()
-	r.read()         // returns when the connection was closed, or left
-	_ = conn.Close() // what it could tell, Read and Write have told
+	return true
 }
 
 // refuse answers a dial that failed.
 func (r *request) refuse(err error) {
+	r.stream.link.nuisance()
 	word, text := judge(r.ctx, err)
 	r.stream.forget(r)
 	if word != resultCanceled {

@@ -49,7 +49,7 @@ func (l *link) shrink() {
 func (l *link) sendAway(n int) {
 	for _, s := range l.list() {
 		if n > 0 && s.passedOver() {
-			s.drain() // and sweep ends it
+			l.agent.work.Go(s.drain) // and sweep ends it
 			n--
 		}
 	}

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"millrace/control/egress/policy"
 )
@@ -27,7 +29,8 @@ type Status struct {
 type Totals struct {
 	Requests uint64 `json:"requests"` // that have ended
 	Denied   uint64 `json:"denied"`
-	Failed   uint64 `json:"failed"` // in another way
+	Failed   uint64 `json:"failed"`  // in another way
+	Refused  uint64 `json:"refused"` // before that: there were too many at once
 }
 
 // count counts a request that has ended.
@@ -170,6 +173,13 @@ func (a *Agent) ended(r *request) {
 	delete(a.live, r)
 }
 
+// refused counts a dial for which there were too many at once.
+func (a *Agent) refused() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.totals.Refused++
+}
+
 // finished takes the account of a request, once.
 func (a *Agent) finished(r *request, res result, by string, err error) {
 	reason := ""
@@ -196,9 +206,45 @@ func (a *Agent) finished(r *request, res result, by string, err error) {
 	if res != resultOK { // a broken connection, too
 		level = max(level, zap.InfoLevel)
 	}
-	if e := a.cfg.Log.Check(level, "request"); e != nil {
-		e.Write(zap.Any("request", q), zap.String("denied", reason))
+	e := a.cfg.Log.Check(level, "request")
+	if e == nil || res != resultOK && !a.mayLog(level) {
+		return
 	}
+	e.Write(zap.Any("request", q), zap.String("denied", reason))
+}
+
+// failuresMost is how many requests that failed have a line of the log in a second: a
+// server may ask for what is denied without end.
+const failuresMost = 1000
+
+// mayLog reports whether one more line about a request that failed may be written. Once
+// there were too many, one line says how many have none.
+func (a *Agent) mayLog(level zapcore.Level) bool {
+	ok, left := a.failures.next(time.Now())
+	if left > 0 {
+		a.cfg.Log.Log(level, "requests failed that have no line here: too many at once", zap.Int("requests", left))
+	}
+	return ok
+}
+
+// A lineLimit counts lines of a log, of which there are failuresMost in a second.
+type lineLimit struct {
+	mu    sync.Mutex
+	since time.Time // when this second began
+	n     int       // in it
+}
+
+// next reports whether one more line may be written, and how many were not in the second
+// that has ended, if one has.
+func (l *lineLimit) next(now time.Time) (ok bool, left int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.since) >= time.Second {
+		left = max(0, l.n-failuresMost)
+		l.since, l.n = now, 0
+	}
+	l.n++
+	return l.n <= failuresMost, left
 }
 
 // Requests returns those that are open, the oldest first, and then up to 256

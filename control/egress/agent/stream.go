@@ -45,6 +45,7 @@ type stream struct {
 	heeded   time.Time          // when the server first answered what came after that DRAIN, or zero
 	idled    time.Time          // when it last had a dial or a request
 	over     bool               // nothing is accepted any more
+	part     chan struct{}      // closed when no more than one request is left; nil: nobody waits for that
 }
 
 // openStream opens a stream on a link, and waits until the server has it.
@@ -121,12 +122,17 @@ func readHeader(h metadata.MD) (id string, count int, err error) {
 
 // run serves the stream until it ends. A nil error: it was to end.
 func (s *stream) run() error {
-	stop := context.AfterFunc(s.cs.Context(), s.breakOff) // also while a request makes us wait
+	ctx := s.cs.Context()
+	stop := context.AfterFunc(ctx, s.breakOff) // also while a request makes us wait
 	defer stop()
 	defer s.breakOff()
 	for {
 		p := new(konn.Packet)
-		if err := s.cs.RecvMsg(p); err != nil {
+		err := s.cs.RecvMsg(p)
+		if err == nil && ctx.Err() != nil { // what came before a break, and was not taken, is nobody's
+			err = status.FromContextError(ctx.Err()).Err()
+		}
+		if err != nil {
 			if err = s.ending(err); err != nil {
 				s.link.agent.metrics.unread(err)
 			}
@@ -159,27 +165,54 @@ func (s *stream) take(p *konn.Packet) {
 		s.takeClose(p.GetCloseRequest().GetConnectID())
 	case konn.PacketType_DIAL_CLS:
 		s.takeDialClose(p.GetCloseDial().GetRandom())
+	default:
+		s.link.nuisance()
 	}
 }
 
 func (s *stream) takeDial(d *konn.DialRequest) {
+	l := s.link
 	if d == nil {
-		return // type 0 is also what a packet without a type has
+		l.nuisance() // type 0 is also what a packet without a type has
+		return
+	}
+	if err := l.admit(); err != nil {
+		s.refuse(d, err)
+		return
 	}
 	s.use()
 	r := newRequest(s, d)
-	s.mu.Lock()
-	twice := s.dials[d.Random] != nil
-	if !twice && !s.over {
-		s.dials[d.Random] = r
-	}
-	s.mu.Unlock()
-	if twice {
-		_ = s.send(dialResponse(d.Random, 0, "a dial of this id is under way"))
+	if err := s.begin(r); err != nil {
+		l.leaveDials()
+		l.leaveRequests()
+		s.refuse(d, err)
 		return
 	}
-	s.link.agent.work.Go(r.run)
+	l.agent.work.Go(r.run)
 }
+
+// refuse answers a dial that does not begin. While the server does not take the answer, no
+// more of the stream is read.
+func (s *stream) refuse(d *konn.DialRequest, err error) {
+	s.link.nuisance()
+	_ = s.send(dialResponse(d.Random, 0, err.Error()))
+}
+
+// begin takes note of a dial.
+func (s *stream) begin(r *request) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return errFinished
+	}
+	if s.dials[r.random] != nil {
+		return errTwice
+	}
+	s.dials[r.random] = r
+	return nil
+}
+
+var errTwice = errors.New("a dial of this id is under way")
 
 // use notes that a dial has come. The first one takes the stream out of those that
 // wait for dials, at once or, when there are very many, as soon as it needs be: see hurry.go.
@@ -250,6 +283,7 @@ func (s *stream) drain() {
 func (s *stream) takeData(d *konn.Data) {
 	r := s.meant(d.GetConnectID())
 	if r == nil {
+		s.link.nuisance()
 		_ = s.send(closeResponse(d.GetConnectID(), "unrecognized connectID"))
 		return
 	}
@@ -259,6 +293,7 @@ func (s *stream) takeData(d *konn.Data) {
 func (s *stream) takeClose(id int64) {
 	r := s.meant(id)
 	if r == nil {
+		s.link.nuisance()
 		_ = s.send(closeResponse(id, "Unknown connectID"))
 		return
 	}
@@ -269,9 +304,11 @@ func (s *stream) takeDialClose(random int64) {
 	s.mu.Lock()
 	r := s.dials[random]
 	s.mu.Unlock()
-	if r != nil {
-		r.cancel(context.Canceled)
+	if r == nil {
+		s.link.nuisance()
+		return
 	}
+	r.cancel(context.Canceled)
 }
 
 func (s *stream) request(id int64) *request {
@@ -299,6 +336,7 @@ func (s *stream) connected(r *request) bool {
 	defer s.mu.Unlock()
 	delete(s.dials, r.random)
 	if s.over {
+		s.partLocked()
 		return false
 	}
 	r.id = s.link.agent.nextID()
@@ -315,6 +353,7 @@ func (s *stream) forget(r *request) {
 	}
 	delete(s.requests, r.id)
 	s.idled = time.Now()
+	s.partLocked()
 }
 
 // unused reports whether a drained stream has nothing left to do. The server may have
@@ -344,7 +383,31 @@ func (s *stream) passedOver() bool {
 func (s *stream) alone() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.dials)+len(s.requests) <= 1
+	return s.aloneLocked()
+}
+
+func (s *stream) aloneLocked() bool { return len(s.dials)+len(s.requests) <= 1 }
+
+// parted returns what is closed when a request is alone on a stream that has been drained.
+// It is nil if there is nothing to wait for: it is alone, or others may always come.
+func (s *stream) parted() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.drained.IsZero() && !s.used || s.aloneLocked() {
+		return nil
+	}
+	if s.part == nil {
+		s.part = make(chan struct{})
+	}
+	return s.part
+}
+
+// partLocked tells who waits for it that a request is alone, if one is. Called with mu held.
+func (s *stream) partLocked() {
+	if s.part != nil && s.aloneLocked() {
+		close(s.part)
+		s.part = nil
+	}
 }
 
 // shared reports whether several requests may depend on the stream being read.

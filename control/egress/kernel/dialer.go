@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -21,24 +22,32 @@ import (
 // thread of its own, which is in the namespace for as long as the Dialer is open;
 // nothing else of the process ever is.
 type Dialer struct {
-	name string
-	asks chan ask
-	done chan struct{}
+	name   string
+	device string // "" is any
+	asks   chan ask
+	done   chan struct{}
+
+	mu  sync.Mutex
+	way way
 }
 
+// An ask is for a socket, or for the device if devices says so.
 type ask struct {
 	family, kind int
+	devices      bool
 	answer       chan answer
 }
 
 type answer struct {
-	fd  int
-	err error
+	fd    int
+	index int
+	err   error
 }
 
 // Open returns a Dialer of the namespace called name (below /run/netns), or at
-// name if that is a path, such as /proc/PID/ns/net. The caller closes it.
-func Open(name string) (*Dialer, error) {
+// name if that is a path, such as /proc/PID/ns/net. device is by what targets are
+// reached; any if it is empty. The caller closes the Dialer.
+func Open(name, device string) (*Dialer, error) {
 	path := name
 	if !strings.Contains(name, "/") {
 		path = "/run/netns/" + name
@@ -47,7 +56,7 @@ func Open(name string) (*Dialer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace %s: %w (`ip netns list` has their names)", name, err)
 	}
-	d := &Dialer{name: name, asks: make(chan ask), done: make(chan struct{})}
+	d := &Dialer{name: name, device: device, asks: make(chan ask), done: make(chan struct{})}
 	defer ns.Close()               //nolint:errcheck // the thread is in it then, or could not be
 	entered := make(chan error, 2) // that it is in, and how it ended
 	go func() {
@@ -61,6 +70,9 @@ func Open(name string) (*Dialer, error) {
 	if err := <-entered; err != nil {
 		return nil, fmt.Errorf("%w (it takes CAP_SYS_ADMIN)", err)
 	}
+	if got, err := d.ask(context.Background(), ask{devices: true}); err == nil {
+		d.way.index = got.index // whatever routes it has it had before
+	}
 	return d, nil
 }
 
@@ -72,8 +84,13 @@ func (d *Dialer) serve() {
 	for {
 		select {
 		case a := <-d.asks:
-			fd, err := unix.Socket(a.family, a.kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-			a.answer <- answer{fd, err}
+			var got answer
+			if a.devices {
+				got.index, got.err = upDevice(d.device)
+			} else {
+				got.fd, got.err = unix.Socket(a.family, a.kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+			}
+			a.answer <- got
 		case <-d.done:
 			return
 		}
@@ -82,20 +99,29 @@ func (d *Dialer) serve() {
 
 // socket returns a socket of the namespace, which the caller closes.
 func (d *Dialer) socket(ctx context.Context, family, kind int) (int, error) {
-	a := ask{family, kind, make(chan answer, 1)}
-	select {
-	case d.asks <- a:
-	case <-d.done:
-		return -1, net.ErrClosed
-	case <-ctx.Done():
-		return -1, ctx.Err()
+	got, err := d.ask(ctx, ask{family: family, kind: kind})
+	if err != nil {
+		return -1, err
 	}
-	got := <-a.answer
 	return got.fd, os.NewSyscallError("socket", got.err)
 }
 
+// ask has the thread do something.
+func (d *Dialer) ask(ctx context.Context, a ask) (answer, error) {
+	a.answer = make(chan answer, 1)
+	select {
+	case d.asks <- a:
+	case <-d.done:
+		return answer{}, net.ErrClosed
+	case <-ctx.Done():
+		return answer{}, ctx.Err()
+	}
+	return <-a.answer, nil
+}
+
 // DialContext connects to address, which must be one and not a name. network is
-// tcp or udp, with or without a 4 or 6.
+// tcp or udp, with or without a 4 or 6. While the device is not there, or has no routes
+// yet, it waits until ctx ends: that of a port goes with the switch, and comes with the next.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -105,21 +131,40 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	if strings.HasPrefix(network, "udp") {
 		kind = unix.SOCK_DGRAM
 	}
+	var met error // while the device was away
+	for {
+		c, err := d.dial(ctx, kind, to)
+		if err == nil {
+			return c, nil
+		}
+		if noWay(err) && d.away(ctx) {
+			met = err
+			select {
+			case <-time.After(awayPause):
+			case <-ctx.Done():
+			}
+		} else if met == nil || ctx.Err() == nil {
+			return nil, d.failed(network, address, err)
+		}
+		if ctx.Err() != nil {
+			return nil, d.failed(network, address, fmt.Errorf("%w; is the dataplane running? %w", met, ctx.Err()))
+		}
+	}
+}
+
+// dial tries once.
+func (d *Dialer) dial(ctx context.Context, kind int, to netip.AddrPort) (net.Conn, error) {
 	family, sockaddr := target(to)
 	fd, err := d.socket(ctx, family, kind)
 	if err != nil {
-		return nil, d.failed(network, address, err)
+		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), "socket")
 	defer f.Close() //nolint:errcheck // FileConn has its own
 	if err := connect(ctx, f, sockaddr); err != nil {
-		return nil, d.failed(network, address, err)
+		return nil, err
 	}
-	c, err := net.FileConn(f)
-	if err != nil {
-		return nil, d.failed(network, address, err)
-	}
-	return c, nil
+	return net.FileConn(f)
 }
 
 func (d *Dialer) failed(network, address string, err error) error {

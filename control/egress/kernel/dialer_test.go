@@ -70,7 +70,7 @@ func listenIn(t *testing.T, d *Dialer, port int) {
 }
 
 func TestDial(t *testing.T) {
-	d, err := Open(namespace(t))
+	d, err := Open(namespace(t), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestDial(t *testing.T) {
 }
 
 func TestDialFails(t *testing.T) {
-	d, err := Open(namespace(t))
+	d, err := Open(namespace(t), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestDialFails(t *testing.T) {
 	if _, err := d.DialContext(ctx, "tcp", "192.0.2.9:8"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("nobody answers: %v after %v", err, time.Since(start))
 	}
-	if _, err := Open("mr-no-such-namespace"); err == nil || !strings.Contains(err.Error(), "ip netns list") {
+	if _, err := Open("mr-no-such-namespace", ""); err == nil || !strings.Contains(err.Error(), "ip netns list") {
 		t.Errorf("a namespace that is not there: %v", err)
 	}
 }

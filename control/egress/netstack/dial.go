@@ -22,23 +22,39 @@ import (
 const keepAlive = 15 * time.Second
 
 // DialContext connects to address, which must be one and not a name. network is
-// tcp or udp, with or without a 4 or 6.
+// tcp or udp, with or without a 4 or 6. While no switch has the port it waits for one,
+// until ctx ends.
 func (s *Stack) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s %s: %w", network, address, err)
 	}
 	to = netip.AddrPortFrom(to.Addr().Unmap().WithZone(""), to.Port())
-	var c net.Conn
+	for {
+		c, again, err := s.dial(ctx, network, to)
+		if err == nil {
+			return c, nil
+		}
+		if !again {
+			return nil, fmt.Errorf("dial %s %s by the port: %w", network, address, err)
+		}
+	}
+}
+
+// dial tries once, when a switch has the port. again: what it has met is that the switch was
+// another before the end, which forgets who was asked for an Ethernet address.
+func (s *Stack) dial(ctx context.Context, network string, to netip.AddrPort) (c net.Conn, again bool, err error) {
+	count, err := s.link.switches.await(ctx)
+	if err != nil {
+		return nil, false, err
+	}
 	if strings.HasPrefix(network, "udp") {
 		c, err = s.dialUDP(to)
 	} else {
 		c, err = s.dialTCP(ctx, to)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("dial %s %s by the port: %w", network, address, err)
-	}
-	return c, nil
+	again = errors.Is(err, syscall.EHOSTUNREACH) && s.link.switches.changes() != count
+	return c, again, err
 }
 
 func full(a netip.AddrPort) tcpip.FullAddress {
@@ -76,32 +92,41 @@ func (c *conn) Close() error {
 }
 
 func (s *Stack) dialTCP(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-	share, err := s.budget.take()
+	share, err := s.budget.share()
 	if err != nil {
 		return nil, err
 	}
-	give := sync.OnceFunc(func() { s.budget.give(share) })
 	var queue waiter.Queue
 	ep, terr := s.inner.NewEndpoint(tcp.ProtocolNumber, family(to.Addr()), &queue)
 	if terr != nil {
-		give()
 		return nil, failure(terr)
 	}
 	prepare(ep, share)
 	if err := connect(ctx, ep, &queue, full(to)); err != nil {
-		give()
 		ep.Close()
 		return nil, err
 	}
-	return &conn{gonet.NewTCPConn(&queue, ep), ep, give}, nil
+	got, err := s.budget.take(share)
+	if err != nil {
+		ep.Close()
+		return nil, err
+	}
+	if got < share {
+		setBuffers(ep, got)
+	}
+	return &conn{gonet.NewTCPConn(&queue, ep), ep, sync.OnceFunc(func() { s.budget.give(got) })}, nil
 }
 
-// prepare sets the options of a connection. Half its share is for each direction.
+// setBuffers gives a connection its share: half of it for each direction.
+func setBuffers(ep tcpip.Endpoint, share int64) {
+	ep.SocketOptions().SetReceiveBufferSize(share/2, true)
+	ep.SocketOptions().SetSendBufferSize(share/2, true)
+}
+
+// prepare sets the options of a connection.
 func prepare(ep tcpip.Endpoint, share int64) {
-	o := ep.SocketOptions()
-	o.SetReceiveBufferSize(share/2, true)
-	o.SetSendBufferSize(share/2, true)
-	o.SetKeepAlive(true)
+	setBuffers(ep, share)
+	ep.SocketOptions().SetKeepAlive(true)
 	idle, every := tcpip.KeepaliveIdleOption(keepAlive), tcpip.KeepaliveIntervalOption(keepAlive)
 	_ = ep.SetSockOpt(&idle) // TCP has both
 	_ = ep.SetSockOpt(&every)

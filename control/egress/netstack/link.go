@@ -41,6 +41,7 @@ type link struct {
 	pair     *frontend.Pair
 	call     *os.File // the receive ring's call descriptor, for the runtime's poller
 
+	switches switches                         // that the port has had
 	up       chan struct{}                    // closed when there are drivers, on the first connection
 	features atomic.Pointer[message.Features] // agreed on then; nil before
 
@@ -73,6 +74,7 @@ func newLink(cfg Config, changed func(error)) (*link, error) {
 	if cfg.Forwards {
 		want = frontend.DefaultFeatures
 	}
+	l.switches.init()
 	var once sync.Once
 	front, err := frontend.Open(frontend.Config{
 		Path: cfg.Socket, Listen: cfg.Listen, RingSize: ringSize, TxFrame: txFrame, RxBuffer: rxBuffer, Interrupt: true, Features: want, MTU: uint16(cfg.MTU),
@@ -82,6 +84,7 @@ func newLink(cfg Config, changed func(error)) (*link, error) {
 				l.wake()
 			}
 			changed(err)
+			l.switches.changed(err == nil)
 		},
 	})
 	if err != nil {

@@ -245,7 +245,7 @@ func TestReconnect(t *testing.T) {
 	a, b := ends(t, w)
 	for range 3 {
 		var under, dialled sync.WaitGroup
-		dialled.Add(2) // a dial without a switch is refused
+		dialled.Add(2) // the switch dies when bytes are on their way
 		under.Go(func() { pourAfter(t, a, b, 16<<20, dialled.Done) })
 		under.Go(func() { pourAfter(t, b, a, 16<<20, dialled.Done) })
 		dialled.Wait()
