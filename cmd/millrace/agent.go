@@ -42,7 +42,7 @@ func (a *app) agentReconcileCmd() *cobra.Command {
 		Short: "Compare ports with pods now",
 		Long: `Has the agent look now for ports that no pod has. It does so by itself every half
 minute, and removes what was so in two looks one after the other: the network
-namespace of the pod is not there any more, or the host was started anew.`,
+namespace of the pod is not there any more. After a restart of the host one is enough.`,
 		Example: "  millrace agent reconcile && millrace agent reconcile",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

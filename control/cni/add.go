@@ -33,6 +33,11 @@ func add(args *skel.CmdArgs) error {
 			return err
 		}
 		defer pod.close()
+		unlock, err := c.lock(ctx)
+		if err != nil {
+			return err
+		}
+		defer unlock()
 		at.NetnsInode = pod.inode
 		if err := c.free(pod, at); err != nil {
 			return err
@@ -107,5 +112,5 @@ const undoTimeout = 10 * time.Second
 func (c *call) undo(ctx context.Context, pod *sandbox, at *attach.Attachment) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	return errors.Join(c.detach(ctx), c.unlink(pod, at.MAC), c.release(ctx))
+	return errors.Join(c.detach(ctx, at), c.unlink(pod, at.MAC), c.release(ctx))
 }

@@ -18,15 +18,21 @@ func del(args *skel.CmdArgs) error {
 		if err != nil {
 			return err
 		}
-		mac := c.key.MAC().String()
-		if at, err := c.attachment(); err == nil {
-			mac = at.MAC
+		unlock, err := c.lock(ctx)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		at, err := c.attachment()
+		if err != nil {
+			at = &attach.Attachment{Key: c.key, MAC: c.key.MAC().String()}
 		}
 		pod, err := enter(args.Netns)
 		if err == nil {
 			defer pod.close()
+			at.NetnsInode = pod.inode
 		}
-		return errors.Join(c.detach(ctx), c.unlink(pod, mac), c.release(ctx))
+		return errors.Join(c.detach(ctx, at), c.unlink(pod, at.MAC), c.release(ctx), c.removeInfo())
 	})
 }
 
@@ -40,12 +46,12 @@ func (c *call) unlink(pod *sandbox, mac string) error {
 }
 
 // detach has the switch remove the port, or leaves it a note.
-func (c *call) detach(ctx context.Context) error {
-	_, err := attach.Call(ctx, c.RunDir, &attach.Request{Method: attach.Detach, Key: c.key})
+func (c *call) detach(ctx context.Context, at *attach.Attachment) error {
+	_, err := attach.Call(ctx, c.RunDir, &attach.Request{Method: attach.Detach, Key: c.key, Attachment: at})
 	if err == nil {
 		return nil
 	}
-	return attach.Note(c.RunDir, c.key)
+	return attach.Note(c.RunDir, at)
 }
 
 // gc removes all of the network but what the runtime still has.

@@ -7,6 +7,7 @@
 //	limits.go   how much a pod may send and receive, and as whom
 //	add.go      ADD: addresses, port, device
 //	del.go      DEL, GC: the same backwards, whatever there is of it
+//	lock.go     one call about an attachment at a time
 //	valid.go    what GC keeps
 //	check.go    CHECK, STATUS
 //	ipam.go     the IPAM plugin

@@ -1,9 +1,11 @@
 package cni
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -121,7 +123,7 @@ func (c *call) writeInfo(made *attach.Attached) error {
 		return nil
 	}
 	path := c.Runtime.InfoFile
-	if !filepath.IsAbs(path) || filepath.Clean(path) != path || hasControl(path) || len(path) > pathMax {
+	if !isClean(path) {
 		return invalid("runtimeConfig.CNIDeviceInfoFile", "%.80q is no clean absolute path", path)
 	}
 	text, err := DeviceInfo(made.Role, made.InPod)
@@ -131,22 +133,57 @@ func (c *call) writeInfo(made *attach.Attached) error {
 	return WriteFile(path, text)
 }
 
+// removeInfo removes what an ADD that was killed has left of the file. The file itself is Multus's to remove.
+func (c *call) removeInfo() error {
+	if c.Runtime == nil || !isClean(c.Runtime.InfoFile) {
+		return nil
+	}
+	if err := os.Remove(madeName(c.Runtime.InfoFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// isClean reports whether s is a path that a file may be written to.
+func isClean(s string) bool {
+	return filepath.IsAbs(s) && filepath.Clean(s) == s && !hasControl(s) && len(s) <= pathMax
+}
+
 // WriteFile writes a file that all may read, in one step, and its directory.
 func WriteFile(path string, text []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".millrace-")
+	made := madeName(path)
+	_ = os.Remove(made) // of somebody who was killed
+	f, err := os.OpenFile(made, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(text)
 	err = errors.Join(err, f.Chmod(0o444), f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), path)
+		err = os.Rename(made, path)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(f.Name()))
+		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(made))
 	}
 	return nil
+}
+
+// madeName is the name under which WriteFile makes a file: one for each file, so that whoever is killed leaves one at most.
+func madeName(path string) string {
+	sum := sha256.Sum256([]byte(filepath.Base(path)))
+	return filepath.Join(filepath.Dir(path), fmt.Sprintf(".millrace-%x", sum[:8]))
+}
+
+// RemoveFile removes a file of WriteFile, and what somebody who was killed has left of it.
+func RemoveFile(path string) error {
+	var errs []error
+	for _, name := range []string{path, madeName(path)} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -159,52 +159,66 @@ const steps = "connect,sendto,write,clone,clone3,renameat,unlinkat,mkdirat,fchmo
 const stepsMax = 200
 
 // TestPluginSteps kills the plugin at each of its steps: at the n-th of a thread, until there is none to be
-// killed at. Afterwards an ADD succeeds, and a DEL leaves nothing.
+// killed at. Afterwards an ADD succeeds, and a DEL leaves nothing. Long runs do the same for each system call alone, as
+// TestSwitchSteps does.
 func TestPluginSteps(t *testing.T) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("needs strace: apt-get install strace")
 	}
+	cover(t, "/var/lib")
 	n := newNode(t)
-	for _, kind := range []string{attach.TAP, attach.Veth, attach.VhostUser} {
-		list, whole := n.network("1.0.0", kind, nil), 0
-		for step := 1; whole < 2; step++ {
-			if step > stepsMax {
-				t.Fatalf("%s: killed at step %d still", kind, step)
-			}
-			p := n.newPod()
-			whole = 0
-			whole += n.killedAt(step, p.env(n, "ADD"), n.conf(list))
-			if _, err := p.add(list); err != nil {
-				t.Fatalf("%s: killed at step %d of ADD: the next ADD: %v", kind, step, err)
-			}
-			if err := p.check(list); err != nil {
-				t.Errorf("%s: killed at step %d of ADD: CHECK of the next one: %v", kind, step, err)
-			}
-			whole += n.killedAt(step, p.env(n, "DEL"), n.conf(list))
-			check(t, p.del(list))
-			n.settled()
-			n.nothingLeft(p)
-			if t.Failed() {
-				t.Fatalf("%s: killed at step %d", kind, step)
-			}
-			if whole == 2 {
-				t.Logf("%s: killed at %d steps", kind, step-1)
-			}
+	all := []string{steps}
+	if os.Getenv("MILLRACE_TEST_LONG") != "" {
+		all = append(all, strings.Split(steps, ",")...)
+	}
+	for _, net := range steppedNetworks {
+		kills := 0
+		for _, calls := range all {
+			n.everyStep(func(step int) bool {
+				killed := n.pluginStep(net, calls, step)
+				kills += killed
+				return killed > 0
+			})
 		}
+		t.Logf("%s: killed %d times", net.name, kills)
 	}
 }
 
-// killedAt runs the plugin and has it killed at a step. It returns 1 if it came to its end before.
-func (n *node) killedAt(step int, env []string, conf []byte) int {
+// pluginStep has the plugin killed at a step of ADD and of DEL, of those that some system calls are, tries again, and looks for what is
+// left. It returns how often it was killed.
+func (n *node) pluginStep(net stepped, calls string, step int) (killed int) {
+	t := n.t
+	t.Helper()
+	list, p := n.network("1.0.0", net.kind, net.more), n.newPod()
+	p.makeVolume(net)
+	killed += n.killedAt(calls, step, p.env(n, "ADD"), n.conf(list))
+	if _, err := p.add(list); err != nil {
+		t.Fatalf("%s: killed at step %d of %s of ADD: the next ADD: %v", net.name, step, calls, err)
+	}
+	if err := p.check(list); err != nil {
+		t.Errorf("%s: killed at step %d of %s of ADD: CHECK of the next one: %v", net.name, step, calls, err)
+	}
+	killed += n.killedAt(calls, step, p.env(n, "DEL"), n.conf(list))
+	check(t, p.del(list))
+	n.settled()
+	n.nothingLeft(p)
+	if t.Failed() {
+		t.Fatalf("%s: killed at step %d of %s", net.name, step, calls)
+	}
+	return killed
+}
+
+// killedAt runs the plugin and has it killed at a step. It returns 0 if it came to its end before.
+func (n *node) killedAt(calls string, step int, env []string, conf []byte) int {
 	n.t.Helper()
-	cmd := exec.Command("strace", "-f", "-b", "execve", "-qq", "-o", "/dev/null", "-e", "trace="+steps, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", steps, step), n.bin+"/millrace-cni")
+	cmd := exec.Command("strace", "-f", "-b", "execve", "-qq", "-o", "/dev/null", "-e", "trace="+calls, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", calls, step), n.bin+"/millrace-cni")
 	cmd.Env, cmd.Stdin = env, strings.NewReader(string(conf))
 	out, err := cmd.CombinedOutput()
 	if err == nil {
-		return 1
+		return 0
 	}
 	if strings.Contains(string(out), "ptrace") || strings.Contains(string(out), "strace:") {
 		n.t.Skipf("needs ptrace: %s", out)
 	}
-	return 0
+	return 1
 }

@@ -4,7 +4,11 @@
 //
 //	TestKinds          each kind of interface by each version of CNI: add, use, check, delete
 //	TestUnprivileged   a DPDK application without any rights, in namespaces of its own
-//	TestPluginSteps, TestSwitchSteps, TestCrashes  plugin, agent, dataplane and database killed at each step, and at moments between
+//	TestPluginSteps, TestSwitchSteps, TestCrashes  plugin, agent, dataplane and database killed at each step of ADD and DEL, and at moments between
+//	TestPluginStepsOfOthers, TestSwitchStepsOfGC  the same with GC and CHECK
+//	TestPluginStepsWhileAway, TestOrphanedIPAM, TestCallerGone  the plugin killed without a switch, without its IPAM plugin, and while its call waits
+//	TestAllocateSteps  the device plugin killed at each step of Allocate, and before the pod starts
+//	TestSupervisorKilled, TestRebooted, TestDatabaseLost  the supervisor, the host and its /run, the database
 //	TestChanged, TestSocketGone, TestTwice, TestIPv6, TestVethQueues, TestBehind, TestSlotAgain, TestSameMAC, TestAnnounce, TestResults  what runtimes and people do that they need not
 //	TestExamples       the networks and pods of deploy/examples
 //	TestBadConf        configurations that are wrong in each of their fields

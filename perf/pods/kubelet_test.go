@@ -344,7 +344,7 @@ func (n *kubeNode) startPod(t *testing.T, name, uid string) *slotPod {
 	}})
 	p := &slotPod{name: name}
 	eventually(t, "kubelet has given "+name+" a slot", func() bool { p.slot = n.deviceOf(name); return p.slot != "" })
-	p.file = filepath.Join(n.run, "slots", p.slot, "seen")
+	p.file = filepath.Join(n.run, "slots", p.slot, seenName)
 	seen := ""
 	eventually(t, name+" has written into its slot", func() bool { text, err := os.ReadFile(p.file); seen = string(text); return err == nil })
 	for word := range strings.FieldsSeq(seen) {

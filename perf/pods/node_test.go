@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -315,14 +316,34 @@ func (n *node) nothingLeft(pods ...*pod) {
 		n.t.Errorf("device left on the host: %s %v", out, err)
 	}
 	for _, p := range pods {
-		if _, err := os.Stat(p.Path); err == nil && p.has() {
-			n.t.Errorf("device left in a pod")
-		}
+		n.nothingOf(p)
 	}
 	left, _ := filepath.Glob(n.run + "/pods/*")
 	notes, _ := filepath.Glob(n.run + "/detached/*")
 	leases, _ := filepath.Glob(n.dir + "/ipam/fast/[0-9f]*")
-	for _, f := range append(append(left, notes...), leases...) {
+	for _, f := range slices.Concat(left, notes, leases) {
+		n.t.Errorf("left: %s", f)
+	}
+}
+
+// seenName is a file of applications: the device plugin removes it when another pod gets the slot.
+const seenName = "seen"
+
+// nothingOf fails the test if a pod has something of ours in it, or the switch's run directory or the host something of its.
+func (n *node) nothingOf(p *pod) {
+	n.t.Helper()
+	if _, err := os.Stat(p.Path); err == nil && p.has() {
+		n.t.Errorf("device left in a pod")
+	}
+	if exec.Command("ip", "link", "show", "dev", p.key().Port()).Run() == nil {
+		n.t.Errorf("device left on the host")
+	}
+	volume, _ := filepath.Glob(p.volume() + "/*")
+	slots, _ := filepath.Glob(n.run + "/slots/*/*")
+	slots = slices.DeleteFunc(slots, func(f string) bool { return filepath.Base(f) == seenName })
+	own, _ := filepath.Glob(n.run + "/pods/" + p.key().Port() + "*")
+	infos, _ := filepath.Glob(infoDir + "/.*") // the file itself is Multus's
+	for _, f := range slices.Concat(volume, slots, own, infos) {
 		n.t.Errorf("left: %s", f)
 	}
 }

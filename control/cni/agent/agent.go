@@ -7,6 +7,7 @@
 //	rows.go       attachments to rows and back; transactions
 //	limits.go     rates and port security in rows
 //	directory.go  the directory in which an application finds its socket, and what it is told
+//	tenants.go    one attachment after the other in the same directory
 //	userspace.go  the same in names and files of the userspace CNI plugin
 //	kube.go       whose a pod's socket is, where the agent may ask the Kubernetes API
 //	link.go       the device of a pod that goes before its port
@@ -116,17 +117,16 @@ func listen(path string) (*net.UnixListener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove the socket of the last agent: %w", err)
 	}
-	// A name that nobody knows until it has its mode.
-	hidden := path + ".new"
-	_ = os.Remove(hidden)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: hidden, Net: "unix"})
+	made := path + hidden // a name that nobody knows until it has its mode
+	_ = os.Remove(made)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("listen for the CNI plugin: %w", err)
 	}
 	l.SetUnlinkOnClose(false)
-	err = os.Chmod(hidden, 0o600)
+	err = os.Chmod(made, 0o600)
 	if err == nil {
-		err = os.Rename(hidden, path)
+		err = os.Rename(made, path)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen for the CNI plugin: %w", err), l.Close())

@@ -108,7 +108,7 @@ func TestVolume(t *testing.T) {
 			t.Errorf("label %q, %v", buf[:max(n, 0)], err)
 		}
 	}
-	if err := a.removePlace(at); err != nil {
+	if err := a.removePlace(at, false); err != nil {
 		t.Fatal(err)
 	}
 	for _, dir := range []string{volume, filepath.Join(a.RunDir, podsDir)} {
@@ -128,7 +128,7 @@ func TestVolumeTricks(t *testing.T) {
 	if p, err := a.makePlace(at); err == nil {
 		t.Errorf("made %+v", p)
 	}
-	if err := a.removePlace(at); err != nil {
+	if err := a.removePlace(at, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(os.Mkdir(filepath.Join(volume, "net1"), 0o777), os.Symlink(filepath.Join(other, "x"), filepath.Join(volume, "net1", infoName+".new"))); err != nil {
@@ -159,11 +159,70 @@ func TestUserspace(t *testing.T) {
 	if text, err := os.ReadFile(filepath.Join(volume, "configData-0958c8871b32-net1.json")); err != nil || string(text) != want {
 		t.Errorf("%s, %v\nwant\n%s", text, err, want)
 	}
-	if err := a.removePlace(at); err != nil {
+	if err := a.removePlace(at, false); err != nil {
 		t.Error(err)
 	}
 	if left, _ := os.ReadDir(volume); len(left) != 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// TestShared: what another attachment has in a slot or a volume stays; names of one's own go.
+func TestShared(t *testing.T) {
+	a, at, volume := volumeAgent(t)
+	for _, tt := range []struct {
+		name        string
+		device      string
+		userspace   bool
+		gone, stays []string
+	}{
+		{"volume", "", false, nil, []string{"net1/interface.json", "net1/vhost.sock"}},
+		{"volume of the userspace plugin", "", true, []string{"configData-0958c8871b32-net1.json", "0958c8871b32-net1", "interface-net1.json"}, nil},
+		{"slot", "br0-1", false, nil, []string{"interface.json", "vhost.sock"}},
+		{"slot of the userspace plugin", "br0-2", true, []string{"configData-0958c8871b32-net1.json", "0958c8871b32-net1"}, []string{"interface.json"}},
+	} {
+		at.DeviceID, at.Userspace = tt.device, tt.userspace
+		p, err := a.makePlace(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !p.let() {
+			t.Errorf("%s: %s is the attachment's alone", tt.name, p.dir)
+		}
+		root := volume
+		if tt.device != "" {
+			root = p.dir
+		}
+		if err := os.WriteFile(p.socket, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		have := func(f string) bool { _, err := os.Lstat(filepath.Join(root, f)); return err == nil }
+		for _, f := range append(tt.gone, tt.stays...) {
+			if !have(f) {
+				t.Errorf("%s: there is no %s", tt.name, f)
+			}
+		}
+		if err := a.removePlace(at, true); err != nil {
+			t.Error(err)
+		}
+		for _, f := range tt.gone {
+			if have(f) {
+				t.Errorf("%s: %s is left", tt.name, f)
+			}
+		}
+		for _, f := range tt.stays {
+			if !have(f) {
+				t.Errorf("%s: %s is gone", tt.name, f)
+			}
+		}
+		if err := a.removePlace(at, false); err != nil {
+			t.Error(err)
+		}
+		for _, f := range tt.stays {
+			if have(f) {
+				t.Errorf("%s: %s is left by the last one", tt.name, f)
+			}
+		}
 	}
 }
 
@@ -191,7 +250,7 @@ func TestSharedVolume(t *testing.T) {
 	if want := `"ips":[{"interface":0,"address":"10.0.0.2/24"},{"interface":0,"address":"fd00::2/64","gateway":"fd00::1"}]`; err != nil || !strings.Contains(string(text), want) {
 		t.Errorf("%s, %v; want %s", text, err, want)
 	}
-	if err := a.removePlace(one); err != nil {
+	if err := a.removePlace(one, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.checkPlace(&two); err != nil {
@@ -200,7 +259,7 @@ func TestSharedVolume(t *testing.T) {
 	if a.checkPlace(one) == nil {
 		t.Error("nothing is missed of an interface that is gone")
 	}
-	if err := a.removePlace(&two); err != nil {
+	if err := a.removePlace(&two, false); err != nil {
 		t.Fatal(err)
 	}
 	if left, err := os.ReadDir(volume); err != nil || len(left) != 0 {
@@ -233,7 +292,7 @@ func TestSocketPath(t *testing.T) {
 	if p, err := a.makePlace(at); err != nil || len(p.inPod) != socketPathMax {
 		t.Errorf("%d bytes: %v", len(p.inPod), err)
 	}
-	if err := a.removePlace(at); err != nil {
+	if err := a.removePlace(at, false); err != nil {
 		t.Fatal(err)
 	}
 	var refused *attach.Error

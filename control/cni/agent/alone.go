@@ -38,7 +38,7 @@ func (a *agent) aloneInSlot(ctx context.Context, d *ovsdb.Caller, at *attach.Att
 			return attach.Errorf(attach.CodeAgain, "device %s is still that of interface %s of %s", at.DeviceID, r.IfName, r.whose())
 		}
 		a.Log.Info("slot has another pod now, the old one's port is removed", zap.String("port", r.Port()), zap.String("device", at.DeviceID), zap.String("pod", r.whose()))
-		if err := a.detach(ctx, r.Key); err != nil {
+		if err := a.detach(ctx, r.Key, &r.Attachment); err != nil {
 			return err
 		}
 	}

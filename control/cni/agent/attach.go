@@ -33,24 +33,11 @@ func judge(at *attach.Attachment) error {
 	bad := func(what string, err error) error {
 		return attach.Errorf(attach.CodeInvalid, "%s: %v", what, err)
 	}
-	if err := at.Key.Check(); err != nil {
-		return bad("key", err)
+	if err := at.CheckNames(); err != nil {
+		return bad("names", err)
 	}
 	if err := attach.CheckName(at.Bridge); err != nil {
 		return bad("bridge", err)
-	}
-	for _, s := range []string{at.DeviceID, at.Volume} {
-		if s == "" {
-			continue
-		}
-		if err := attach.CheckName(s); err != nil {
-			return bad("directory", err)
-		}
-	}
-	if s := at.Pod.UID; s != "" {
-		if err := attach.CheckName(s); err != nil {
-			return bad("pod", err)
-		}
 	}
 	for _, s := range at.IPs {
 		if _, err := netip.ParsePrefix(s); err != nil {
@@ -79,8 +66,8 @@ func judge(at *attach.Attachment) error {
 
 // attach makes the port of an attachment, and returns when it is in force: a tap or
 // veth forwards; a vhost-user port waits for its application. What fails leaves
-// nothing behind.
-func (a *agent) attach(ctx context.Context, at *attach.Attachment) (*attach.Reply, error) {
+// nothing behind. A caller that has hung up gets none: its DEL may have been here.
+func (a *agent) attach(ctx context.Context, at *attach.Attachment, hungUp func() bool) (*attach.Reply, error) {
 	if err := judge(at); err != nil {
 		return nil, err
 	}
@@ -95,23 +82,22 @@ func (a *agent) attach(ctx context.Context, at *attach.Attachment) (*attach.Repl
 	if err := a.alone(ctx, d, at); err != nil {
 		return nil, err
 	}
+	if err := a.evict(ctx, d, at); err != nil {
+		return nil, err
+	}
 	defer a.calls.lock(at.Port())()
+	if hungUp() {
+		return nil, errors.New("the CNI plugin has ended before its port was made")
+	}
 	if err := a.forget(at.Key); err != nil {
 		return nil, err
 	}
 	if err := a.consult(ctx, at); err != nil {
 		return nil, err
 	}
-	p, err := a.makePlace(at)
+	p, err := a.build(ctx, d, at)
 	if err != nil {
-		return nil, err
-	}
-	err = a.makePort(ctx, d, at, p)
-	if err == nil {
-		err = a.announce(ctx, at, p)
-	}
-	if err != nil {
-		return nil, errors.Join(err, a.undo(ctx, at.Key))
+		return nil, errors.Join(err, a.undo(ctx, at))
 	}
 	a.Log.Info("attached", zap.String("port", at.Port()), zap.String("kind", at.Kind), zap.String("bridge", at.Bridge), zap.String("pod", at.Pod.Namespace+"/"+at.Pod.Name), zap.String("interface", at.IfName))
 	return &attach.Reply{Attached: &attach.Attached{Port: at.Port(), Socket: p.socket, InPod: p.inPod, Role: role(at), Directory: p.dir}}, nil
@@ -125,16 +111,29 @@ func role(at *attach.Attachment) string {
 	return at.Role()
 }
 
-// makePort makes rows and waits until they are in force.
-func (a *agent) makePort(ctx context.Context, d *ovsdb.Caller, at *attach.Attachment, p place) error {
-	next, err := commit(ctx, d, func() ([]ovsdb.Op, error) { return a.put(ctx, d, at, p) })
+// build makes directory and rows, and waits until they are in force.
+func (a *agent) build(ctx context.Context, d *ovsdb.Caller, at *attach.Attachment) (place, error) {
+	p, next, err := a.claim(ctx, d, at)
 	if err == nil {
 		err = inForce(ctx, d, next, forceTimeout)
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		err = a.goodPort(ctx, d, at, linkTimeout)
 	}
-	return a.goodPort(ctx, d, at, linkTimeout)
+	if err == nil {
+		err = a.announce(ctx, at, p)
+	}
+	return p, err
+}
+
+// claim makes the directory, and the rows by which it is known whose it is, with nobody between.
+func (a *agent) claim(ctx context.Context, d *ovsdb.Caller, at *attach.Attachment) (p place, next promise, err error) {
+	defer a.calls.lock(a.placeOf(at).dir)()
+	if p, err = a.makePlace(at); err != nil {
+		return p, promise{}, err
+	}
+	next, err = commit(ctx, d, func() ([]ovsdb.Op, error) { return a.put(ctx, d, at, p) })
+	return p, next, err
 }
 
 // goodPort is an error if a port is not as it should be, after it had some time to
@@ -187,35 +186,36 @@ func deref[T any](p *T) (v T) {
 }
 
 // undo removes what an attach has left, also when its caller has gone.
-func (a *agent) undo(ctx context.Context, k attach.Key) error {
+func (a *agent) undo(ctx context.Context, at *attach.Attachment) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	return a.take(ctx, k)
+	return a.take(ctx, at)
 }
 
-// detach removes the port of an attachment, its socket and its directory.
-func (a *agent) detach(ctx context.Context, k attach.Key) error {
-	if err := k.Check(); err != nil {
+// detach removes the port of an attachment, its socket and its directory. hint says what it was, should its row be gone; it
+// may be nil.
+func (a *agent) detach(ctx context.Context, k attach.Key, hint *attach.Attachment) error {
+	if hint == nil || hint.Key != k {
+		hint = &attach.Attachment{Key: k}
+	}
+	if err := hint.CheckNames(); err != nil {
 		return attach.Errorf(attach.CodeInvalid, "%v", err)
 	}
 	defer a.calls.lock(k.Port())()
-	if err := a.take(ctx, k); err != nil {
-		return err
-	}
-	return a.forget(k)
+	return a.take(ctx, hint)
 }
 
-// take removes what there is of an attachment. Its lock is held.
-func (a *agent) take(ctx context.Context, k attach.Key) error {
+// take removes what there is of an attachment. Its lock is held. What its row says is noted first: whoever takes over from an
+// agent that was killed has no row to read.
+func (a *agent) take(ctx context.Context, at *attach.Attachment) error {
 	d, err := a.dial(ctx)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	var old *record
-	index := 0
+	old, index := at, 0
 	next, err := commit(ctx, d, func() ([]ovsdb.Op, error) {
-		rows, err := d.Read(ctx, nil, ovsdb.Query{Table: model.PortTable, Where: is("name", k.Port())}, ovsdb.Query{Table: model.InterfaceTable, Where: is("name", k.Port())})
+		rows, err := d.Read(ctx, nil, ovsdb.Query{Table: model.PortTable, Where: is("name", at.Port())}, ovsdb.Query{Table: model.InterfaceTable, Where: is("name", at.Port())})
 		if err != nil {
 			return nil, err
 		}
@@ -225,28 +225,34 @@ func (a *agent) take(ctx context.Context, k attach.Key) error {
 		}
 		r, err := parse(uuid, row)
 		if err != nil || r == nil {
-			a.Log.Warn("port is somebody else's and stays", zap.String("port", k.Port()), zap.Error(err))
+			a.Log.Warn("port is somebody else's and stays", zap.String("port", at.Port()), zap.Error(err))
 			return nil, nil
 		}
-		old = r
+		old = &r.Attachment
 		if len(rows[1]) > 0 {
 			index = deref(rows[1][0].Row.(*model.Interface).Ifindex)
 		}
+		if err := attach.Note(a.RunDir, old); err != nil {
+			a.Log.Warn("goes on without a note", zap.Error(err))
+		}
 		return remove(uuid, row), nil
 	})
+	if err == nil && next.next == 0 { // the row may have gone just before, and its port be there still: the switch makes its device anew
+		next, err = read(ctx, d, nil)
+	}
 	if err == nil {
 		err = inForce(ctx, d, next, goneTimeout)
+	}
+	if err == nil {
+		err = errors.Join(removeDevice(old, index), a.vacate(ctx, d, old))
 	}
 	if err != nil {
 		return err
 	}
-	if next.next > 0 {
-		a.Log.Info("detached", zap.String("port", k.Port()), zap.String("pod", old.Pod.Namespace+"/"+old.Pod.Name), zap.String("interface", k.IfName))
+	if old != at {
+		a.Log.Info("detached", zap.String("port", at.Port()), zap.String("pod", old.Pod.Namespace+"/"+old.Pod.Name), zap.String("interface", at.IfName))
 	}
-	if old == nil {
-		old = &record{Attachment: attach.Attachment{Key: k}}
-	}
-	return errors.Join(removeDevice(&old.Attachment, index), a.removePlace(&old.Attachment))
+	return a.forget(at.Key)
 }
 
 // find returns the attachment of a key, if there is one.

@@ -40,6 +40,7 @@ const (
 
 	volumeMount = "/var/lib/cni/usrspcni" // where users of the userspace CNI plugin mount theirs
 	infoName    = "interface.json"
+	hidden      = ".new" // ends the name of what is being made
 
 	socketPathMax = 107 // bytes (unix(7))
 )
@@ -133,6 +134,10 @@ func (a *agent) volume(at *attach.Attachment) string {
 	}
 	return dir
 }
+
+// let reports whether the place is one that the pod had before, and another pod, or another sandbox of this one, may have after:
+// a slot or a volume.
+func (p place) let() bool { return p.dir != "" && (p.root == p.dir || p.linked) }
 
 // wanted reports whether an attachment has a directory: others have one only if the
 // pod has it mounted.
@@ -321,12 +326,11 @@ func (p place) link() error {
 	if p.socket == "" {
 		return nil
 	}
-	hidden := short + ".new"
-	_ = os.Remove(hidden)
-	if err := os.Symlink(p.dir, hidden); err != nil {
+	_ = os.Remove(short + hidden)
+	if err := os.Symlink(p.dir, short+hidden); err != nil {
 		return err
 	}
-	return os.Rename(hidden, short)
+	return os.Rename(short+hidden, short)
 }
 
 // tell writes what the application is told, in one step.
@@ -360,11 +364,10 @@ func (a *agent) tell(root *os.Root, at *attach.Attachment, p place) error {
 
 // write writes a file that all may read, below a root.
 func write(root *os.Root, name string, text []byte) error {
-	hidden := name + ".new"
-	if err := root.Remove(hidden); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := root.Remove(name + hidden); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	f, err := root.OpenFile(hidden, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	f, err := root.OpenFile(name+hidden, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
 	if err != nil {
 		return err
 	}
@@ -375,43 +378,50 @@ func write(root *os.Root, name string, text []byte) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return root.Rename(hidden, name)
+	return root.Rename(name+hidden, name)
 }
 
 // removePlace removes what makePlace has made, and the socket. What is there without
-// us stays.
-func (a *agent) removePlace(at *attach.Attachment) error {
+// us stays; so does what another attachment has, where the place is shared.
+func (a *agent) removePlace(at *attach.Attachment, shared bool) error {
 	p := a.placeOf(at)
 	var errs []error
-	if !p.wanted(at) {
-		// An attachment that nobody knows any more: its directory by name.
-		return os.RemoveAll(filepath.Join(a.RunDir, podsDir, at.Port()))
+	if p.wanted(at) {
+		if root, err := os.OpenRoot(p.root); err == nil {
+			errs = append(errs, a.clear(root, at, p, shared), root.Close())
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
-	if root, err := os.OpenRoot(p.root); err == nil {
-		errs = append(errs, a.clear(root, at, p), root.Close())
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
-	}
-	if err := os.RemoveAll(filepath.Join(a.RunDir, podsDir, at.Port())); err != nil {
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+	own := filepath.Join(a.RunDir, podsDir, at.Port()) // also of an attachment of which only the name is known
+	return errors.Join(append(errs, os.RemoveAll(own), os.RemoveAll(own+hidden))...)
 }
 
 // clear empties the part of a place that is not ours to remove.
-func (a *agent) clear(root *os.Root, at *attach.Attachment, p place) error {
+func (a *agent) clear(root *os.Root, at *attach.Attachment, p place, shared bool) error {
 	rel, err := filepath.Rel(p.root, p.dir)
 	if err != nil {
 		return err
 	}
 	if rel != "." {
+		if shared {
+			return nil
+		}
 		return root.RemoveAll(rel)
 	}
-	names := []string{filepath.Base(p.info), filepath.Base(p.socket), userspaceName(at), userspaceConfig(at)}
+	names := []string{userspaceName(at), userspaceConfig(at)}
+	if info := filepath.Base(p.info); !shared || info != infoName {
+		names = append(names, info)
+	}
+	if !shared {
+		names = append(names, SocketName)
+	}
 	var errs []error
-	for _, n := range names {
-		if err := root.Remove(n); n != "." && err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
+	for _, name := range names {
+		for _, n := range []string{name, name + hidden} {
+			if err := root.Remove(n); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -12,12 +12,41 @@ import (
 	"millrace/control/cni/attach"
 )
 
-// removeDevice removes the device of a tap attachment from its pod: it persists, so
+// removeDevice removes what is left of a pod's device when its port is gone. The plugin does the same in DEL; GC, notes and pods
+// that are gone have no plugin that could.
+func removeDevice(at *attach.Attachment, index int) error {
+	switch at.Kind {
+	case attach.TAP:
+		return removeTAP(at, index)
+	case attach.Veth:
+		return removeVeth(at.Port())
+	}
+	return nil
+}
+
+// removeVeth removes a veth by its host's end, if there is one.
+func removeVeth(name string) error {
+	l, err := netlink.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) || err == nil && l.Type() != "veth" {
+		return nil
+	}
+	if err == nil {
+		err = netlink.LinkDel(l)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove device %s: %w", name, err)
+	}
+	return nil
+}
+
+// removeTAP removes the device of a tap attachment from its pod: it persists, so
 // it does not go with its port. The plugin does the same, but the switch makes anew what
 // goes before the port does. The device is the one with the port's index, or, where that is not known (0), with the
 // attachment's address: somebody in the pod may have given it another one.
-func removeDevice(at *attach.Attachment, index int) error {
-	if at.Kind != attach.TAP || inodeOf(at.Netns) == 0 {
+func removeTAP(at *attach.Attachment, index int) error {
+	here := inodeOf(at.Netns)
+	if here == 0 || at.NetnsInode != 0 && here != at.NetnsInode {
 		return nil // the pod is gone, and its devices with it
 	}
 	f, err := os.Open(at.Netns)

@@ -13,8 +13,8 @@ import (
 	"millrace/control/cni/attach"
 )
 
-// A pod that is gone in lostMax looks, one after the other, has no attachment any
-// more. The runtime's own DEL comes first in nearly all cases. Those of another boot are gone at the first.
+// A pod whose namespace is gone in lostMax looks, one after the other, has no attachment any
+// more; one of another boot of the host has none at once. The runtime's own DEL comes first in nearly all cases.
 const lostMax = 2
 
 // noteEvery is how often the agent looks for notes.
@@ -89,7 +89,7 @@ func (a *agent) removeGone(ctx context.Context, r *record) error {
 	if !r.gone(a.BootID) {
 		return nil
 	}
-	return a.take(ctx, r.Key)
+	return a.take(ctx, &r.Attachment)
 }
 
 // sweepAge is how old a directory without a port must be: an attach makes it first.
@@ -119,15 +119,22 @@ func (a *agent) sweep(list []*record) error {
 	return errors.Join(errs...)
 }
 
-// readNotes detaches what the plugin could tell nobody of.
+// readNotes detaches what the plugin could tell nobody of, and what an agent that was killed has left undone.
 func (a *agent) readNotes(ctx context.Context) error {
-	keys, err := attach.Notes(a.RunDir)
-	for _, k := range keys {
-		if e := a.detach(ctx, k); e != nil {
-			err = errors.Join(err, e)
-		}
+	list, err := attach.Notes(a.RunDir)
+	for i := range list {
+		err = errors.Join(err, a.carryOut(ctx, &list[i]))
 	}
 	return err
+}
+
+// carryOut carries out a note, unless it is overtaken by now.
+func (a *agent) carryOut(ctx context.Context, at *attach.Attachment) error {
+	defer a.calls.lock(at.Port())()
+	if !attach.Noted(a.RunDir, at.Key) {
+		return nil
+	}
+	return a.take(ctx, at)
 }
 
 // forget removes the note about a key: it has been done, or is overtaken.
@@ -162,7 +169,7 @@ func (a *agent) collect(ctx context.Context, network string, valid []attach.Key)
 		if r.Network != network || keep[r.Port()] {
 			continue
 		}
-		if err := a.detach(ctx, r.Key); err != nil {
+		if err := a.detach(ctx, r.Key, &r.Attachment); err != nil {
 			errs = append(errs, err)
 			continue
 		}

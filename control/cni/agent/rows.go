@@ -30,6 +30,8 @@ const (
 	keyNetwork = "network"
 	keyDevice  = "device-id" // of the device plugin, if there is one
 
+	keyPlace = "millrace-directory" // of the interface, if it is not the attachment's alone (directory.go)
+
 	owner = "millrace-cni"
 
 	keyMAC = "attached-mac" // of Interface rows: the address of the pod's end
@@ -103,6 +105,11 @@ func (a *agent) records(ctx context.Context, d *ovsdb.Caller) ([]*record, error)
 	return a.recordsWith(ctx, d, includes(map[string]string{keyOwner: owner}))
 }
 
+// tenants returns the attachments that have a directory.
+func (a *agent) tenants(ctx context.Context, d *ovsdb.Caller, dir string) ([]*record, error) {
+	return a.recordsWith(ctx, d, includes(map[string]string{keyOwner: owner, keyPlace: dir}))
+}
+
 // recordsWith returns the attachments whose Port rows fulfil a condition.
 func (a *agent) recordsWith(ctx context.Context, d *ovsdb.Caller, where []any) ([]*record, error) {
 	rows, err := d.Select(ctx, model.PortTable, where)
@@ -141,6 +148,9 @@ func (a *agent) columns(at *attach.Attachment, p place) (port, iface map[string]
 	}
 	if n := inodeOf(at.Netns); n != 0 {
 		ids[keySeen] = strconv.FormatUint(n, 10)
+	}
+	if p.let() {
+		ids[keyPlace] = p.dir
 	}
 	port = map[string]any{"name": at.Port(), "external_ids": mapOf(ids), "tag": none(), "trunks": setOf(at.Trunk)}
 	if at.VLAN != 0 {

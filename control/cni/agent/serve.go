@@ -57,7 +57,7 @@ func (a *agent) answer(ctx context.Context, c *net.UnixConn) {
 	}
 	if err == nil {
 		_ = c.SetDeadline(time.Now().Add(callTimeout + readTimeout))
-		reply, err = a.do(ctx, &r)
+		reply, err = a.do(ctx, &r, func() bool { return hungUp(c) })
 	}
 	if err != nil {
 		reply = &attach.Reply{Error: asError(err)}
@@ -90,16 +90,31 @@ func permitted(c *net.UnixConn) error {
 	return nil
 }
 
-// do carries out a call.
-func (a *agent) do(ctx context.Context, r *attach.Request) (*attach.Reply, error) {
+// hungUp reports whether the other end is closed altogether: not only that there is no more to read.
+func hungUp(c *net.UnixConn) bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var up bool
+	err = raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd)}}
+		n, _ := unix.Poll(p, 0)
+		up = n > 0 && p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+	})
+	return err != nil || up
+}
+
+// do carries out a call. hungUp reports whether its caller is gone.
+func (a *agent) do(ctx context.Context, r *attach.Request, hungUp func() bool) (*attach.Reply, error) {
 	if r.Version != attach.Version {
 		return nil, attach.Errorf(attach.CodeInvalid, "the plugin speaks version %d, and this switch version %d: install the plugin of the same release", r.Version, attach.Version)
 	}
 	switch r.Method {
 	case attach.Attach:
-		return a.attach(ctx, r.Attachment)
+		return a.attach(ctx, r.Attachment, hungUp)
 	case attach.Detach:
-		return &attach.Reply{}, a.detach(ctx, r.Key)
+		return &attach.Reply{}, a.detach(ctx, r.Key, r.Attachment)
 	case attach.Check:
 		return a.check(ctx, r.Attachment)
 	case attach.Find:

@@ -137,6 +137,22 @@ type Attached struct {
 	Directory string `json:"directory,omitempty"` // of the interface, on the host
 }
 
+// CheckNames says what is wrong with the names of an attachment: most of them become parts of paths.
+func (a *Attachment) CheckNames() error {
+	if err := a.Key.Check(); err != nil {
+		return err
+	}
+	for _, p := range []struct{ what, s string }{{"device ID", a.DeviceID}, {"volume", a.Volume}, {"UID of the pod", a.Pod.UID}} {
+		if p.s == "" {
+			continue
+		}
+		if err := CheckName(p.s); err != nil {
+			return fmt.Errorf("%s: %w", p.what, err)
+		}
+	}
+	return nil
+}
+
 // Role is the application's role.
 func (a *Attachment) Role() string {
 	if a.Server {
@@ -148,7 +164,7 @@ func (a *Attachment) Role() string {
 // Methods of the agent.
 const (
 	Attach = "attach" // makes the port; returns when it is in force. Again: nothing happens
-	Detach = "detach" // removes it, and its socket and directory. None: nothing happens
+	Detach = "detach" // removes it, and its socket and directory. None: nothing happens. Attachment, if known, says where they are should the switch not know
 	Check  = "check"  // an error if the port is not as it was asked for
 	Find   = "find"   // Attachments of Key
 	List   = "list"   // all Attachments

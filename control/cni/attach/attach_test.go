@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -35,13 +36,23 @@ func TestKey(t *testing.T) {
 func TestNotes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "not", "there")
 	k := Key{"n", "c", "i"}
+	at := &Attachment{Key: k, Kind: VhostUser, DeviceID: "br0-1"}
 	for range 2 {
-		if err := Note(dir, k); err != nil {
+		if err := Note(dir, at); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if keys, err := Notes(dir); err != nil || len(keys) != 1 || keys[0] != k {
-		t.Errorf("%v, %v", keys, err)
+	if list, err := Notes(dir); err != nil || len(list) != 1 || !reflect.DeepEqual(&list[0], at) || !Noted(dir, k) {
+		t.Errorf("%v, %v", list, err)
+	}
+	if err := os.WriteFile(notePath(dir, k), []byte(`{"network":"n","container_id":"c","ifname":"i"}`), 0o600); err != nil { // as of older plugins
+		t.Fatal(err)
+	}
+	if list, err := Notes(dir); err != nil || len(list) != 1 || list[0].Key != k {
+		t.Errorf("%v, %v", list, err)
+	}
+	if err := os.WriteFile(notePath(dir, k)+hidden, nil, 0o600); err != nil { // of a plugin that was killed
+		t.Fatal(err)
 	}
 	bad := filepath.Join(dir, notesDir, "cni000000000000.json")
 	if err := os.WriteFile(bad, []byte(`{"network":"../x"}`), 0o600); err != nil {
@@ -53,8 +64,8 @@ func TestNotes(t *testing.T) {
 	if err := errors.Join(Forget(dir, k), Forget(dir, k)); err != nil {
 		t.Error(err)
 	}
-	if keys, err := Notes(dir); err != nil || len(keys) != 0 {
-		t.Errorf("%v, %v", keys, err)
+	if left, err := os.ReadDir(filepath.Join(dir, notesDir)); err != nil || len(left) != 0 || Noted(dir, k) {
+		t.Errorf("%v, %v", left, err)
 	}
 }
 

@@ -77,9 +77,7 @@ func (p *Plugin) writeInfo(id string) error {
 func (p *Plugin) removeInfo() error {
 	var errs []error
 	for _, id := range p.ids() {
-		if err := os.Remove(p.infoPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, cni.RemoveFile(p.infoPath(id)))
 	}
 	return errors.Join(errs...)
 }
