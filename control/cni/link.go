@@ -172,7 +172,9 @@ func (s *sandbox) configure(name string, r *types100.Result) error {
 			return fmt.Errorf("route %s by device %s: %w", route.Dst.String(), name, err)
 		}
 	}
-	s.announce(l)
+	if len(r.IPs) > 0 { // nobody has talked to a pod without
+		s.announce(l)
+	}
 	return nil
 }
 
