@@ -332,6 +332,7 @@ func (b *tunnelLab) get(from *netnstest.Pod, address string) error {
 
 // TestTunnel has an operator reach pods behind two nodes behind NAT, and nothing else.
 func TestTunnel(t *testing.T) {
+	t.Parallel() // it waits, for the most part
 	if !netnstest.Alone(t) {
 		return
 	}
@@ -404,6 +405,7 @@ func (b *tunnelLab) denied() {
 // TestTunnelNodes: pods of nodes reach each other if the server is told so, while it
 // runs.
 func TestTunnelNodes(t *testing.T) {
+	t.Parallel() // it waits, for the most part
 	if !netnstest.Alone(t) {
 		return
 	}
@@ -468,6 +470,7 @@ const healTime = 6 * time.Second
 // server is restarted, and killed while the link is cut: each time the pod answers
 // soon after.
 func TestTunnelOutage(t *testing.T) {
+	t.Parallel() // it waits, for the most part
 	if !netnstest.Alone(t) {
 		return
 	}
@@ -504,6 +507,7 @@ func TestTunnelOutage(t *testing.T) {
 // TestTunnelKeys: keys of a node change while the tunnel is used; the server's host
 // takes part.
 func TestTunnelKeys(t *testing.T) {
+	t.Parallel() // it waits, for the most part
 	if !netnstest.Alone(t) {
 		return
 	}

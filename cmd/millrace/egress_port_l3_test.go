@@ -55,6 +55,7 @@ func TestL3Options(t *testing.T) {
 // TestTunnelPort has operators reach pods by a port of type egress with mode=l3, whose tunnel ends in
 // a stack of its process and then in the kernel's.
 func TestTunnelPort(t *testing.T) {
+	t.Parallel() // it waits, for the most part
 	if !netnstest.Alone(t) {
 		return
 	}

@@ -18,6 +18,7 @@ import (
 // IPv6: pods behind both reach each other, TCP goes through with right checksums,
 // and the rows say how things are.
 func TestKernelTunnel(t *testing.T) {
+	t.Parallel() // it waits, for the most part
 	if !netnstest.Alone(t) {
 		return
 	}
@@ -131,6 +132,7 @@ func farHost(t *testing.T, dir string) *netnstest.Pod {
 // TestOVSTunnel has Open vSwitch's userspace datapath as the other end of a Geneve
 // tunnel, with UDP checksums, and keys that flows set here.
 func TestOVSTunnel(t *testing.T) {
+	t.Parallel() // it waits, for the most part
 	if !netnstest.Alone(t) {
 		return
 	}
@@ -212,6 +214,7 @@ func startOVS(t *testing.T, pod *netnstest.Pod) (vsctl func(args ...string)) {
 // reach those of the other by Geneve over IPv6. The second one's underlay is a device
 // whose address the host keeps: the host is reached, too.
 func TestTwoSwitches(t *testing.T) {
+	t.Parallel() // it waits, for the most part
 	if !netnstest.Alone(t) {
 		return
 	}

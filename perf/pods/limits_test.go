@@ -23,22 +23,28 @@ const (
 // is counted; where the runtime says another rate and burst, that is it.
 func TestRates(t *testing.T) {
 	peers.Need(t, "iperf3", "ovs-vsctl")
-	n := newNode(t)
 	for _, kind := range []string{attach.TAP, attach.Veth} {
-		conf := rates{sendRate, sendRate / 4, readRate, readRate / 4}
-		n.rates(t, kind, fields{"egressRate": sendRate, "ingressRate": readRate}, conf, func(a *pod, to string) {
-			a.holds(t, kind+": sends TCP", conf.send, conf.sendBurst, "-c", to)
-			a.holds(t, kind+": receives TCP", conf.read, conf.readBurst, "-c", to, "-R")
-		})
-		// A program that gets no CPU for longer than a burst lasts sends less than it may, and one that has to send 18,000
-		// datagrams a second needs much of one: these bursts last for half a second, and the rates are a quarter.
-		run := rates{sendRate / 4, sendRate / 8, readRate / 4, readRate / 8}
-		runtime := fields{"egressRate": run.send, "egressBurst": run.sendBurst, "ingressRate": run.read, "ingressBurst": run.readBurst}
-		n.rates(t, kind, fields{"ingressRate": mbit, "runtimeConfig": fields{"bandwidth": runtime}}, run, func(a *pod, to string) {
-			a.holds(t, kind+": sends UDP", run.send, run.sendBurst, "-c", to, "-u", "-b", "50M", "-l", "1400")
-			a.holds(t, kind+": receives UDP", run.read, run.readBurst, "-c", to, "-u", "-b", "50M", "-l", "1400", "-R")
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel() // neither needs much of a core
+			ratesOf(t, newNode(t), kind)
 		})
 	}
+}
+
+func ratesOf(t *testing.T, n *node, kind string) {
+	conf := rates{sendRate, sendRate / 4, readRate, readRate / 4}
+	n.rates(t, kind, fields{"egressRate": sendRate, "ingressRate": readRate}, conf, func(a *pod, to string) {
+		a.holds(t, kind+": sends TCP", conf.send, conf.sendBurst, "-c", to)
+		a.holds(t, kind+": receives TCP", conf.read, conf.readBurst, "-c", to, "-R")
+	})
+	// A program that gets no CPU for longer than a burst lasts sends less than it may, and one that has to send 18,000
+	// datagrams a second needs much of one: these bursts last for half a second, and the rates are a quarter.
+	run := rates{sendRate / 4, sendRate / 8, readRate / 4, readRate / 8}
+	runtime := fields{"egressRate": run.send, "egressBurst": run.sendBurst, "ingressRate": run.read, "ingressBurst": run.readBurst}
+	n.rates(t, kind, fields{"ingressRate": mbit, "runtimeConfig": fields{"bandwidth": runtime}}, run, func(a *pod, to string) {
+		a.holds(t, kind+": sends UDP", run.send, run.sendBurst, "-c", to, "-u", "-b", "50M", "-l", "1400")
+		a.holds(t, kind+": receives UDP", run.read, run.readBurst, "-c", to, "-u", "-b", "50M", "-l", "1400", "-R")
+	})
 }
 
 // rates are what a pod may send and receive, in bits a second, and in bits at once.

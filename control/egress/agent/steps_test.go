@@ -170,6 +170,7 @@ func TestThousandOpen(t *testing.T) {
 // TestClientAborts: a client goes at each step of a request's life. Each time the
 // target is left, nothing stays open, and another connection goes on.
 func TestClientAborts(t *testing.T) {
+	t.Parallel() // it waits, for the most part
 	s := &konntest.Server{ID: "s1"}
 	hang := make(chan struct{})
 	t.Cleanup(func() { close(hang) })
