@@ -28,7 +28,8 @@ type watch struct {
 	w     *Watcher
 	name  string
 	index int           // of the device that the port has, 0 for none; guarded by w.mu
-	moved bool          // the device went to another network namespace; guarded by w.mu
+	last  int           // of the device that it had last; guarded by w.mu
+	moved bool          // that device went to another network namespace; guarded by w.mu
 	news  chan struct{} // capacity 1: look again
 }
 
@@ -75,7 +76,7 @@ func (s *watch) follow(index int) {
 	defer s.w.mu.Unlock()
 	s.index = index
 	if index != 0 {
-		s.moved = false
+		s.last, s.moved = index, false
 	}
 }
 
@@ -137,10 +138,10 @@ func (w *Watcher) hear(m *syscall.NetlinkMessage) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for s := range w.subs {
-		if s.index != e.index && s.name != e.name && !e.all {
+		if s.index != e.index && s.last != e.index && s.name != e.name && !e.all {
 			continue
 		}
-		if s.index == e.index && e.moved {
+		if s.last == e.index && e.moved { // the port may have seen before that it is gone
 			s.moved = true
 		}
 		s.poke()
