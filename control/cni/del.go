@@ -38,7 +38,7 @@ func del(args *skel.CmdArgs) error {
 
 // unlink removes devices. pod may be nil: it is gone, and its devices with it.
 func (c *call) unlink(pod *sandbox, mac string) error {
-	err := removeHostEnd(c.key.Port())
+	err := attach.RemoveVeth(c.key.Port())
 	if pod != nil {
 		err = errors.Join(err, pod.remove(c.key.IfName, mac))
 	}
@@ -69,7 +69,7 @@ func gc(args *skel.CmdArgs) error {
 		errs := []error{err}
 		if reply != nil {
 			for _, port := range reply.Removed {
-				errs = append(errs, removeHostEnd(port))
+				errs = append(errs, attach.RemoveVeth(port))
 			}
 		}
 		errs = append(errs, c.tolerant(func(text []byte) error { return invoke.DelegateGC(ctx, c.ipam, text, nil) }))

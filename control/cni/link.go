@@ -82,7 +82,7 @@ func ours(l netlink.Link, mac string) bool {
 // makeVeth makes a pair of devices: the host's end is called like the port.
 func (s *sandbox) makeVeth(at *attach.Attachment) error {
 	port := at.Port()
-	if err := removeHostEnd(port); err != nil { // of an ADD that was killed
+	if err := attach.RemoveVeth(port); err != nil { // of an ADD that was killed
 		return err
 	}
 	mac, err := net.ParseMAC(at.MAC)
@@ -109,7 +109,7 @@ func (s *sandbox) makeVeth(at *attach.Attachment) error {
 		err = errors.Join(s.h.LinkSetMTU(l, at.MTU), s.h.LinkSetUp(l), netlink.LinkSetUp(v))
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("veth %s: %w", at.IfName, err), removeHostEnd(port))
+		return errors.Join(fmt.Errorf("veth %s: %w", at.IfName, err), attach.RemoveVeth(port))
 	}
 	return nil
 }
@@ -122,22 +122,6 @@ func mute(port string) error {
 		return nil // no IPv6
 	}
 	return err
-}
-
-// removeHostEnd removes a veth by its host's end, if there is one.
-func removeHostEnd(name string) error {
-	l, err := netlink.LinkByName(name)
-	var missing netlink.LinkNotFoundError
-	if errors.As(err, &missing) || err == nil && l.Type() != "veth" {
-		return nil
-	}
-	if err == nil {
-		err = netlink.LinkDel(l)
-	}
-	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("remove device %s: %w", name, err)
-	}
-	return nil
 }
 
 // remove removes the pod's device, if it is one of ours.

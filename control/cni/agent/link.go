@@ -19,23 +19,7 @@ func removeDevice(at *attach.Attachment, index int) error {
 	case attach.TAP:
 		return removeTAP(at, index)
 	case attach.Veth:
-		return removeVeth(at.Port())
-	}
-	return nil
-}
-
-// removeVeth removes a veth by its host's end, if there is one.
-func removeVeth(name string) error {
-	l, err := netlink.LinkByName(name)
-	var missing netlink.LinkNotFoundError
-	if errors.As(err, &missing) || err == nil && l.Type() != "veth" {
-		return nil
-	}
-	if err == nil {
-		err = netlink.LinkDel(l)
-	}
-	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("remove device %s: %w", name, err)
+		return attach.RemoveVeth(at.Port())
 	}
 	return nil
 }
