@@ -107,7 +107,7 @@ func (g *gatherer) send() {
 
 // await waits, with mu held, for something to send, and reports whether there is.
 func (g *gatherer) await() bool {
-	for g.err == nil && !g.closed && (g.sending || len(g.noted) == 0) {
+	for g.err == nil && (g.sending || len(g.noted) == 0 && !g.closed) {
 		g.change.Wait()
 	}
 	return g.err == nil && len(g.noted) > 0
