@@ -39,6 +39,7 @@ func tools() map[string]tool {
 		"busybox":            {[]string{"/usr/bin/busybox", "/bin/busybox"}, "busybox-static"},
 		"tshark":             {[]string{"tshark"}, "tshark"},
 		"iperf3":             {[]string{"iperf3"}, "iperf3"},
+		"strace":             {[]string{"strace"}, "strace"},
 		"nft":                {[]string{"nft"}, "nftables"},
 	}
 }

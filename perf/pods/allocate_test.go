@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -74,10 +73,7 @@ func allocate(t *testing.T, c kubelet.DevicePluginClient, id string) (dir string
 // the next one again where it had no answer, and asks nobody where it had one. The pod's application finds an empty directory and then its
 // socket, and nothing but that directory is left.
 func TestAllocateSteps(t *testing.T) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		t.Skip("needs strace: apt-get install strace")
-	}
-	peers.Need(t, "dpdk-testpmd")
+	peers.Need(t, "strace", "dpdk-testpmd")
 	n := newNode(t)
 	r, info := n.newRegistry(t), filepath.Join(n.dir, "devinfo")
 	const id = "br0-1"

@@ -13,14 +13,13 @@ import (
 	"time"
 
 	"millrace/control/cni/attach"
+	"millrace/perf/peers"
 )
 
 // TestPluginStepsWhileAway kills the plugin at steps of a DEL that finds no switch. After the next DEL, and when the switch is back,
 // nothing is left. Other runs than long ones have every fourth step, of two networks.
 func TestPluginStepsWhileAway(t *testing.T) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		t.Skip("needs strace: apt-get install strace")
-	}
+	peers.Need(t, "strace")
 	n := newNode(t)
 	cover(t, "/var/lib")
 	long := os.Getenv("MILLRACE_TEST_LONG") != ""

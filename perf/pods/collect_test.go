@@ -3,11 +3,12 @@ package pods
 import (
 	"encoding/json"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
+
+	"millrace/perf/peers"
 )
 
 // gcConf is what the plugin gets for GC of a network, with the pods that are valid.
@@ -28,9 +29,7 @@ func (n *node) gcEnv() []string {
 // TestPluginStepsOfOthers kills the plugin at each of its steps of GC and of CHECK. CHECK changes nothing; after another GC nothing is
 // left of a pod that is not valid, and a valid one has all that it had.
 func TestPluginStepsOfOthers(t *testing.T) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		t.Skip("needs strace: apt-get install strace")
-	}
+	peers.Need(t, "strace")
 	n := newNode(t)
 	cover(t, "/var/lib")
 	for _, net := range steppedNetworks {
@@ -94,9 +93,7 @@ func (s stepped) with(more fields) fields {
 
 // TestSwitchStepsOfGC kills the agent, the dataplane and the database at steps of GC: another GC leaves nothing.
 func TestSwitchStepsOfGC(t *testing.T) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		t.Skip("needs strace: apt-get install strace")
-	}
+	peers.Need(t, "strace")
 	for i, whom := range []string{"control", "db", "dataplane"} {
 		t.Run(whom, func(t *testing.T) {
 			cover(t, "/var/lib")

@@ -13,6 +13,7 @@ import (
 	"millrace/control/cni/attach"
 	"millrace/control/ovsdb"
 	"millrace/control/ovsdb/model"
+	"millrace/perf/peers"
 )
 
 func killProcess(t testing.TB, pid int) {
@@ -162,9 +163,7 @@ const stepsMax = 200
 // killed at. Afterwards an ADD succeeds, and a DEL leaves nothing. Long runs do the same for each system call alone, as
 // TestSwitchSteps does.
 func TestPluginSteps(t *testing.T) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		t.Skip("needs strace: apt-get install strace")
-	}
+	peers.Need(t, "strace")
 	cover(t, "/var/lib")
 	n := newNode(t)
 	all := []string{steps}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"millrace/control/cni/attach"
+	"millrace/perf/peers"
 	"millrace/waittest"
 )
 
@@ -49,9 +50,7 @@ func (p *pod) makeVolume(net stepped) {
 // what is rare comes after more of the frequent ones than one thread makes. Other runs have every other power of two, and
 // one network for each.
 func TestSwitchSteps(t *testing.T) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		t.Skip("needs strace: apt-get install strace")
-	}
+	peers.Need(t, "strace")
 	for i, whom := range []string{"control", "db", "dataplane"} { // the dataplane is killed at step 4 of a tap: its device once came back
 		t.Run(whom, func(t *testing.T) {
 			cover(t, "/var/lib")
