@@ -303,7 +303,10 @@ func (s *stock) firsts(t *testing.T) (whole int) {
 func (s *stock) stall(t *testing.T) (stop func()) {
 	t.Helper()
 	never := make(chan struct{})
-	flood := listen(t, func(c *net.TCPConn) { _, _ = io.Copy(c, zeros{}) })
+	flood := listen(t, func(c *net.TCPConn) {
+		_, _ = io.ReadFull(c, make([]byte, 1)) // who speaks first is firsts' subject
+		_, _ = io.Copy(c, zeros{})
+	})
 	deaf := listen(t, func(*net.TCPConn) { <-never })
 	client, err := s.dial(t.Context(), flood)
 	if err != nil {
