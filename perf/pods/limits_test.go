@@ -24,10 +24,7 @@ const (
 func TestRates(t *testing.T) {
 	peers.Need(t, "iperf3", "ovs-vsctl")
 	for _, kind := range []string{attach.TAP, attach.Veth} {
-		t.Run(kind, func(t *testing.T) {
-			t.Parallel() // neither needs much of a core
-			ratesOf(t, newNode(t), kind)
-		})
+		t.Run(kind, func(t *testing.T) { ratesOf(t, newNode(t), kind) })
 	}
 }
 
@@ -148,7 +145,7 @@ const (
 func (p *pod) holds(t *testing.T, what string, bits, burst int, args ...string) {
 	t.Helper()
 	rate := float64(bits)
-	args = append([]string{"iperf3", "-J", "-O", "1", "-t", fmt.Sprint(trySeconds)}, args...)
+	args = append([]string{"timeout", "60", "iperf3", "-J", "-O", "1", "-t", fmt.Sprint(trySeconds)}, args...)
 	var all []string
 	for end := time.Now().Add(2 * patience); len(all) < triesLeast || time.Now().Before(end); {
 		var r struct {
