@@ -47,7 +47,7 @@ func TestAgainstPlainFirewall(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	r := twoZones(t)
 	p := &plainFirewall{map[ipv4]netip.AddrPort{}, map[ipv4]netip.AddrPort{}}
-	n := 20000
+	n, flushes := 20000, 0
 	if raceOn {
 		n = 2000
 	}
@@ -57,6 +57,7 @@ func TestAgainstPlainFirewall(t *testing.T) {
 	for i := range n {
 		server := address("198.51.100.%d", 3, 2)
 		if rnd.IntN(500) == 0 {
+			flushes++
 			r.s.engine.crossing.table.Flush(5)
 			r.s.engine.crossing.table.Flush(6)
 			clear(p.out)
@@ -84,8 +85,9 @@ func TestAgainstPlainFirewall(t *testing.T) {
 			t.Fatalf("seed %d, packet %d: %+v became %+v, want %+v", seed, i, x, got, want)
 		}
 	}
-	if took := r.s.workers[0].flow.ct.took; int(took) > n/2 {
-		t.Errorf("%d of %d packets took the long way", took, n)
+	// All that these hosts can say to each other takes the long way some 200 times, at first and after a flush.
+	if took := r.s.workers[0].flow.ct.took; int(took) > 250*(1+flushes) {
+		t.Errorf("seed %d: %d of %d packets took the long way, with %d flushes", seed, took, n, flushes)
 	}
 }
 
