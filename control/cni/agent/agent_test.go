@@ -309,3 +309,13 @@ func TestSocketPath(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }
+
+// TestRowsFollowNoLinks: the port of a socket in a pod's directory follows no link there, whoever makes the socket.
+func TestRowsFollowNoLinks(t *testing.T) {
+	for _, server := range []bool{false, true} {
+		_, options := interfaceOf(&attach.Attachment{Kind: attach.VhostUser, Server: server}, place{short: "/r/s"})
+		if options["no-follow"] != "true" || options["vhost-server-path"] != "/r/s" {
+			t.Errorf("the switch makes the socket: %v: %v", server, options)
+		}
+	}
+}
