@@ -127,6 +127,34 @@ func TestKubelet(t *testing.T) {
 	}
 }
 
+// TestSickAtFirst: a plugin whose switch is not running says so in its first list; kubelet would let pods in meanwhile.
+func TestSickAtFirst(t *testing.T) {
+	dir, err := os.MkdirTemp("", "mrk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	k := startKubelet(t, dir)
+	p, err := New(Config{RunDir: dir, Bridge: "br0", Slots: 3, KubeletDir: dir, InfoDir: dir, Look: time.Hour, Health: func(context.Context) error { return errors.New("the switch is not running") }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	list, err := k.plugin(t).ListAndWatch(t.Context(), &kubelet.Empty{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := list.Recv(); err != nil || len(r.GetDevices()) != 3 || r.GetDevices()[0].GetHealth() != kubelet.Unhealthy {
+		t.Errorf("first list %v, %v", r, err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 // awaitHealth reads the stream until n devices are as healthy as h says.
 func awaitHealth(t *testing.T, list grpc.ServerStreamingClient[kubelet.ListAndWatchResponse], n int, h string) {
 	t.Helper()
