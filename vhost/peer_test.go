@@ -178,8 +178,7 @@ func (p *peer) answer(r message.Request) []byte {
 	return m.Payload
 }
 
-// must sends a request that wants an answer, and reports whether it was
-// accepted.
+// may sends a request that wants an answer, and reports whether it was accepted.
 func (p *peer) may(r message.Request, payload []byte, fds ...message.FD) bool {
 	p.t.Helper()
 	p.patient()
@@ -193,6 +192,7 @@ func (p *peer) may(r message.Request, payload []byte, fds ...message.FD) bool {
 	return v == 0
 }
 
+// must is may with a request that must be accepted.
 func (p *peer) must(r message.Request, payload []byte, fds ...message.FD) {
 	p.t.Helper()
 	if !p.may(r, payload, fds...) {
