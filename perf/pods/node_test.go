@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -21,6 +20,7 @@ import (
 	"millrace/control/cni/attach"
 	"millrace/dataplane/sys"
 	"millrace/dataplane/tap/taptest"
+	"millrace/perf/peers"
 	"millrace/waittest"
 )
 
@@ -96,23 +96,11 @@ func bareNode(t testing.TB) *node {
 }
 
 // startBeside starts a program that gets a signal when the test binary ends. done is closed when the program has ended.
-// The death signal is about the thread that starts it.
 func (n *node) startBeside(cmd *exec.Cmd, death syscall.Signal) (done chan struct{}) {
 	n.t.Helper()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: death}
 	done = make(chan struct{})
-	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-		}
-		close(done)
-	}()
-	check(n.t, <-started)
+	check(n.t, peers.Start(cmd, func() { close(done) }))
 	return done
 }
 
