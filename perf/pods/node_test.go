@@ -202,6 +202,17 @@ func (n *node) cli(args ...string) string {
 	return string(out)
 }
 
+// vsctl runs ovs-vsctl on the switch's database, which must succeed, and returns what it prints
+// without the white space around it.
+func (n *node) vsctl(args ...string) string {
+	n.t.Helper()
+	out, err := exec.Command("ovs-vsctl", append([]string{"--db=unix:" + n.run + "/db.sock", "--timeout=30"}, args...)...).CombinedOutput()
+	if err != nil {
+		n.t.Fatalf("ovs-vsctl %v: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
 // fields are keys of a configuration; a value of nil takes a default away.
 type fields map[string]any
 
