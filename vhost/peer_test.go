@@ -483,6 +483,19 @@ func (l *loop) open(t testing.TB, o Options) *Port {
 	return p
 }
 
+// joined opens a port at a socket of the test's own, and has a peer connect to it. The test fails if
+// anything is left of them.
+func joined(t testing.TB, o Options) (*loop, *Port, *peer) {
+	t.Helper()
+	leaks(t)
+	l := newLoop(t)
+	o.Path = socket(t)
+	p := l.open(t, o)
+	front := newPeer(t, true)
+	front.dial(o.Path)
+	return l, p, front
+}
+
 // socket returns a path in a directory of the test's own.
 func socket(t testing.TB) string {
 	t.Helper()
