@@ -34,7 +34,8 @@ type request struct {
 	queue *queue
 	raw   *rawSocket    // the connection's; nil: it has none
 	spoke chan struct{} // closed when the client has sent something, or has closed
-	once  struct{ spoke, write, grow, part, close sync.Once }
+	wrote chan struct{} // closed when write has ended
+	once  struct{ spoke, write, grow, part, tell, close sync.Once }
 
 	visit   visit
 	first   atomic.Int64 // nanoseconds from started to the target's first byte, or 0
@@ -46,6 +47,7 @@ type request struct {
 	retransmits atomic.Uint64 // segments to the target, when it was closed
 	accounted   bool          // by Agent.mu: its traffic is among that of requests that have ended
 	unused      atomic.Pointer[time.Timer]
+	silent      atomic.Bool  // the target has said that nothing follows, before the client has closed
 	left        atomic.Bool  // the target has all that the client sent, and knows that nothing follows
 	forgotten   atomic.Int64 // bytes that the target said after that
 }
@@ -54,7 +56,7 @@ type request struct {
 const (
 	dialing int32 = iota
 	open
-	closing // the client has closed; the target gets what is left
+	closing // one side has closed; the target gets what is left
 )
 
 // Who closed a connection.
@@ -68,7 +70,7 @@ const (
 // newRequest returns a request that the link has admitted.
 func newRequest(s *stream, d *konn.DialRequest) *request {
 	r := &request{stream: s, random: d.Random, protocol: named(d.Protocol), target: named(d.Address), started: time.Now(),
-		queue: newQueue(s.link.agent.budget), spoke: make(chan struct{})}
+		queue: newQueue(s.link.agent.budget), spoke: make(chan struct{}), wrote: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	return r
 }
@@ -157,11 +159,31 @@ func (r *request) read() {
 			return
 		}
 		if err != nil {
-			r.close(byTarget, notEOF(err))
+			r.targetEnded(err)
 			return
 		}
 		n, err = from.Read(buf[:])
 	}
+}
+
+// targetEnded closes a connection whose target says no more. If it has ended in good order it may
+// read on: it gets what the client has sent, for a time. The client is told at once.
+func (r *request) targetEnded(err error) {
+	if errors.Is(err, io.EOF) && !r.left.Load() && r.queue.finish() {
+		if r.state.CompareAndSwap(open, closing) {
+			r.silent.Store(true)
+			r.lastWrites()
+			r.tellClosed("")
+		}
+		r.needWriter()
+		<-r.wrote
+	}
+	r.close(byTarget, notEOF(err))
+}
+
+// lastWrites gives what is left for the target its time.
+func (r *request) lastWrites() {
+	_ = r.conn.SetWriteDeadline(time.Now().Add(r.stream.link.agent.cfg.CloseTimeout)) // fails only if the connection is closed
 }
 
 // toClient sends what a target has said, and reports whether to go on. Nobody
@@ -231,11 +253,14 @@ func (r *request) watchUse(back int64) {
 
 // write carries what the client has sent to the target, to the end.
 func (r *request) write() {
+	defer close(r.wrote)
 	most, wait := r.stream.link.agent.cfg.StallTimeout, &r.stalled[targetSide]
 	for {
 		b, ok := r.queue.take()
 		if !ok {
-			r.leave()
+			if !r.silent.Load() { // read closes it, then
+				r.leave()
+			}
 			return
 		}
 		start := time.Now()
@@ -338,7 +363,7 @@ func (r *request) clientClosed() {
 	}
 	nothingLeft := r.queue.idle()
 	if !nothingLeft {
-		_ = r.conn.SetWriteDeadline(time.Now().Add(r.stream.link.agent.cfg.CloseTimeout))
+		r.lastWrites()
 	}
 	r.queue.end()
 	if nothingLeft && r.stream.alone() { // nobody else waits for the stream's goroutine
@@ -391,7 +416,12 @@ func (r *request) conclude(by string, err error) {
 	if err != nil {
 		text = err.Error()
 	}
-	_ = r.stream.send(closeResponse(r.id, text))
+	r.tellClosed(text)
+}
+
+// tellClosed tells the client that its connection is closed. Only the first call does.
+func (r *request) tellClosed(why string) {
+	r.once.tell.Do(func() { _ = r.stream.send(closeResponse(r.id, why)) })
 }
 
 // notEOF returns what is wrong with an end: nothing, if it was in good order.
