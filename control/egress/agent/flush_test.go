@@ -142,3 +142,40 @@ func TestTargetSaysNoMoreAndStalls(t *testing.T) {
 		t.Errorf("%+v", ended[0])
 	}
 }
+
+// TestSlowTarget: a target that takes some of a large packet in --stall-timeout is not given up.
+func TestSlowTarget(t *testing.T) {
+	t.Parallel() // it waits, for the most part
+	sent := pattern(3<<20, 5)
+	s := &konntest.Server{ID: "s1"}
+	start(t, func(c *Config) { c.Host, c.StallTimeout = dialFunc(narrow), time.Second }, s)
+	got := make(chan []byte, 1)
+	target := listen(t, func(c *net.TCPConn) {
+		_ = c.SetReadBuffer(32 << 10)
+		var all []byte
+		for buf := make([]byte, 64<<10); ; time.Sleep(100 * time.Millisecond) {
+			n, err := io.ReadFull(c, buf)
+			if all = append(all, buf[:n]...); err != nil {
+				break
+			}
+		}
+		got <- all
+	})
+	c, err := s.DialGRPC(t, t.Context(), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write(sent); err != nil { // one packet
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second) // before it closes: what is left has --close-timeout then
+	select {
+	case all := <-got:
+		t.Fatalf("it was given up after %d bytes", len(all))
+	default:
+	}
+	_ = c.Close()
+	if all := <-got; !bytes.Equal(all, sent) {
+		t.Errorf("%d of %d bytes arrived", len(all), len(sent))
+	}
+}

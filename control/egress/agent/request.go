@@ -6,10 +6,10 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	konn "sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
@@ -254,7 +254,7 @@ func (r *request) watchUse(back int64) {
 // write carries what the client has sent to the target, to the end.
 func (r *request) write() {
 	defer close(r.wrote)
-	most, wait := r.stream.link.agent.cfg.StallTimeout, &r.stalled[targetSide]
+	wait := &r.stalled[targetSide]
 	for {
 		b, ok := r.queue.take()
 		if !ok {
@@ -263,19 +263,36 @@ func (r *request) write() {
 			}
 			return
 		}
-		start := time.Now()
-		if r.state.Load() == open {
-			_ = r.conn.SetWriteDeadline(start.Add(most)) // fails only if the connection is closed: Write says so
-		}
-		wait.begin(start.Sub(r.started))
-		n, err := r.conn.Write(b)
+		wait.begin(time.Since(r.started))
+		err := r.toTarget(b)
 		wait.end(time.Since(r.started))
-		r.toward.Add(int64(n))
 		if err != nil {
 			r.close(byTarget, notEOF(err))
 			return
 		}
 	}
+}
+
+// toTarget writes b. A target that takes some of it in StallTimeout has as long again for the rest.
+func (r *request) toTarget(b []byte) error {
+	for {
+		if r.state.Load() == open {
+			_ = r.conn.SetWriteDeadline(time.Now().Add(r.stream.link.agent.cfg.StallTimeout)) // fails only if the connection is closed: Write says so
+		}
+		n, err := r.conn.Write(b)
+		r.toward.Add(int64(n))
+		if n == 0 || !timedOut(err) || r.state.Load() != open {
+			return err
+		}
+		b = b[n:]
+	}
+}
+
+// timedOut reports whether an error is that a deadline has passed, by any stack. That the peer is
+// dead is another one.
+func timedOut(err error) bool {
+	n, ok := errors.AsType[net.Error](err)
+	return ok && n.Timeout() && !errors.Is(err, syscall.ETIMEDOUT)
 }
 
 // leave parts from a target after the client: it is told that nothing follows,
@@ -429,7 +446,7 @@ func notEOF(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	if timedOut(err) {
 		return errors.New("timeout: the target takes nothing")
 	}
 	return err
