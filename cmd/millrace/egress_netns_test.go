@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"millrace/control"
 	"millrace/control/bridge"
@@ -84,4 +86,42 @@ func TestHalfMadeNetns(t *testing.T) {
 	gone()
 	half()
 	gone()
+}
+
+// TestSweptByItself: the process of a port that is no more leaves nothing, whoever started it.
+func TestSweptByItself(t *testing.T) {
+	if !netnstest.Alone(t) {
+		return
+	}
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, control.EgressDir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	e := bridge.Egress{Name: "eg0", Stack: bridge.StackKernel, Netns: fmt.Sprintf("mrt-swept-%d", os.Getpid()), Own: true}
+	t.Cleanup(func() { _ = removeNetns(e.Netns) })
+	file := filepath.Join(dir, control.EgressDir, "eg0.json")
+	text, err := json.Marshal(e)
+	if err = errors.Join(err, os.WriteFile(file, text, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	p := spawn(t, "egress", "port", "eg0", "--run-dir", dir)
+	if line := p.line(t); line != "ready\n" || !isNetns(netnsPath(e.Netns)) {
+		t.Fatalf("the port's first line is %q; its network namespace is there: %v", line, isNetns(netnsPath(e.Netns)))
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.ended:
+	case <-time.After(testTimeout):
+		t.Fatal("it does not end")
+	}
+	if code := p.ProcessState.ExitCode(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	for _, left := range []string{netnsPath(e.Netns), ownNetns(dir, e.Name)} {
+		if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is left: %v", left, err)
+		}
+	}
 }
