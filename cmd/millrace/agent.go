@@ -46,8 +46,11 @@ namespace of the pod is not there any more. After a restart of the host one is e
 		Example: "  millrace agent reconcile && millrace agent reconcile",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := a.callAgent(cmd.Context(), &attach.Request{Method: attach.Reconcile})
-			return err
+			r, err := a.callAgent(cmd.Context(), &attach.Request{Method: attach.Reconcile})
+			if err != nil || !a.json {
+				return err
+			}
+			return a.printJSON(object{{"removed", append([]string{}, r.Removed...)}})
 		},
 	}
 }
