@@ -107,7 +107,7 @@ and no server has answered in the last 10 seconds.`,
 			var s l3.Status
 			err := admin.Ask(cmd.Context(), filepath.Join(a.runDir, socket), "/status", nil, &s)
 			if errors.Is(err, admin.ErrNoAgent) {
-				return &absentError{fmt.Sprintf("no tunnel (%s) is running in this run directory: start one with `%s`", what, command)}
+				return &absentError{fmt.Sprintf("no tunnel (%s) is running in %s: start one with `%s`", what, a.runDir, command)}
 			}
 			if err != nil {
 				return err
