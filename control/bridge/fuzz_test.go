@@ -132,6 +132,34 @@ func FuzzFrom(f *testing.F) {
 	})
 }
 
+// TestOneText: the same rows have the same text each time: another text would be written back for ever.
+func TestOneText(t *testing.T) {
+	rows := Rows{
+		Root:    &model.OpenvSwitch{Bridges: []string{"b"}},
+		Bridges: map[string]*model.Bridge{"b": {UUID: "b", Name: "br0", Ports: []string{"p", "q"}}},
+		Ports: map[string]*model.Port{
+			"p": {UUID: "p", Name: "p1", Interfaces: []string{"i"}, QOS: ptr("x")},
+			"q": {UUID: "q", Name: "p2", Interfaces: []string{"j"}, QOS: ptr("x")},
+		},
+		Interfaces: map[string]*model.Interface{
+			"i": {UUID: "i", Name: "p1", Type: TypePatch, IngressPolicingRate: 1, OtherConfig: map[string]string{KeySecurity: "x"}, Options: map[string]string{"peer": "p3"}},
+			"j": {UUID: "j", Name: "p2", Type: TypeTAP},
+		},
+		QoS: map[string]*model.QoS{"x": {Type: QoSPolicer, OtherConfig: map[string]string{"cir": "a", "cbs": "b"}}},
+	}
+	want := text(From(rows, Policy{RunDir: "/run/m"}))
+	for _, part := range []string{"ingress_policing_rate: not supported", "other_config: not supported", "qos: not supported", `cir="a"`} {
+		if !strings.Contains(want, part) {
+			t.Errorf("there is no %q in %s", part, want)
+		}
+	}
+	for range 64 {
+		if got := text(From(rows, Policy{RunDir: "/run/m"})); got != want {
+			t.Fatalf("equal rows:\n%s\n%s", got, want)
+		}
+	}
+}
+
 // FuzzSources: a list of stations that is understood is understood the same when it is written again,
 // has no more than it may, and names stations and prefixes only.
 func FuzzSources(f *testing.F) {
