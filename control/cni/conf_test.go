@@ -299,3 +299,32 @@ func countCPUs(list string) (n int) {
 	}
 	return n
 }
+
+// FuzzValid: of a list of attachments come as many keys of this network as it has, or an error of CNI; never fewer:
+// what is not in it is removed.
+func FuzzValid(f *testing.F) {
+	for _, s := range []string{"", "null", "[]", `[{"containerID":"c","ifname":"i"}]`, `[{"containerID":"c","ifname":"i"},{"containerID":"c"}]`, `[null]`, `[{"containerID":"..","ifname":"i"}]`, `{"containerID":"c"}`, `[{"containerID":"c","ifname":"i"}`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		c := &call{}
+		c.Name, c.Valid = "n", json.RawMessage(text)
+		keys, err := c.valid()
+		var e *types.Error
+		if err != nil {
+			if !errors.As(err, &e) || e.Code == 0 || keys != nil {
+				t.Fatalf("%v, %v", keys, err)
+			}
+			return
+		}
+		var list []json.RawMessage
+		if err := json.Unmarshal([]byte(text), &list); text != "" && err != nil || len(list) != len(keys) {
+			t.Fatalf("%s has %d keys, %v", text, len(keys), err)
+		}
+		for _, k := range keys {
+			if k.Check() != nil || k.Network != "n" {
+				t.Fatalf("%+v", k)
+			}
+		}
+	})
+}
