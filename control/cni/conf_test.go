@@ -283,7 +283,7 @@ func FuzzQueues(f *testing.F) {
 	f.Add("x", "3-1,x", "0-99999999999")
 	f.Fuzz(func(t *testing.T, quota, set, effective string) {
 		const dir = "kubepods/podu/"
-		got := queuesOf(fstest.MapFS{dir + "cpu.max": {Data: []byte(quota)}, dir + "cpuset.cpus": {Data: []byte(set)}, dir + "cpuset.cpus.effective": {Data: []byte(effective)}}, "u")
+		got := queuesOf(fstest.MapFS{dir + "cpu.max": {Data: []byte(quota)}, dir + "cpuset.cpus": {Data: []byte(set)}, dir + "cpuset.cpus.effective": {Data: []byte(effective)}}, fstest.MapFS{}, "u")
 		cpus := countCPUs(set)
 		var most, period int
 		n, _ := fmt.Sscan(quota, &most, &period)
