@@ -65,13 +65,17 @@ type record struct {
 	boot  string
 }
 
-// parse reads a Port row: nil if it is not ours.
+// parse reads a Port row: nil if it is not ours. Its names are not believed: they become parts of paths,
+// and whoever can write to the database need not be able to remove files of the host.
 func parse(uuid string, row *model.Port) (*record, error) {
 	if row.ExternalIDs[keyOwner] != owner {
 		return nil, nil
 	}
 	r := &record{uuid: uuid, text: row.ExternalIDs[keySpec], boot: row.ExternalIDs[keyBoot]}
 	if err := attach.Decode([]byte(r.text), &r.Attachment); err != nil {
+		return nil, fmt.Errorf("port %s: external_ids:%s: %w", row.Name, keySpec, err)
+	}
+	if err := r.CheckNames(); err != nil {
 		return nil, fmt.Errorf("port %s: external_ids:%s: %w", row.Name, keySpec, err)
 	}
 	if r.Port() != row.Name {
