@@ -281,10 +281,14 @@ func (a *Agent) missesServers() bool {
 	return len(a.links) > 0 && len(a.serversLocked()) < min(a.count, mostServers)
 }
 
+// serversLocked are the servers that have links which take requests. Those that are left, and stay
+// for what is open, do not count.
 func (a *Agent) serversLocked() map[string]int {
 	servers := map[string]int{}
 	for l := range a.links {
-		servers[l.server]++
+		if !l.isClosing() {
+			servers[l.server]++
+		}
 	}
 	return servers
 }

@@ -1,12 +1,114 @@
 package agent
 
 import (
+	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"millrace/control/egress/konntest"
 )
+
+// again starts a server at the address of one that was there until just now.
+func again(t *testing.T, s *konntest.Server, address string) {
+	t.Helper()
+	var l net.Listener
+	eventually(t, "the address is free", func() (ok bool) {
+		var err error
+		l, err = net.Listen("tcp", address)
+		return err == nil
+	})
+	s.Serve(l)
+	t.Cleanup(s.Stop)
+}
+
+// TestServerRetires: a server that ends when its agents have left is left by its idle streams at once,
+// and what is open goes on, while new requests come by another server.
+func TestServerRetires(t *testing.T) {
+	t.Parallel() // it waits, for the most part
+	s, next := &konntest.Server{ID: "s1"}, &konntest.Server{ID: "s2"}
+	r := start(t, nil, s)
+	target := listen(t, echo)
+	long, err := s.DialHTTP(t, t.Context(), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer long.Close()
+	_ = long.SetDeadline(time.Now().Add(probeTime))
+	over := s.Retire()
+	if err := probe(t, ways[1], s, target); err != nil { // which has no stream made in its place
+		t.Errorf("while the server waits: %v", err)
+	}
+	eventually(t, "only what is open is left", func() bool { all, ready := s.Backends(); return all == 1 && ready == 0 })
+	if r.Status().Ready {
+		t.Error("it is ready, though no server can send requests")
+	}
+	if err := ping(long, 1000); err != nil {
+		t.Fatalf("a connection that was open: %v", err)
+	}
+	again(t, next, s.Addr())
+	eventually(t, "the next server", func() bool { _, ready := next.Backends(); return ready == 8 })
+	if err := probe(t, ways[1], next, target); err != nil {
+		t.Error(err)
+	}
+	if err := ping(long, 1000); err != nil {
+		t.Fatalf("a connection that was open: %v", err)
+	}
+	select {
+	case <-over:
+		t.Error("the server has ended: the test shows nothing")
+	default:
+	}
+	_ = long.Close()
+	select {
+	case <-over:
+	case <-time.After(20 * time.Second):
+		t.Error("the server waits for ever")
+	}
+}
+
+// TestHuntedServerRetires: behind a balancer, a server that is left stands for no other: the one that
+// takes its place is looked for.
+func TestHuntedServerRetires(t *testing.T) {
+	t.Parallel() // it waits, for the most part
+	servers := map[string]*konntest.Server{}
+	for _, id := range []string{"a", "b", "c"} {
+		servers[id] = &konntest.Server{ID: id, Count: 2}
+		servers[id].Start(t, "127.0.0.1:0")
+	}
+	var leads atomic.Pointer[konntest.Server]
+	leads.Store(servers["a"])
+	balancer := listen(t, func(c *net.TCPConn) {
+		far, err := net.Dial("tcp", leads.Load().Addr())
+		if err != nil {
+			return
+		}
+		defer far.Close()
+		go func() { _, _ = io.Copy(far, c); _ = far.Close() }()
+		_, _ = io.Copy(c, far)
+	})
+	start(t, func(c *Config) { c.Servers, c.Links = []string{balancer}, 1 }, servers["a"])
+	leads.Store(servers["b"])
+	serves := func(s *konntest.Server) func() bool {
+		return func() bool { _, ready := s.Backends(); return ready > 0 }
+	}
+	eventually(t, "the other server is found", serves(servers["b"]))
+	long, err := servers["b"].DialHTTP(t, t.Context(), listen(t, echo))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer long.Close()
+	_ = long.SetDeadline(time.Now().Add(probeTime))
+	leads.Store(servers["c"])
+	servers["b"].Retire()
+	eventually(t, "the next server is found", serves(servers["c"]))
+	if err := ping(long, 1000); err != nil {
+		t.Errorf("a connection that was open: %v", err)
+	}
+}
 
 // TestNoStreams: an agent to which no server can send requests is not ready, though its connections live.
 func TestNoStreams(t *testing.T) {
