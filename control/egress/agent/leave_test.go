@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"context"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -108,6 +111,50 @@ func TestHuntedServerRetires(t *testing.T) {
 	if err := ping(long, 1000); err != nil {
 		t.Errorf("a connection that was open: %v", err)
 	}
+}
+
+// TestAddressesChange: when a name stands for another address, the one before is left when something is
+// connected there and not earlier, and what is open goes on.
+func TestAddressesChange(t *testing.T) {
+	t.Parallel() // it waits, for the most part
+	old, next := &konntest.Server{ID: "s1"}, &konntest.Server{ID: "s2"}
+	old.Start(t, "127.0.0.1:0")
+	r := start(t, nil, &konntest.Server{ID: "other"})
+	ctx, stop := context.WithCancel(t.Context())
+	stops := map[netip.AddrPort]context.CancelFunc{}
+	var all sync.WaitGroup
+	t.Cleanup(func() { stop(); r.stop(); all.Wait() })
+	standsFor := func(address string) {
+		r.match(ctx, "servers.test:1", []netip.AddrPort{netip.MustParseAddrPort(address)}, stops, &all)
+	}
+	standsFor(old.Addr())
+	eventually(t, "a connection", func() bool { _, ready := old.Backends(); return ready == 8 })
+	long, err := old.DialHTTP(t, t.Context(), listen(t, echo))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer long.Close()
+	_ = long.SetDeadline(time.Now().Add(2 * probeTime))
+	address := closedPort(t)
+	standsFor(address)
+	time.Sleep(2 * linger)
+	standsFor(address)
+	if _, ready := old.Backends(); ready != 8 {
+		t.Errorf("%d streams wait at the address before, with none at the next", ready)
+	}
+	again(t, next, address)
+	eventually(t, "the next address is connected, and that before is left", func() bool {
+		standsFor(address)
+		left, _ := old.Backends()
+		_, ready := next.Backends()
+		return left == 1 && ready == 8
+	})
+	time.Sleep(2 * linger) // far longer than DrainTimeout
+	if err := ping(long, 1000); err != nil {
+		t.Errorf("a connection that was open: %v", err)
+	}
+	_ = long.Close()
+	eventually(t, "nothing is left", func() bool { left, _ := old.Backends(); return left == 0 })
 }
 
 // TestNoStreams: an agent to which no server can send requests is not ready, though its connections live.

@@ -91,7 +91,7 @@ func (a *Agent) runLink(ctx context.Context, ad *address, rank int, spare bool) 
 	a.work.Go(func() { l.heed(base) })
 	err = l.serve(ctx, base)
 	if errors.Is(err, errLeft) { // what is open goes on there, if the link lives
-		a.work.Go(func() { defer end(); l.retire(); l.await(ctx.Done()) })
+		a.work.Go(func() { defer end(); l.retire(); l.await(a.ending) })
 		return err
 	}
 	end()
@@ -245,7 +245,7 @@ func (l *link) serve(ctx, base context.Context) error {
 		select {
 		case <-ctx.Done():
 			l.retire()
-			l.await(ctx.Done())
+			l.await(l.agent.ending)
 			return nil
 		case err := <-l.failed:
 			return err
