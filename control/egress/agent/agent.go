@@ -290,11 +290,13 @@ func (a *Agent) hunt(ctx context.Context, ad *address) {
 // mostServers is for how many servers there are links, whatever one of them says.
 const mostServers = 128
 
-// missesServers reports whether there are servers without a link.
+// missesServers reports whether there are servers without a link, though another has one. If none
+// has, keep is about to make some.
 func (a *Agent) missesServers() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return len(a.links) > 0 && len(a.serversLocked()) < min(a.count, mostServers)
+	servers := len(a.serversLocked())
+	return servers > 0 && servers < min(a.count, mostServers)
 }
 
 // serversLocked are the servers that have links which take requests. Those that are left, and stay
