@@ -278,7 +278,8 @@ func (r *request) toTarget(b []byte) error {
 	for {
 		if r.state.Load() == open {
 			_ = r.conn.SetWriteDeadline(time.Now().Add(r.stream.link.agent.cfg.StallTimeout)) // fails only if the connection is closed: Write says so
-			if r.state.Load() != open {                                                       // since just now, so that this deadline may have come after that one
+			// It may have closed just now, and this deadline have come after that one.
+			if r.state.Load() != open {
 				r.lastWrites()
 			}
 		}
