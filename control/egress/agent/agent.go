@@ -24,7 +24,8 @@ type Agent struct {
 	places          atomic.Int64 // addresses of servers that there are links to, or will be
 	failures        lineLimit    // of the log
 
-	work sync.WaitGroup // streams, requests: all that Run waits for
+	work   sync.WaitGroup  // streams, requests: all that Run waits for
+	ending <-chan struct{} // closed when Run is to end
 
 	mu      sync.Mutex
 	links   map[*link]struct{}
@@ -54,6 +55,7 @@ func (a *Agent) nextID() int64 { return a.lastID.Add(1) }
 // Run serves until ctx ends; then it drains: it takes no new requests, and waits
 // for those that are open, for DrainTimeout at most.
 func (a *Agent) Run(ctx context.Context) {
+	a.ending = ctx.Done()
 	var all sync.WaitGroup
 	for _, s := range a.cfg.Servers {
 		all.Go(func() { a.followServer(ctx, s) })
@@ -90,8 +92,8 @@ type address struct {
 // lookAgain is how often a server's name is looked up.
 const lookAgain = 10 * time.Second
 
-// followServer keeps links to all addresses of one server's name. An address
-// that is new is connected to before one that is gone is left.
+// followServer keeps links to all addresses of one server's name. One that is gone is left when
+// another one is connected, and what is open there goes on.
 func (a *Agent) followServer(ctx context.Context, server string) {
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -119,7 +121,8 @@ func (a *Agent) followServer(ctx context.Context, server string) {
 	}
 }
 
-// match starts what is new in found, and ends what is no longer there.
+// match starts what is new in found, and ends what is no longer there, if something of what is
+// there is connected: until then it is all that there is.
 func (a *Agent) match(ctx context.Context, server string, found []netip.AddrPort, stops map[netip.AddrPort]context.CancelFunc, all *sync.WaitGroup) {
 	host, _, _ := net.SplitHostPort(server)
 	now := map[netip.AddrPort]bool{}
@@ -140,13 +143,26 @@ func (a *Agent) match(ctx context.Context, server string, found []netip.AddrPort
 		}
 		all.Go(func() { a.hunt(own, ad) })
 	}
+	linked := a.linked(now)
 	for f, stop := range stops {
-		if !now[f] {
+		if !now[f] && linked {
 			stop()
 			delete(stops, f)
 			a.places.Add(-1)
 		}
 	}
+}
+
+// linked reports whether one of some addresses has a link that takes requests.
+func (a *Agent) linked(some map[netip.AddrPort]bool) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for l := range a.links {
+		if some[l.addr.addrPort] && !l.isClosing() {
+			return true
+		}
+	}
+	return false
 }
 
 func describe(server string, at netip.AddrPort) string {
@@ -274,17 +290,23 @@ func (a *Agent) hunt(ctx context.Context, ad *address) {
 // mostServers is for how many servers there are links, whatever one of them says.
 const mostServers = 128
 
-// missesServers reports whether there are servers without a link.
+// missesServers reports whether there are servers without a link, though another has one. If none
+// has, keep is about to make some.
 func (a *Agent) missesServers() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return len(a.links) > 0 && len(a.serversLocked()) < min(a.count, mostServers)
+	servers := len(a.serversLocked())
+	return servers > 0 && servers < min(a.count, mostServers)
 }
 
+// serversLocked are the servers that have links which take requests. Those that are left, and stay
+// for what is open, do not count.
 func (a *Agent) serversLocked() map[string]int {
 	servers := map[string]int{}
 	for l := range a.links {
-		servers[l.server]++
+		if !l.isClosing() {
+			servers[l.server]++
+		}
 	}
 	return servers
 }

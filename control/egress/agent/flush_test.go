@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -178,4 +179,49 @@ func TestSlowTarget(t *testing.T) {
 	if all := <-got; !bytes.Equal(all, sent) {
 		t.Errorf("%d of %d bytes arrived", len(all), len(sent))
 	}
+}
+
+// A lateConn sets its first deadline of writes late: when the channel is closed.
+type lateConn struct {
+	net.Conn
+	first atomic.Bool
+	late  chan struct{}
+}
+
+func (c *lateConn) SetWriteDeadline(at time.Time) error {
+	if c.first.CompareAndSwap(false, true) {
+		<-c.late
+	}
+	return c.Conn.SetWriteDeadline(at)
+}
+
+// TestCloseWhileItBegins: a client that closes while a packet is about to be written leaves the target
+// the time that there is after a close, and not that of a stall.
+func TestCloseWhileItBegins(t *testing.T) {
+	t.Parallel() // it waits, for the most part
+	late := make(chan struct{})
+	s := &konntest.Server{ID: "s1"}
+	r := start(t, func(c *Config) {
+		c.CloseTimeout, c.StallTimeout = 300*time.Millisecond, time.Hour
+		c.Host = dialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := narrow(ctx, network, address)
+			return &lateConn{Conn: c, late: late}, err
+		})
+	}, s)
+	over := make(chan struct{})
+	t.Cleanup(func() { close(over) })
+	c, err := s.DialGRPC(t, t.Context(), listen(t, func(c *net.TCPConn) {
+		_ = c.SetReadBuffer(32 << 10)
+		<-over
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeAll(t, c, make([]byte, 960<<10))
+	q := r.only(t)
+	go c.Close() // which waits for an answer
+	eventually(t, "the agent knows", func() bool { return q.state.Load() == closing })
+	time.Sleep(100 * time.Millisecond) // for the time after a close to be set
+	close(late)
+	eventually(t, "it ends", func() bool { return r.Status().Requests == 0 })
 }

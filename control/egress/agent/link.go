@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 )
 
@@ -87,9 +88,10 @@ func (a *Agent) runLink(ctx context.Context, ad *address, rank int, spare bool) 
 	for range l.share() - 1 {
 		l.replace()
 	}
+	a.work.Go(func() { l.heed(base) })
 	err = l.serve(ctx, base)
 	if errors.Is(err, errLeft) { // what is open goes on there, if the link lives
-		a.work.Go(func() { defer end(); l.retire(); l.await(ctx.Done()) })
+		a.work.Go(func() { defer end(); l.retire(); l.await(a.ending) })
 		return err
 	}
 	end()
@@ -166,8 +168,8 @@ func (l *link) another(base context.Context) {
 	case itsOwn(err) && !l.isClosing():
 		l.refused.Store(true)
 		l.agent.failed("no more streams on a connection to a server; trying again", l.addr.text, err)
-	default:
-		l.fail(err)
+	default: // there is no other connection, and those on this one say themselves if it has failed
+		l.fail(fmt.Errorf("%w: %w", err, errLeft))
 	}
 }
 
@@ -206,6 +208,20 @@ func itsOwn(err error) bool {
 	return errors.Is(err, io.EOF) || status.Code(err) != codes.Unavailable
 }
 
+// errGoAway says that the server takes no more streams on a connection, for it is about to end, say.
+var errGoAway = fmt.Errorf("the server takes no more streams on it: %w", errLeft)
+
+// heed has the link be left when gRPC has no use for its connection any more. One that has
+// failed says so by its streams, which then have a moment for it.
+func (l *link) heed(base context.Context) {
+	for l.cc.GetState() == connectivity.Connecting { // gRPC makes it known in a moment that it has
+		l.cc.WaitForStateChange(base, connectivity.Connecting)
+	}
+	if l.cc.WaitForStateChange(base, connectivity.Ready) && sleep(base, settled/3) {
+		l.fail(errGoAway)
+	}
+}
+
 // fail has the link end for an error, if it is one.
 func (l *link) fail(err error) {
 	if err == nil {
@@ -229,7 +245,7 @@ func (l *link) serve(ctx, base context.Context) error {
 		select {
 		case <-ctx.Done():
 			l.retire()
-			l.await(ctx.Done())
+			l.await(l.agent.ending)
 			return nil
 		case err := <-l.failed:
 			return err

@@ -278,6 +278,10 @@ func (r *request) toTarget(b []byte) error {
 	for {
 		if r.state.Load() == open {
 			_ = r.conn.SetWriteDeadline(time.Now().Add(r.stream.link.agent.cfg.StallTimeout)) // fails only if the connection is closed: Write says so
+			// It may have closed just now, and this deadline have come after that one.
+			if r.state.Load() != open {
+				r.lastWrites()
+			}
 		}
 		n, err := r.conn.Write(b)
 		r.toward.Add(int64(n))

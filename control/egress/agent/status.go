@@ -16,7 +16,7 @@ import (
 
 // A Status is an agent's account of itself.
 type Status struct {
-	Ready        bool         `json:"ready"` // a server answered in the last 10 s, and knows which connections are dead
+	Ready        bool         `json:"ready"` // a server answered in the last 10 s, can send requests, and knows which connections are dead
 	ServersUp    int          `json:"servers_up"`
 	ServersKnown int          `json:"servers_known"` // as servers or leases say
 	Requests     int          `json:"requests"`      // dialling or open
@@ -69,7 +69,7 @@ func (a *Agent) Status() Status {
 	a.mu.Unlock()
 	for _, l := range links {
 		ls := l.status()
-		s.Ready = s.Ready || ls.LastSeen < roundTripMost && !l.addr.hasLost()
+		s.Ready = s.Ready || ls.LastSeen < roundTripMost && ls.Streams > 0 && !l.isClosing() && !l.addr.hasLost()
 		s.Links = append(s.Links, ls)
 	}
 	slices.SortFunc(s.Links, func(a, b LinkStatus) int {

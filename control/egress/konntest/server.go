@@ -117,6 +117,18 @@ func (s *Server) Stop() {
 	}
 }
 
+// Retire has the server take no more agents, and end when those that it has have left: they are
+// told to, as by a proxy-server with --graceful-shutdown-timeout. The channel is closed
+// at the end.
+func (s *Server) Retire() <-chan struct{} {
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		s.agents.GracefulStop()
+	}()
+	return over
+}
+
 // Backends returns how many streams of agents there are, and how many of them
 // have not said DRAIN.
 func (s *Server) Backends() (all, ready int) {
