@@ -81,6 +81,7 @@ func (a *app) egressPortRun(cmd *cobra.Command, name string, readyFD int) error 
 	if err := p.read(e); err != nil {
 		return err
 	}
+	defer p.sweep()
 	if p.l3 != nil {
 		p.l3.readyFD = readyFD
 	} else {
@@ -99,6 +100,17 @@ func (a *app) egressPortRun(cmd *cobra.Command, name string, readyFD int) error 
 		return p.byKernel(ctx)
 	}
 	return p.byNetstack(ctx)
+}
+
+// sweep removes what the process leaves, if the port is no more: who started it need not
+// know of that.
+func (p *egressPort) sweep() {
+	if _, err := control.ReadEgress(p.app.runDir, p.want.Name); !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err := sweepEgress(p.app.runDir, p.want.Name); err != nil {
+		p.log.Warn("something is left of the port", zap.Error(err))
+	}
 }
 
 // read takes over what the port shall be: all of it at first, and later what a
