@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,6 +85,7 @@ func (a *app) describePort(p *api.Port, types rowTypes) {
 	for _, l := range [][2]string{
 		{"port", fmt.Sprintf("%s, number %d, of bridge %s", s.GetName(), p.GetNumber(), s.GetBridge())},
 		{"type", types.line(p) + whereTo(s)},
+		{"options", optionsLine(s.GetOptions())},
 		{"link", linkLine(st)},
 		{"device", deviceLine(st.GetHost())},
 		{"vlan", vlans(s)},
@@ -105,6 +108,15 @@ func (a *app) describePort(p *api.Port, types rowTypes) {
 			fmt.Fprintf(a.out, "%-15s %s\n", l[0]+":", l[1])
 		}
 	}
+}
+
+// optionsLine lists what a port has been told besides what has a line of its own.
+func optionsLine(options map[string]string) string {
+	var words []string
+	for _, k := range slices.Sorted(maps.Keys(options)) {
+		words = append(words, k+"="+options[k])
+	}
+	return strings.Join(words, " ")
 }
 
 // deviceLine says how the device of a tap or internal port is.

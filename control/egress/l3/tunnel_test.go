@@ -544,6 +544,25 @@ func TestEnds(t *testing.T) {
 	eventually(t, fmt.Sprintf("no more than %d goroutines are left", before), func() bool { return runtime.NumGoroutine() <= before })
 }
 
+// FuzzKey: what is read as a key is the same when it is written again, and no error tells one.
+func FuzzKey(f *testing.F) {
+	for _, s := range []string{NewKey().String(), Key{}.String(), "", "AAAA", strings.Repeat("A", 44), strings.Repeat("/", 43) + "=", " " + NewKey().String()} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		k, err := ParseKey(s)
+		if err != nil {
+			if len(s) > 40 && strings.Contains(err.Error(), s[8:]) {
+				t.Fatalf("the error tells %q: %v", s, err)
+			}
+			return
+		}
+		if again, err := ParseKey(k.String()); err != nil || again != k || len(k.String()) != 44 {
+			t.Fatalf("%q became %q, %v", s, k, err)
+		}
+	})
+}
+
 // FuzzDatagram: whatever arrives is counted under one kind, and only messages of
 // WireGuard pass.
 func FuzzDatagram(f *testing.F) {
