@@ -130,8 +130,9 @@ func removeNetns(name string) error {
 // dataplane and comes again with the next, without its routes.
 const gatewaysEvery = 500 * time.Millisecond
 
-// keepGateways gives a port's network namespace its default routes, whenever the
-// device is a new one, until ctx ends.
+// keepGateways gives a port's network namespace its default routes until ctx ends:
+// when the device is a new one, and when there is none any more, for the kernel forgets those of
+// a device that was down.
 func keepGateways(ctx context.Context, e bridge.Egress, log *zap.Logger) {
 	tick := time.NewTicker(gatewaysEvery)
 	defer tick.Stop()
@@ -152,7 +153,7 @@ func keepGateways(ctx context.Context, e bridge.Egress, log *zap.Logger) {
 	}
 }
 
-// setGateways sets the routes, unless the device is the one that has them. It
+// setGateways sets the routes, of a device that had them only where there is none. It
 // returns the device's index.
 func setGateways(e bridge.Egress, known int) (index int, err error) {
 	ns, err := netns.GetFromPath(netnsPath(e.Netns))
@@ -169,13 +170,28 @@ func setGateways(e bridge.Egress, known int) (index int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("find device %s: %w", e.Name, err)
 	}
-	if l.Attrs().Index == known || l.Attrs().Flags&net.FlagUp == 0 {
+	if l.Attrs().Flags&net.FlagUp == 0 {
 		return known, nil
 	}
+	var errs []error
 	for _, g := range e.Gateways {
+		if l.Attrs().Index == known && hasDefault(h, g) {
+			continue
+		}
 		if err := h.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP(g)}); err != nil {
-			return 0, fmt.Errorf("set the route by %s: %w", g, err)
+			errs = append(errs, fmt.Errorf("set the route by %s: %w", g, err))
 		}
 	}
-	return l.Attrs().Index, nil
+	return l.Attrs().Index, errors.Join(errs...)
+}
+
+// hasDefault reports whether there is a default route of a gateway's version of IP, by whatever
+// device: who has set another has done so on purpose. One that cannot be seen may be there.
+func hasDefault(h *netlink.Handle, gateway string) bool {
+	family := netlink.FAMILY_V6
+	if net.ParseIP(gateway).To4() != nil {
+		family = netlink.FAMILY_V4
+	}
+	routes, err := h.RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_DST)
+	return err != nil || len(routes) > 0
 }

@@ -125,3 +125,39 @@ func TestSweptByItself(t *testing.T) {
 		}
 	}
 }
+
+// TestGatewaysStay: the kernel forgets the default route of a device that was down; one by another
+// device, which somebody has set since, stays.
+func TestGatewaysStay(t *testing.T) {
+	if !netnstest.Alone(t) {
+		return
+	}
+	p := netnstest.NewPod(t, "gw0", 1)
+	p.Run("ip addr add 10.16.0.2/16 dev eth0")
+	e := bridge.Egress{Name: "eth0", Netns: fmt.Sprintf("/proc/%d/ns/net", p.PID()), Gateways: []string{"10.16.0.1"}}
+	set := func(known int) int {
+		t.Helper()
+		index, err := setGateways(e, known)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return index
+	}
+	want := func(when, route string) {
+		t.Helper()
+		if out := p.Run("ip route show default"); !strings.HasPrefix(out, route) || strings.Count(out, "default") != strings.Count(route, "default") {
+			t.Errorf("%s: %q, want %q", when, out, route)
+		}
+	}
+	index := set(0)
+	want("a new device", "default via 10.16.0.1 dev eth0")
+	p.Run("ip link set eth0 down")
+	set(index)
+	want("a device that is down", "")
+	p.Run("ip link set eth0 up")
+	set(index)
+	want("a device that was down", "default via 10.16.0.1 dev eth0")
+	p.Run("ip route replace default via 10.16.0.9 dev eth0")
+	set(index)
+	want("another's route", "default via 10.16.0.9 dev eth0")
+}
