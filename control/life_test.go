@@ -224,7 +224,7 @@ func TestForeignLock(t *testing.T) {
 	r.until("done when the thief is gone", func() bool { return r.ports() == "" })
 }
 
-// TestBefore init, and without a dataplane, control waits.
+// TestWaits: before init, and without a dataplane, control waits.
 func TestWaits(t *testing.T) {
 	r := newRig(t)
 	r.until("status says so", func() bool {
@@ -287,5 +287,15 @@ func TestParting(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Errorf("does not end within %v", patience)
+	}
+}
+
+// TestBecause: before the database has been tried there is no reason, and none is announced.
+func TestBecause(t *testing.T) {
+	if got := "not reached" + because(""); got != "not reached" {
+		t.Errorf("no reason: %q", got)
+	}
+	if got := "not reached" + because("refused"); got != "not reached: refused" {
+		t.Errorf("a reason: %q", got)
 	}
 }

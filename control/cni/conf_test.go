@@ -170,8 +170,31 @@ func TestQueues(t *testing.T) {
 		root[name] = &fstest.MapFile{Data: []byte(text)}
 	}
 	for uid, want := range map[string]int{"a-b": 2, "c": 2, "d": 0, "e": 64, "f": 0, "g": 0, "": 0, "../a": 0, "h": 5, "i": 2, "j": 4, "k": 64, "l": 0, "m": 1} {
-		if got := queuesOf(root, uid); got != want {
+		if got := queuesOf(root, fstest.MapFS{}, uid); got != want {
 			t.Errorf("pod %q: %d queues, want %d", uid, got, want)
+		}
+	}
+}
+
+// TestQueuesOfOwnCPUs: a pod with CPUs of its own, whose group has no limit, has as many queues as those; a limit or a set comes first, and what
+// kubelet has written that makes no sense is nothing.
+func TestQueuesOfOwnCPUs(t *testing.T) {
+	const state = `{"policyName":"static","defaultCpuSet":"0-1","entries":{"own":{"init":"2-3","app":"2-4,9"},"limit":{"app":"2-4"},"bad":{"app":"x"},"none":{}},"checksum":7}`
+	cgroups := fstest.MapFS{"kubepods/podlimit/cpu.max": {Data: []byte("200000 100000\n")}}
+	for _, uid := range []string{"own", "bad", "none", "missing"} {
+		cgroups["kubepods/pod"+uid+"/cpu.max"] = &fstest.MapFile{Data: []byte("max 100000\n")}
+	}
+	for text, want := range map[string]map[string]int{
+		state: {"own": 4, "limit": 2, "bad": 0, "none": 0, "missing": 0, "elsewhere": 0},
+		`{"policyName":"none","defaultCpuSet":"","checksum":7}`: {"own": 0},
+		`{"entries":{"own":"2-3"}}`:                             {"own": 0}, // older than Kubernetes 1.18
+		`{`:                                                     {"own": 0},
+	} {
+		kubelet := fstest.MapFS{"cpu_manager_state": {Data: []byte(text)}}
+		for uid, n := range want {
+			if got := queuesOf(cgroups, kubelet, uid); got != n {
+				t.Errorf("%s: pod %s: %d queues, want %d", text, uid, got, n)
+			}
 		}
 	}
 }
@@ -260,7 +283,7 @@ func FuzzQueues(f *testing.F) {
 	f.Add("x", "3-1,x", "0-99999999999")
 	f.Fuzz(func(t *testing.T, quota, set, effective string) {
 		const dir = "kubepods/podu/"
-		got := queuesOf(fstest.MapFS{dir + "cpu.max": {Data: []byte(quota)}, dir + "cpuset.cpus": {Data: []byte(set)}, dir + "cpuset.cpus.effective": {Data: []byte(effective)}}, "u")
+		got := queuesOf(fstest.MapFS{dir + "cpu.max": {Data: []byte(quota)}, dir + "cpuset.cpus": {Data: []byte(set)}, dir + "cpuset.cpus.effective": {Data: []byte(effective)}}, fstest.MapFS{}, "u")
 		cpus := countCPUs(set)
 		var most, period int
 		n, _ := fmt.Sscan(quota, &most, &period)

@@ -268,7 +268,6 @@ func TestMix(t *testing.T) {
 	}
 }
 
-// TestRate holds a rate within one part in a hundred.
 // TestSchedule: every flow once a round, or by Zipf's law.
 func TestSchedule(t *testing.T) {
 	if got := fmt.Sprint(schedule(Traffic{Flows: 7}, 1, 3)); got != "[1 4]" {
@@ -286,6 +285,7 @@ func TestSchedule(t *testing.T) {
 	}
 }
 
+// TestRate holds a rate within one part in a hundred.
 func TestRate(t *testing.T) {
 	for _, rate := range []float64{1000, 100_000, 1_000_000} {
 		r := local(t, Config{Rate: rate, Duration: 300 * time.Millisecond, RingSize: 1024}, nil)

@@ -187,12 +187,11 @@ func interfaceOf(at *attach.Attachment, p place) (kind string, options map[strin
 		delete(options, "n_rxq")
 		return bridge.TypeAFXDP, options
 	}
-	options["vhost-server-path"] = p.short
+	options["vhost-server-path"], options[bridge.KeyNoFollow] = p.short, "true" // the pod may write to its directory
 	if p.owner.known {
 		options[bridge.KeyPeerUID] = strconv.FormatUint(uint64(p.owner.UID), 10)
 	}
 	if !at.Server {
-		options[bridge.KeyNoFollow] = "true"
 		return bridge.TypeVhostClient, options
 	}
 	options[bridge.KeyOwner] = fmt.Sprintf("%d:%d", p.owner.UID, p.owner.GID)

@@ -452,6 +452,9 @@ func TestKeys(t *testing.T) {
 	if _, err := ReadKey(os.DevNull); err == nil || !strings.Contains(err.Error(), os.DevNull) {
 		t.Errorf("an empty file: %v", err)
 	}
+	if _, err := ReadKey(k.String()); !errors.Is(err, ErrInline) || strings.Contains(err.Error(), k.String()[:8]) {
+		t.Errorf("a key for the name of its file: %v", err)
+	}
 	if n := NewKey(); n == NewKey() || n[0]&7 != 0 || n[31]&0xc0 != 0x40 {
 		t.Errorf("a new key is %x", n)
 	}
