@@ -9,7 +9,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"millrace/dataplane/netnstest"
@@ -149,13 +148,15 @@ func TestAskFeatures(t *testing.T) {
 // FuzzFeatures: of what a driver tells, the last that is whole of each kind counts, which is what one finds who looks
 // from the end.
 func FuzzFeatures(f *testing.F) {
-	f.Add([]byte{12, 0, 3, 0, 15, 0, 0, 0, 0, 0, 0, 0, 8, 0, 4, 0, 5, 0, 0, 0})
-	f.Add([]byte{8, 0, 3, 0, 15, 0, 0, 0, 12, 0, 3, 0, 1, 0, 0, 0, 0, 0, 0, 0, 4, 0, 4, 0})
-	f.Add([]byte{3, 0, 3, 0})
+	f.Add([]byte{3, 8, 15, 0, 0, 0, 0, 0, 0, 0, 4, 4, 5, 0, 0, 0})
+	f.Add([]byte{3, 4, 15, 0, 0, 0, 3, 8, 1, 0, 0, 0, 0, 0, 0, 0, 4, 0})
+	f.Add([]byte{3})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		attrs, err := nl.ParseRouteAttr(data)
-		if err != nil {
-			return
+		var attrs []syscall.NetlinkRouteAttr
+		for len(data) > 1 { // a kind, a length, and so many bytes
+			n := min(int(data[1]), len(data)-2)
+			attrs = append(attrs, syscall.NetlinkRouteAttr{Attr: syscall.RtAttr{Type: uint16(data[0])}, Value: data[2:][:n]})
+			data = data[2+n:]
 		}
 		last := func(kind uint16, size int) []byte {
 			for _, a := range slices.Backward(attrs) {

@@ -30,7 +30,7 @@ func (f *fields) next() bool {
 		return false
 	}
 	num, typ, n := protowire.ConsumeTag(f.rest)
-	if n < 0 {
+	if n < 0 || num > protowire.MaxValidNumber { // a larger one would be another field's tag, in 32 bits
 		f.bad = true
 		return false
 	}

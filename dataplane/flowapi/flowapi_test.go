@@ -1,6 +1,7 @@
 package flowapi
 
 import (
+	"errors"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -451,5 +452,16 @@ func TestSetChanges(t *testing.T) {
 		if len(changes) != tt.want || !slices.Equal(got, members) {
 			t.Errorf("%d members: %d changes with %d, want %d", tt.n, len(changes), len(got), tt.want)
 		}
+	}
+}
+
+// TestFieldNumber: a number that no field can have is not taken for the one whose tag it is in 32 bits.
+func TestFieldNumber(t *testing.T) {
+	number := protowire.Number(1<<29 + requestChange>>3)
+	message := protowire.AppendBytes(protowire.AppendVarint(nil, uint64(number)<<3|bytes), nil)
+	var d Decoder
+	err := d.Read(message, func(*Change) bool { return true })
+	if bad := proto.Unmarshal(message, &api.TransactRequest{}); !errors.Is(err, ErrMalformed) || bad == nil {
+		t.Errorf("got %v, and %v of protobuf", err, bad)
 	}
 }
