@@ -75,7 +75,32 @@ Exit codes are 0 (done), 1 (error), 2 (usage) and 3 (no switch is running);
 	group(cmd, "Change and list what it has:", a.bridgeCmd(), a.portCmd(), a.macCmd(), a.flowCmd(), a.ctCmd(), a.workerCmd(), a.egressCmd(), a.agentCmd(), a.dbCmd())
 	group(cmd, "Look at it:", a.statusCmd(), a.doctorCmd(), a.showCmd(), a.topCmd(), a.statsCmd(), a.dropsCmd(), a.memCmd())
 	cmd.AddCommand(a.pktgenCmd(), a.demoCmd(), a.versionCmd())
+	makeStrict(cmd)
 	return cmd
+}
+
+// makeStrict has the commands that cobra adds refuse names that there are not. By
+// themselves they show help for something else, with exit code 0.
+func makeStrict(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "completion":
+			c.Args, c.RunE = noSubcommand, helpOnly
+		case "help":
+			c.Args = topic
+		}
+	}
+}
+
+// topic wants the words of a command.
+func topic(cmd *cobra.Command, args []string) error {
+	of, rest, err := cmd.Root().Find(args)
+	if err != nil {
+		return err
+	}
+	return noSubcommand(of, rest)
 }
 
 // group adds commands that help shows together.
