@@ -53,7 +53,7 @@ func flow(priority int, match, actions string) ovsdb.Op {
 	return ovsdb.Op{"op": "insert", "table": "Flow", "row": map[string]any{"bridge": "br0", "priority": priority, "match": match, "actions": actions}}
 }
 
-// transact changes the Millrace database.
+// put changes the Millrace database.
 func (r *rig) put(ops ...ovsdb.Op) {
 	r.t.Helper()
 	c := r.flowDB()

@@ -82,7 +82,7 @@ func (s *session) addUntold(ctx context.Context, changes []flows.Change, refused
 	return nil
 }
 
-// bridges asks for the bridges as the flow table knows them.
+// flowBridges asks for the bridges as the flow table knows them.
 func (s *session) flowBridges(ctx context.Context) ([]*api.FlowBridge, error) {
 	one, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

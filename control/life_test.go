@@ -224,7 +224,7 @@ func TestForeignLock(t *testing.T) {
 	r.until("done when the thief is gone", func() bool { return r.ports() == "" })
 }
 
-// TestBefore init, and without a dataplane, control waits.
+// TestWaits: before init, and without a dataplane, control waits.
 func TestWaits(t *testing.T) {
 	r := newRig(t)
 	r.until("status says so", func() bool {

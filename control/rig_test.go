@@ -205,6 +205,21 @@ func (r *rig) control() {
 	}
 }
 
+// controlAgain ends control and starts it anew, and returns once it has made a pass over what there
+// was.
+func (r *rig) controlAgain() {
+	r.t.Helper()
+	r.stop("control")
+	if err := os.Remove(r.file(statusName)); err != nil {
+		r.t.Fatal(err)
+	}
+	r.control()
+	r.until("a pass over what there was", func() bool {
+		s, err := ReadStatus(r.dir)
+		return err == nil && s.Database.Connected && s.Counters.Passes > 0
+	})
+}
+
 // until waits for something.
 func (r *rig) until(what string, ok func() bool) {
 	r.t.Helper()

@@ -272,15 +272,7 @@ func TestStatistics(t *testing.T) {
 func TestQuiet(t *testing.T) {
 	r := newRig(t)
 	r.vsctl("add-br", "br0", "--", "add-port", "br0", "p", "--", "set", "interface", "p", "type=dpdkvhostuser")
-	r.stop("control")
-	if err := os.Remove(filepath.Join(r.dir, statusName)); err != nil {
-		t.Fatal(err)
-	}
-	r.control()
-	r.until("a pass over what there was", func() bool {
-		s, err := ReadStatus(r.dir)
-		return err == nil && s.Database.Connected && s.Counters.Passes > 0
-	})
+	r.controlAgain()
 	r.vsctl("--no-wait", "set", "interface", "p", "external_ids:a=b") // not read
 	r.vsctl("set", "bridge", "br0", "other_config:unknown=1")
 	r.until("the transaction that ovs-vsctl waited for is counted", func() bool {

@@ -20,6 +20,19 @@ func (p pair) String() string { return p.src.String() + ">" + p.dst.String() }
 // reply is the pair of an answer.
 func (p pair) reply() pair { return pair{p.dst, p.src} }
 
+// directionOf is one direction of a connection as the kernel and Open vSwitch list them. at reads
+// an address and a port by the names of their fields. icmp is the type of ICMP, or empty: of an echo,
+// the identifier is the client's port, and the server has none.
+func directionOf(icmp string, at func(addr, port string) netip.AddrPort) pair {
+	switch icmp {
+	case "8":
+		return pair{at("src", "id"), at("dst", "none")}
+	case "0":
+		return pair{at("src", "none"), at("dst", "id")}
+	}
+	return pair{at("src", "sport"), at("dst", "dport")}
+}
+
 // ends are those of all talks with one switch.
 type ends struct {
 	far  map[*talk]pair      // what the client's packets look like outside, if any came out

@@ -300,7 +300,7 @@ func (l *linux) table() (list []conn) {
 	return list
 }
 
-// pair reads one direction of a connection. Of an echo, the identifier is the client's port.
+// pair reads one direction of a connection.
 func (l *linux) pair(text string) pair {
 	f := map[string]string{}
 	for _, word := range strings.Fields(text) {
@@ -317,13 +317,7 @@ func (l *linux) pair(text string) pair {
 		}
 		return netip.AddrPortFrom(a, uint16(n))
 	}
-	switch f["type"] {
-	case "8":
-		return pair{at("src", "id"), at("dst", "none")}
-	case "0":
-		return pair{at("src", "none"), at("dst", "id")}
-	}
-	return pair{at("src", "sport"), at("dst", "dport")}
+	return directionOf(f["type"], at)
 }
 
 // flush removes the connections of the namespace (linux/netfilter/nfnetlink_conntrack.h).

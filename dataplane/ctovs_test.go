@@ -87,7 +87,7 @@ func (o *ovs) table() (list []conn) {
 	return list
 }
 
-// pair reads one direction of a connection. Of an echo, the identifier is the client's port.
+// pair reads one direction of a connection.
 func (o *ovs) pair(text string) pair {
 	f := fieldsOf(text)
 	at := func(addr, port string) netip.AddrPort {
@@ -97,13 +97,7 @@ func (o *ovs) pair(text string) pair {
 		}
 		return netip.AddrPortFrom(a, uint16(o.number(f[port])))
 	}
-	switch f["type"] {
-	case "8":
-		return pair{at("src", "id"), at("dst", "none")}
-	case "0":
-		return pair{at("src", "none"), at("dst", "id")}
-	}
-	return pair{at("src", "sport"), at("dst", "dport")}
+	return directionOf(f["type"], at)
 }
 
 // flush removes connections, and lets time pass so that fragments are given up. They come

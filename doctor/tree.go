@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Findings in few words.
+// one is a list of one finding, which format and args make.
 func one(g Grade, remedy, format string, args ...any) []Finding {
 	return []Finding{{Grade: g, What: fmt.Sprintf(format, args...), Remedy: remedy}}
 }

@@ -17,11 +17,7 @@ func TestRetrace(t *testing.T) {
 		t.Run(fmt.Sprint(s), func(t *testing.T) {
 			c := randChooser{rand.New(rand.NewPCG(s, 4))}
 			x := newTwin(t, c, 0)
-			side := x.w.side
-			side.Connect = testConnect
-			w, plain := x.tab.NewWalker(side), x.tab.NewWalker(side)
-			defer w.Close()
-			defer plain.Close()
+			w, plain := x.walkers()
 			counters, err := NewCounters(1 << 12)
 			if err != nil {
 				t.Fatal(err)
@@ -38,9 +34,7 @@ func TestRetrace(t *testing.T) {
 					w.Quiet()
 					plain.Quiet()
 				}
-				key := randomKey(c)
-				key[WordIn] = 1<<32 | key[WordIn]&0xffff
-				key[WordIP4] = uint64(c.n(8))<<32 | uint64(c.n(3))
+				key := stageKey(c)
 				noisy := key
 				key[WordL4] &^= 0xffff
 				noisy[WordL4] |= uint64(c.n(1 << 16))

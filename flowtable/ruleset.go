@@ -45,7 +45,6 @@ const (
 	subtableCold          // block of the rest
 	subtableMasks         // masks of the first stage, of the second, of all
 
-	subtableMax  = subtableMasks + 3*ContextWords
 	subtableView = 128 // at least that: what lookups see, of which any index is checked by a mask
 )
 

@@ -124,11 +124,7 @@ func TestStages(t *testing.T) {
 		t.Run(fmt.Sprint(s), func(t *testing.T) {
 			c := randChooser{rand.New(rand.NewPCG(s, 3))}
 			x := newTwin(t, c, 0)
-			side := x.w.side
-			side.Connect = testConnect
-			w, plain := x.tab.NewWalker(side), x.tab.NewWalker(side)
-			defer w.Close()
-			defer plain.Close()
+			w, plain := x.walkers()
 			id := RuleID(1000)
 			for i := range perTables {
 				if i%500 == 0 {
@@ -136,9 +132,7 @@ func TestStages(t *testing.T) {
 					w.Quiet()
 					plain.Quiet()
 				}
-				key := randomKey(c)
-				key[WordIn] = 1<<32 | key[WordIn]&0xffff
-				key[WordIP4] = uint64(c.n(8))<<32 | uint64(c.n(3))
+				key := stageKey(c)
 				w.Came = [4]uint64{0, uint64(c.n(3)), 0, uint64(c.n(2))} // of the packet, not of its port
 				plain.Came = w.Came
 				want, _ := plain.Trace(&key, 100, 0)
@@ -159,6 +153,24 @@ func TestStages(t *testing.T) {
 	if !raceOn && (whole < n/10 || asked < n/10) { // the mix of a short run is as its few tables are
 		t.Errorf("%d of %d walks found as a whole, %d asked: too few", whole, n, asked)
 	}
+}
+
+// walkers are two walkers of the twin's tables that ask connections.
+func (x *twin) walkers() (w, plain *Walker) {
+	side := x.w.side
+	side.Connect = testConnect
+	w, plain = x.tab.NewWalker(side), x.tab.NewWalker(side)
+	x.t.Cleanup(w.Close)
+	x.t.Cleanup(plain.Close)
+	return w, plain
+}
+
+// stageKey draws a packet that comes in by port 1, with few addresses.
+func stageKey(c chooser) Key {
+	key := randomKey(c)
+	key[WordIn] = 1<<32 | key[WordIn]&0xffff
+	key[WordIP4] = uint64(c.n(8))<<32 | uint64(c.n(3))
+	return key
 }
 
 // stageTransaction adds some rules, and makes port 1 come in by datapath 1.

@@ -178,8 +178,7 @@ func (p *peer) answer(r message.Request) []byte {
 	return m.Payload
 }
 
-// must sends a request that wants an answer, and reports whether it was
-// accepted.
+// may sends a request that wants an answer, and reports whether it was accepted.
 func (p *peer) may(r message.Request, payload []byte, fds ...message.FD) bool {
 	p.t.Helper()
 	p.patient()
@@ -193,6 +192,7 @@ func (p *peer) may(r message.Request, payload []byte, fds ...message.FD) bool {
 	return v == 0
 }
 
+// must is may with a request that must be accepted.
 func (p *peer) must(r message.Request, payload []byte, fds ...message.FD) {
 	p.t.Helper()
 	if !p.may(r, payload, fds...) {
@@ -481,6 +481,19 @@ func (l *loop) open(t testing.TB, o Options) *Port {
 	t.Cleanup(func() { p.Close() })
 	l.port.Store(p)
 	return p
+}
+
+// joined opens a port at a socket of the test's own, and has a peer connect to it. The test fails if
+// anything is left of them.
+func joined(t testing.TB, o Options) (*loop, *Port, *peer) {
+	t.Helper()
+	leaks(t)
+	l := newLoop(t)
+	o.Path = socket(t)
+	p := l.open(t, o)
+	front := newPeer(t, true)
+	front.dial(o.Path)
+	return l, p, front
 }
 
 // socket returns a path in a directory of the test's own.

@@ -305,11 +305,7 @@ func TestNoDirectory(t *testing.T) {
 // TestCallFull fills the call eventfd and makes it blocking, as only a hostile
 // peer does: the worker that signals must get on, and the peer must go.
 func TestCallFull(t *testing.T) {
-	leaks(t)
-	l := newLoop(t)
-	p := l.open(t, Options{Path: socket(t)})
-	front := newPeer(t, true)
-	front.dial(p.opts.Path)
+	l, p, front := joined(t, Options{})
 	front.setUp(modern&^message.RingFEventIdx, 1)
 	front.pump(10)
 	front.recvs[0].Arm()

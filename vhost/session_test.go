@@ -87,11 +87,7 @@ func TestMisbehaviour(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			leaks(t)
-			l := newLoop(t)
-			p := l.open(t, Options{Path: socket(t), Queues: 2})
-			bad := newPeer(t, true)
-			bad.dial(p.opts.Path)
+			_, p, bad := joined(t, Options{Queues: 2})
 			if tt.up {
 				bad.setUp(modern, 1)
 			}
@@ -127,11 +123,7 @@ func readable(f sys.FD) bool {
 
 // TestCutShort ends the connection in the middle of a message.
 func TestCutShort(t *testing.T) {
-	leaks(t)
-	l := newLoop(t)
-	p := l.open(t, Options{Path: socket(t)})
-	front := newPeer(t, true)
-	front.dial(p.opts.Path)
+	_, p, front := joined(t, Options{})
 	front.setUp(modern, 1)
 	front.hangUp()
 	waitLink(t, p, LinkWaiting)
@@ -154,11 +146,7 @@ func TestCutShort(t *testing.T) {
 
 // TestAnswers asks with need_reply.
 func TestAnswers(t *testing.T) {
-	leaks(t)
-	l := newLoop(t)
-	p := l.open(t, Options{Path: socket(t), MTU: 1500})
-	front := newPeer(t, true)
-	front.dial(p.opts.Path)
+	_, _, front := joined(t, Options{MTU: 1500})
 	front.setUp(modern, 1)
 	for _, tt := range []struct {
 		name    string
@@ -194,11 +182,7 @@ func TestAnswers(t *testing.T) {
 // TestMemoryChange replaces, adds and removes memory under traffic. No frame is
 // lost or doubled.
 func TestMemoryChange(t *testing.T) {
-	leaks(t)
-	l := newLoop(t)
-	p := l.open(t, Options{Path: socket(t)})
-	front := newPeer(t, true)
-	front.dial(p.opts.Path)
+	_, p, front := joined(t, Options{})
 	front.setUp(modern, 1)
 	extra := message.MemRegion{GPA: 1 << 40, Size: 0x10000, UserAddr: 1 << 41}
 	other := message.MemRegion{GPA: 1 << 40, Size: 0x20000, UserAddr: 1 << 41}
@@ -234,11 +218,7 @@ func TestMemoryChange(t *testing.T) {
 // TestVringBase stops rings, asks for their place, and starts them there, with
 // traffic; now and then with the place wrong, as virtio-user has it.
 func TestVringBase(t *testing.T) {
-	leaks(t)
-	l := newLoop(t)
-	p := l.open(t, Options{Path: socket(t)})
-	front := newPeer(t, true)
-	front.dial(p.opts.Path)
+	l, p, front := joined(t, Options{})
 	front.setUp(modern, 1)
 	for i := range 60 {
 		front.send(0, 20)
@@ -275,11 +255,7 @@ func TestVringBase(t *testing.T) {
 
 // TestReset resets the device by both requests and sets it up again.
 func TestReset(t *testing.T) {
-	leaks(t)
-	l := newLoop(t)
-	p := l.open(t, Options{Path: socket(t)})
-	front := newPeer(t, true)
-	front.dial(p.opts.Path)
+	_, p, front := joined(t, Options{})
 	for _, reset := range []func(){
 		func() { front.tell(message.ResetDevice, nil) },
 		func() { front.tell(message.ResetOwner, nil) },
@@ -300,11 +276,7 @@ func TestReset(t *testing.T) {
 // TestQueuePairs enables and disables queue pairs: frames of a flow come by one
 // ring, all rings that are enabled are used, and all frames arrive.
 func TestQueuePairs(t *testing.T) {
-	leaks(t)
-	l := newLoop(t)
-	p := l.open(t, Options{Path: socket(t)})
-	front := newPeer(t, true)
-	front.dial(p.opts.Path)
+	_, p, front := joined(t, Options{})
 	front.setUp(modern|message.NetFMQ, 4)
 	for _, on := range []int{4, 1, 3, 2, 4} {
 		for q := range 4 {

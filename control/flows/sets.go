@@ -219,7 +219,7 @@ func (g *portGroup) outdated(b *Book) { b.moved[g] = struct{}{} }
 // moved implements user.
 func (g *portGroup) moved(to *users, from, at int) { moves(g.uses, to, from, at) }
 
-// members makes ports the ones of the group.
+// become makes ports the ones of the group.
 func (g *portGroup) become(b *Book, ports []string) {
 	for len(g.uses) > 0 {
 		last := len(g.uses) - 1

@@ -71,7 +71,7 @@ type lexer struct {
 	err  *Error
 }
 
-// byte classes of the language.
+// isNameStart, isName, isDigit and isHex are the byte classes of the language.
 func isNameStart(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_' || c == '.'
 }

@@ -16,7 +16,7 @@ type Backend struct {
 	Port uint16
 }
 
-// client packs a Client.
+// key packs a Client.
 func (c *Client) key() key {
 	k := key{c.IP[0], c.IP[1], c.VIP[0], c.VIP[1], uint64(c.Datapath)<<32 | uint64(c.Port)<<16 | uint64(c.Proto)<<8}
 	if c.Six {

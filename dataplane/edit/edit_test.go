@@ -12,26 +12,6 @@ import (
 	"millrace/flowtable"
 )
 
-// seeded returns a generator whose seed the test shows when it fails.
-func seeded(t *testing.T) *rand.Rand {
-	seed := rand.Uint64()
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("seed %d", seed)
-		}
-	})
-	return rand.New(rand.NewPCG(seed, 0))
-}
-
-// add puts a frame into b as a receive queue does.
-func add(b *packet.Batch, frame []byte) bool {
-	if len(frame) <= packet.HeadMax {
-		return b.Add(frame)
-	}
-	tail := frame[packet.HeadMax:]
-	return b.Add(frame[:packet.HeadMax], packet.Seg{Addr: packet.Addr(tail), Len: uintptr(len(tail))})
-}
-
 // program returns ops that change a frame of which tagged says whether it has
 // a tag; tags are put on and taken off only where there is none or one.
 func program(r *rand.Rand, tagged bool) []flowtable.Op {
@@ -147,14 +127,14 @@ func changed(k flowtable.Key, l *parse.Layout, ops []flowtable.Op) flowtable.Key
 // TestApply edits random frames at random, and finds in them the key that the
 // ops made of the key, right checksums, and the payload as it was.
 func TestApply(t *testing.T) {
-	r := seeded(t)
+	r := parsetest.Seeded(t)
 	b := packet.NewBatch()
 	done := 0
 	for range 60000 {
 		frame := parsetest.Frame(r)
 		original := bytes.Clone(frame)
 		b.Reset()
-		add(b, frame)
+		parsetest.Add(b, frame)
 		before := parse.Locate(b.Head(0), b.Frames[0].Len)
 		if before.Flaw != 0 || before.Type == 0x8100 || before.Type == 0x88a8 {
 			continue
@@ -237,7 +217,7 @@ func simple(r *rand.Rand) []flowtable.Op {
 
 // TestPatch finds compiled ops to do what ops do, to sound and damaged frames.
 func TestPatch(t *testing.T) {
-	r := seeded(t)
+	r := parsetest.Seeded(t)
 	b := packet.NewBatch()
 	ready := 0
 	for range 60000 {
@@ -260,7 +240,7 @@ func TestPatch(t *testing.T) {
 func comparePatch(t *testing.T, b *packet.Batch, frame []byte, ops []flowtable.Op) (ready int) {
 	t.Helper()
 	b.Reset()
-	if len(frame) == 0 || len(frame) > packet.FrameMax || !add(b, frame) || !add(b, frame) {
+	if len(frame) == 0 || len(frame) > packet.FrameMax || !parsetest.Add(b, frame) || !parsetest.Add(b, frame) {
 		return 0
 	}
 	p, ok := Compile(ops)
@@ -302,7 +282,7 @@ func FuzzEdit(f *testing.F) {
 		for i := range b.Slot(0) {
 			b.Slot(0)[i] = 0xee
 		}
-		if !add(b, frame) {
+		if !parsetest.Add(b, frame) {
 			return
 		}
 		end := b.Frames[0].Off + b.Frames[0].HeadLen
@@ -437,9 +417,9 @@ func TestUDPChecksum(t *testing.T) {
 
 // TestAllocs: editing allocates nothing.
 func TestAllocs(t *testing.T) {
-	r := seeded(t)
+	r := parsetest.Seeded(t)
 	b := packet.NewBatch()
-	for add(b, parsetest.Frame(r)) {
+	for parsetest.Add(b, parsetest.Frame(r)) {
 	}
 	ops := []flowtable.Op{{Code: flowtable.OpPushVLAN, Arg: 0x8100}, {Code: flowtable.OpPopVLAN}, {Code: flowtable.OpDecTTL}}
 	for w := range uint8(flowtable.KeyWords) {

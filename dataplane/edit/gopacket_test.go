@@ -18,7 +18,7 @@ import (
 // TestGopacket compares Apply with decoding a frame, changing the fields of its
 // layers, and making the frame again with fresh checksums, all by gopacket.
 func TestGopacket(t *testing.T) {
-	r := seeded(t)
+	r := parsetest.Seeded(t)
 	b := packet.NewBatch()
 	done := map[gopacket.LayerType]int{}
 	for range 60000 {
@@ -29,7 +29,7 @@ func TestGopacket(t *testing.T) {
 		}
 		ops := program(r, len(p.tags) == 1)
 		b.Reset()
-		add(b, frame)
+		parsetest.Add(b, frame)
 		Apply(b, 0, ops)
 		p.apply(ops)
 		got, want := b.AppendTo(nil, 0), p.encode(t)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"millrace/dataplane/packet"
+	"millrace/dataplane/parse/parsetest"
 	"millrace/flowtable"
 )
 
@@ -100,7 +101,7 @@ func isSound(p []byte) bool {
 // TestInner translates the packets that ICMP errors quote: what is asked for is
 // written, and all checksums are right afterwards.
 func TestInner(t *testing.T) {
-	r := seeded(t)
+	r := parsetest.Seeded(t)
 	b := packet.NewBatch()
 	for range 20000 {
 		six := r.IntN(2) == 0
@@ -110,7 +111,7 @@ func TestInner(t *testing.T) {
 			t.Fatal("a frame of the other family")
 		}
 		b.Reset()
-		add(b, frame)
+		parsetest.Add(b, frame)
 		ops := innerOps(r, six)
 		want := bytes.Clone(frame)
 		Apply(b, 0, ops)
@@ -192,7 +193,7 @@ func TestIdentifier(t *testing.T) {
 	binary.BigEndian.PutUint16(icmp[2:], total(0, icmp))
 	ip := []byte{0x45, 0, 0, 30, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2}
 	frame := append(append(append(make([]byte, 12), 8, 0), ip...), icmp...)
-	add(b, frame)
+	parsetest.Add(b, frame)
 	Apply(b, 0, []flowtable.Op{{Code: flowtable.OpSet, Word: flowtable.WordL4, Value: 0x4321, Mask: 0xffff}})
 	got := b.AppendTo(nil, 0)[34:]
 	if got[4] != 0x43 || got[5] != 0x21 || total(0, got) != 0 {
@@ -209,7 +210,7 @@ func FuzzInner(f *testing.F) {
 	b := packet.NewBatch()
 	f.Fuzz(func(t *testing.T, frame []byte, seed uint64) {
 		b.Reset()
-		if len(frame) == 0 || len(frame) > packet.FrameMax || !add(b, frame) {
+		if len(frame) == 0 || len(frame) > packet.FrameMax || !parsetest.Add(b, frame) {
 			return
 		}
 		r := rand.New(rand.NewPCG(seed, 0))

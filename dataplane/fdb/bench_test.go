@@ -60,40 +60,6 @@ func BenchmarkLookup(b *testing.B) {
 	}
 }
 
-// BenchmarkLookupBatch reports the time for one key of a batch of 32.
-func BenchmarkLookupBatch(b *testing.B) {
-	for _, n := range benchSizes {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			w, keys := filled(b, n)
-			ports := make([]uint32, 32)
-			b.ResetTimer()
-			for i := 0; i < b.N; i += 32 {
-				w.LookupBatch(keys[i&4095:][:32], ports)
-			}
-		})
-	}
-}
-
-// BenchmarkTouchBatch reports the time for one key of a batch of 32.
-func BenchmarkTouchBatch(b *testing.B) {
-	for _, n := range benchSizes {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			w, keys := filled(b, n)
-			onPort := keys[:0]
-			for i := 0; len(onPort) < len(keys); i += 8 {
-				onPort = append(onPort, station(i%n, 1))
-			}
-			rand.Shuffle(len(onPort), func(i, j int) { onPort[i], onPort[j] = onPort[j], onPort[i] })
-			b.ResetTimer()
-			for i := 0; i < b.N; i += 32 {
-				if w.TouchBatch(onPort[i&4095:][:32], 0, 1) != 0 {
-					b.Fatal("a station is lost")
-				}
-			}
-		})
-	}
-}
-
 func BenchmarkLookupMiss(b *testing.B) {
 	w, keys := filled(b, 8192)
 	for i := 0; b.Loop(); i++ {

@@ -175,7 +175,6 @@ type Worker struct {
 	index          // as in Table, so that a lookup needs no other line
 	hits  []uint64 // per slot, lookups that found it; written by the worker
 	table *Table
-	found batch // written by the worker
 }
 
 // Worker returns the handle of worker i, and makes it at the first call.

@@ -265,16 +265,13 @@ func TestSpread(t *testing.T) {
 // TestNoAllocation would fail if a frame could make garbage.
 func TestNoAllocation(t *testing.T) {
 	w, keys := filled(t, 8192)
-	ports := make([]uint32, MaxBatch)
 	i, now := 0, uint32(1)
 	for _, c := range []struct {
 		name string
 		f    func()
 	}{
 		{"lookup", func() { w.Lookup(keys[i]) }},
-		{"lookup batch", func() { w.LookupBatch(keys[:MaxBatch], ports) }},
 		{"touch", func() { w.Touch(keys[i], portOfStation(keys[i]), now) }},
-		{"touch batch", func() { w.TouchBatch(keys[:MaxBatch], 1, now) }},
 		{"learn a move", func() { w.Learn(keys[i], uint32(i)&7, now) }},
 		{"learn a newcomer", func() { w.Learn(MakeKey(uint64(i)<<8|2, 2), uint32(i)&7, now) }},
 		{"age", func() { w.table.Age(now, 100, 16) }},

@@ -139,14 +139,10 @@ func (tr *trial) step(op [opBytes]byte) error {
 	switch op[0] % 16 {
 	case 0, 1, 2, 3, 4:
 		return tr.learn(k, port, now)
-	case 5, 6:
+	case 5, 6, 10:
 		return diff("touch", tr.w.Touch(k, port, now), tr.m.touch(k, port, now))
-	case 7, 8:
+	case 7, 8, 9:
 		return tr.lookup(k)
-	case 9:
-		return tr.lookupBatch(k)
-	case 10:
-		return tr.touchBatch(k, port, now)
 	case 11:
 		return tr.control(op, k, port)
 	case 12:
@@ -253,34 +249,6 @@ func (tr *trial) lookup(k Key) error {
 	e.hits++
 	tr.m.entries[k] = e
 	return diff("lookup", fmt.Sprint(port, ok), fmt.Sprint(e.port, true))
-}
-
-// lookupBatch looks up k and its neighbours at once.
-func (tr *trial) lookupBatch(k Key) error {
-	keys := []Key{k, k ^ 1<<40, k ^ 1<<41, k ^ 1<<42}
-	got, want := make([]uint32, len(keys)), make([]uint32, len(keys))
-	for i, k := range keys {
-		want[i] = NoPort
-		if e, ok := tr.m.entries[k]; ok {
-			want[i] = e.port
-			e.hits++
-			tr.m.entries[k] = e
-		}
-	}
-	tr.w.LookupBatch(keys, got)
-	return diff("lookup batch", fmt.Sprint(got), fmt.Sprint(want))
-}
-
-// touchBatch touches k and its neighbours at once.
-func (tr *trial) touchBatch(k Key, port, now uint32) error {
-	keys := []Key{k, k ^ 1<<40, k ^ 1<<41, k ^ 1<<42}
-	want := uint64(0)
-	for i, k := range keys {
-		if tr.m.touch(k, port, now) == NeedLearn {
-			want |= 1 << i
-		}
-	}
-	return diff("touch batch", tr.w.TouchBatch(keys, port, now), want)
 }
 
 // control sets a limit, or removes a port.

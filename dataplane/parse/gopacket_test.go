@@ -14,7 +14,7 @@ import (
 
 // TestGopacket finds One to read sound frames as gopacket does.
 func TestGopacket(t *testing.T) {
-	r := seeded(t)
+	r := parsetest.Seeded(t)
 	deep, wide := 0, 0
 	for range 20000 {
 		frame := parsetest.Frame(r)

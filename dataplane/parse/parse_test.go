@@ -12,27 +12,6 @@ import (
 	"millrace/flowtable"
 )
 
-// seeded returns a generator whose seed the test shows when it fails.
-func seeded(t *testing.T) *rand.Rand {
-	seed := rand.Uint64()
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("seed %d", seed)
-		}
-	})
-	return rand.New(rand.NewPCG(seed, 0))
-}
-
-// add puts a frame into b as a receive queue does: its first bytes private,
-// the rest of it elsewhere.
-func add(b *packet.Batch, frame []byte) bool {
-	if len(frame) <= packet.HeadMax {
-		return b.Add(frame)
-	}
-	tail := frame[packet.HeadMax:]
-	return b.Add(frame[:packet.HeadMax], packet.Seg{Addr: packet.Addr(tail), Len: uintptr(len(tail))})
-}
-
 // one is One with what a receive queue would make private of frame.
 func one(frame []byte, port uint32) (flowtable.Key, Flaw) {
 	return Inspect(frame[:min(len(frame), packet.HeadMax)], uint32(len(frame)), port)
@@ -92,7 +71,7 @@ func compare(t *testing.T, b *packet.Batch) {
 // TestNarrow compares the fast reading of batches with the plain one of
 // frames, sound and damaged, moved in their slots and with short heads.
 func TestNarrow(t *testing.T) {
-	r := seeded(t)
+	r := parsetest.Seeded(t)
 	b := packet.NewBatch()
 	kinds := map[string]int{}
 	for range 3000 {
@@ -102,7 +81,7 @@ func TestNarrow(t *testing.T) {
 			if r.IntN(2) == 0 {
 				frame = parsetest.Damage(r, frame)
 			}
-			add(b, frame)
+			parsetest.Add(b, frame)
 			f := &b.Frames[b.N-1]
 			switch r.IntN(16) {
 			case 0:
@@ -163,10 +142,10 @@ func FuzzParse(f *testing.F) {
 	b := packet.NewBatch()
 	f.Fuzz(func(t *testing.T, frame []byte, head uint8) {
 		b.Reset()
-		if len(frame) == 0 || len(frame) > packet.FrameMax || !add(b, frame) {
+		if len(frame) == 0 || len(frame) > packet.FrameMax || !parsetest.Add(b, frame) {
 			return
 		}
-		add(b, frame)
+		parsetest.Add(b, frame)
 		b.Frames[1].HeadLen = min(b.Frames[1].HeadLen, uint16(head))
 		compare(t, b)
 		k, flaw := one(frame, 1)
@@ -195,7 +174,7 @@ func buildable(k flowtable.Key) bool {
 // TestBuild makes frames from the keys of frames, and finds the same keys in
 // them, and checksums that are right.
 func TestBuild(t *testing.T) {
-	r := seeded(t)
+	r := parsetest.Seeded(t)
 	for range 20000 {
 		frame := parsetest.Frame(r)
 		k, flaw := one(frame, 0)
@@ -315,9 +294,9 @@ func TestKey(t *testing.T) {
 
 // TestNarrowAllocs: reading a batch allocates nothing.
 func TestNarrowAllocs(t *testing.T) {
-	r := seeded(t)
+	r := parsetest.Seeded(t)
 	b, keys, wide := packet.NewBatch(), new(NarrowKeys), new(Wide)
-	for add(b, parsetest.Frame(r)) {
+	for parsetest.Add(b, parsetest.Frame(r)) {
 	}
 	for _, level := range []Level{L2, Full} {
 		if n := testing.AllocsPerRun(100, func() { Narrow(b, 1, level, keys, wide) }); n != 0 {

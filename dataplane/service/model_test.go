@@ -246,7 +246,7 @@ func plainActions(acts []flowtable.Action) []flowtable.Action {
 	return out
 }
 
-// read returns what a switch's flow table has of clients.
+// readModel returns what a switch's flow table has of clients.
 func readModel(sw *switchtest.Switch) *model {
 	m, t := newModel(), sw.Tables()
 	t.EachRule(func(r flowtable.Listed) bool {

@@ -56,8 +56,8 @@ func open(t testing.TB, o Options) *Port {
 	return p
 }
 
-// settings for a port that is up and quiet: no IPv6, so that the kernel sends
-// nothing by itself.
+// quiet is the settings of a port that is up and quiet: no IPv6, so that the kernel
+// sends nothing by itself.
 func quiet(t testing.TB, ns *taptest.Namespace) Settings {
 	t.Helper()
 	ns.Run(t, "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")

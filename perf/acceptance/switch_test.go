@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -130,21 +129,13 @@ func beginAs(t *testing.T, attr *syscall.SysProcAttr, by []string, command strin
 	return s
 }
 
-// startChild starts cmd and closes done when it has ended. It does so from a
-// thread that lives as long, as Pdeathsig wants.
+// startChild starts cmd and closes done when it has ended, or cannot start.
 func startChild(cmd *exec.Cmd, done chan<- struct{}) error {
-	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // how it ended stays in ProcessState
-		}
+	err := peers.Start(cmd, func() { close(done) })
+	if err != nil {
 		close(done)
-	}()
-	return <-started
+	}
+	return err
 }
 
 // ended reports whether the supervisor has ended.

@@ -46,7 +46,7 @@ type program struct {
 
 func (t *tunnel) number() int { return int(t.letter[0]-'a') + 1 }
 
-// ns are the names of the namespaces, planeIP where servers listen.
+// planeNS and nodeNS are the names of the namespaces, planeIP is where servers listen.
 func (t *tunnel) planeNS() string { return "mreg" + t.letter + "cp" }
 func (t *tunnel) nodeNS() string  { return "mreg" + t.letter + "nd" }
 func (t *tunnel) planeIP() string { return fmt.Sprintf("10.89.%d.1", t.number()) }

@@ -73,23 +73,34 @@ func newProcess(cmd *exec.Cmd) *process {
 	return &process{name: filepath.Base(cmd.Path), cmd: cmd, out: newTranscript(), done: make(chan struct{})}
 }
 
-// start starts the program and returns when it runs. The goroutine that waits
-// for it keeps its thread: the kernel sends the death signal when the thread
-// that forked ends, not the process.
+// start starts the program and returns when it runs.
 func (p *process) start() error {
+	err := Start(p.cmd, func() {
+		p.drain()
+		p.out.end()
+		close(p.done)
+	})
+	if err != nil {
+		return fmt.Errorf("start %s: %w", p.name, err)
+	}
+	return nil
+}
+
+// Start starts cmd and returns when it runs; ended is called once it has ended, how stays in
+// cmd.ProcessState. The goroutine that waits for it keeps its thread: the kernel sends the signal
+// of SysProcAttr.Pdeathsig when the thread that forked ends, not the process. If cmd cannot
+// start, ended is not called.
+func Start(cmd *exec.Cmd, ended func()) error {
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		if err := p.cmd.Start(); err != nil {
-			started <- fmt.Errorf("start %s: %w", p.name, err)
-			return
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+			ended()
 		}
-		started <- nil
-		_ = p.cmd.Wait() // how it ended stays in ProcessState
-		p.drain()
-		p.out.end()
-		close(p.done)
 	}()
 	return <-started
 }

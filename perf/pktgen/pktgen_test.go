@@ -268,7 +268,6 @@ func TestMix(t *testing.T) {
 	}
 }
 
-// TestRate holds a rate within one part in a hundred.
 // TestSchedule: every flow once a round, or by Zipf's law.
 func TestSchedule(t *testing.T) {
 	if got := fmt.Sprint(schedule(Traffic{Flows: 7}, 1, 3)); got != "[1 4]" {
@@ -286,6 +285,7 @@ func TestSchedule(t *testing.T) {
 	}
 }
 
+// TestRate holds a rate within one part in a hundred.
 func TestRate(t *testing.T) {
 	for _, rate := range []float64{1000, 100_000, 1_000_000} {
 		r := local(t, Config{Rate: rate, Duration: 300 * time.Millisecond, RingSize: 1024}, nil)
@@ -316,6 +316,22 @@ func TestPace(t *testing.T) {
 	if n := p.due(1e9, 64); n != 64 || p.missed != 1_000_000-2000 {
 		t.Errorf("after a second's pause: %d due, %d missed", n, p.missed)
 	}
+}
+
+// FuzzEnd: what is read as an end is written as it was.
+func FuzzEnd(f *testing.F) {
+	for _, s := range []string{"afxdp:eth0", "packet:eth0@pod", "tap:t0@/proc/1/ns/net", "tap:@", "tap:a@b@c", "/run/p1.sock", "afxdp", ":"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		e, ok := ParseEnd(s)
+		if ok == (e == End{}) {
+			t.Fatalf("%q is %+v, %v", s, e, ok)
+		}
+		if ok && e.String() != s && e.String()+"@" != s {
+			t.Fatalf("%q became %q", s, e)
+		}
+	})
 }
 
 func writePcap(t *testing.T, frames [][]byte) string {

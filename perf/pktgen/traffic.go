@@ -31,7 +31,7 @@ type Header struct {
 	SrcPort, DstPort uint16
 }
 
-// A Look is how the headers of a stream's frames come about.
+// A look is how the headers of a stream's frames come about.
 type look uint8
 
 const (

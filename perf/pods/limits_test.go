@@ -50,17 +50,10 @@ type rates struct{ send, sendBurst, read, readBurst int }
 // has fails the test unless the switch has these for a port.
 func (r rates) has(t *testing.T, n *node, port string) {
 	t.Helper()
-	get := func(args ...string) string {
-		out, err := exec.Command("ovs-vsctl", append([]string{"--db=unix:" + n.run + "/db.sock", "--timeout=30"}, args...)...).CombinedOutput()
-		if err != nil {
-			t.Errorf("ovs-vsctl %v: %v: %s", args, err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	if got := get("get", "Interface", port, "ingress_policing_burst"); got != fmt.Sprint(r.sendBurst/1000) {
+	if got := n.vsctl("get", "Interface", port, "ingress_policing_burst"); got != fmt.Sprint(r.sendBurst/1000) {
 		t.Errorf("burst of what %s sends: %s kbit of %d bit", port, got, r.sendBurst)
 	}
-	if got := get("--bare", "--columns=other_config", "find", "QoS", "type=egress-policer", "external_ids:port="+port); !strings.Contains(got+" ", fmt.Sprintf("cbs=%d ", r.readBurst/8)) {
+	if got := n.vsctl("--bare", "--columns=other_config", "find", "QoS", "type=egress-policer", "external_ids:port="+port); !strings.Contains(got+" ", fmt.Sprintf("cbs=%d ", r.readBurst/8)) {
 		t.Errorf("burst of what %s receives: %s of %d bit", port, got, r.readBurst)
 	}
 	for _, rate := range []int{r.send, r.read} {
@@ -271,26 +264,18 @@ func (n *node) refusals(port string) string {
 func TestRatesGo(t *testing.T) {
 	peers.Need(t, "ovs-vsctl")
 	n := newNode(t)
-	vsctl := func(args ...string) string {
-		t.Helper()
-		out, err := exec.Command("ovs-vsctl", append([]string{"--db=unix:" + n.run + "/db.sock", "--timeout=30"}, args...)...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("ovs-vsctl %v: %v\n%s", args, err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	vsctl("--", "--id=@q", "create", "QoS", "type=linux-noop") // somebody else's
+	n.vsctl("--", "--id=@q", "create", "QoS", "type=linux-noop") // somebody else's
 	list := n.network("1.0.0", attach.VhostUser, fields{"ingressRate": 8 * mbit, "ipam": nil})
 	a, b := n.newPod(), n.newPod()
 	a.mustAdd(list)
 	b.mustAdd(list)
-	if out := vsctl("--bare", "--columns=other_config", "find", "QoS", "type=egress-policer"); strings.Count(out, "cbs=250000 cir=1000000") != 2 {
+	if out := n.vsctl("--bare", "--columns=other_config", "find", "QoS", "type=egress-policer"); strings.Count(out, "cbs=250000 cir=1000000") != 2 {
 		t.Errorf("QoS rows: %s", out)
 	}
-	vsctl("del-port", b.key().Port())
+	n.vsctl("del-port", b.key().Port())
 	check(t, a.del(list))
 	n.cli("agent", "reconcile")
-	if out := vsctl("--bare", "--columns=type", "list", "QoS"); out != "linux-noop" {
+	if out := n.vsctl("--bare", "--columns=type", "list", "QoS"); out != "linux-noop" {
 		t.Errorf("QoS rows left: %s", out)
 	}
 	check(t, b.del(list))

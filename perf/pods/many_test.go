@@ -50,7 +50,7 @@ func TestManyPods(t *testing.T) {
 	}
 }
 
-// run runs the plugin, which must succeed, and says how long it took.
+// plugin runs the plugin and says how long it took. The error has what it wrote.
 func (n *node) plugin(env []string, conf []byte) (time.Duration, error) {
 	cmd := exec.Command(filepath.Join(n.bin, "millrace-cni"))
 	cmd.Env, cmd.Stdin = env, strings.NewReader(string(conf))

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -21,6 +20,7 @@ import (
 	"millrace/control/cni/attach"
 	"millrace/dataplane/sys"
 	"millrace/dataplane/tap/taptest"
+	"millrace/perf/peers"
 	"millrace/waittest"
 )
 
@@ -96,23 +96,11 @@ func bareNode(t testing.TB) *node {
 }
 
 // startBeside starts a program that gets a signal when the test binary ends. done is closed when the program has ended.
-// The death signal is about the thread that starts it.
 func (n *node) startBeside(cmd *exec.Cmd, death syscall.Signal) (done chan struct{}) {
 	n.t.Helper()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: death}
 	done = make(chan struct{})
-	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-		}
-		close(done)
-	}()
-	check(n.t, <-started)
+	check(n.t, peers.Start(cmd, func() { close(done) }))
 	return done
 }
 
@@ -212,6 +200,17 @@ func (n *node) cli(args ...string) string {
 		n.t.Fatalf("millrace %v: %v\n%s", args, err, out)
 	}
 	return string(out)
+}
+
+// vsctl runs ovs-vsctl on the switch's database, which must succeed, and returns what it prints
+// without the white space around it.
+func (n *node) vsctl(args ...string) string {
+	n.t.Helper()
+	out, err := exec.Command("ovs-vsctl", append([]string{"--db=unix:" + n.run + "/db.sock", "--timeout=30"}, args...)...).CombinedOutput()
+	if err != nil {
+		n.t.Fatalf("ovs-vsctl %v: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // fields are keys of a configuration; a value of nil takes a default away.

@@ -21,24 +21,16 @@ import (
 func TestUserspaceCNI(t *testing.T) {
 	peers.Need(t, "ovs-vsctl")
 	n := newNode(t)
-	vsctl := func(args ...string) string {
-		t.Helper()
-		out, err := exec.Command("ovs-vsctl", append([]string{"--db=unix:" + n.run + "/db.sock", "--timeout=30"}, args...)...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("ovs-vsctl %v: %v\n%s", args, err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
 	const sock = "0958c8871b32-net1"
-	if got := vsctl("--bare", "--columns=name", "find", "bridge", "name=br-4"); got != "" {
+	if got := n.vsctl("--bare", "--columns=name", "find", "bridge", "name=br-4"); got != "" {
 		t.Errorf("find of a bridge that there is not: %q", got)
 	}
-	vsctl("add-br", "br-4", "--", "set", "bridge", "br-4", "datapath_type=netdev")
-	vsctl("add-port", "br-4", sock, "--", "set", "Interface", sock, "type=dpdkvhostuserclient", "options:vhost-server-path="+filepath.Join(n.dir, sock))
-	if got := vsctl("--bare", "--columns=mac", "find", "port", "name="+sock); got != "" {
+	n.vsctl("add-br", "br-4", "--", "set", "bridge", "br-4", "datapath_type=netdev")
+	n.vsctl("add-port", "br-4", sock, "--", "set", "Interface", sock, "type=dpdkvhostuserclient", "options:vhost-server-path="+filepath.Join(n.dir, sock))
+	if got := n.vsctl("--bare", "--columns=mac", "find", "port", "name="+sock); got != "" {
 		t.Errorf("find of the port's mac: %q", got)
 	}
-	if got := vsctl("get", "interface", sock, "ofport"); got == "-1" || got == "[]" {
+	if got := n.vsctl("get", "interface", sock, "ofport"); got == "-1" || got == "[]" {
 		t.Errorf("ofport %s", got)
 	}
 	if out := n.cli("port", "list"); !strings.Contains(out, sock) {
@@ -46,15 +38,15 @@ func TestUserspaceCNI(t *testing.T) {
 	}
 	n.cli("agent", "reconcile")
 	n.cli("agent", "reconcile")
-	if got := vsctl("list-ports", "br-4"); got != sock {
+	if got := n.vsctl("list-ports", "br-4"); got != sock {
 		t.Errorf("list-ports: %q", got)
 	}
-	vsctl("--if-exists", "del-port", "br-4", sock)
-	vsctl("--if-exists", "del-port", "br-4", sock)
-	if got := vsctl("list-ports", "br-4"); got != "" {
+	n.vsctl("--if-exists", "del-port", "br-4", sock)
+	n.vsctl("--if-exists", "del-port", "br-4", sock)
+	if got := n.vsctl("list-ports", "br-4"); got != "" {
 		t.Errorf("list-ports after del-port: %q", got)
 	}
-	vsctl("del-br", "br-4")
+	n.vsctl("del-br", "br-4")
 	n.nothingLeft()
 }
 

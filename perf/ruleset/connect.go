@@ -29,7 +29,7 @@ const (
 	ZoneDNAT
 )
 
-// zoneNumber is a zone in OpenFlow.
+// number is the number of a zone in OpenFlow.
 func (z Zone) number() int { return 7 + int(z) }
 
 // A Backend is where a load balancer leads to.

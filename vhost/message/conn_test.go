@@ -120,8 +120,7 @@ func TestConversation(t *testing.T) {
 		{name: "memory", request: SetMemTable, payload: twoRegions(), fds: 2},
 		{name: "log", request: SetLogBase, payload: MarshalU64(0), fds: 1},
 		{name: "region removed the old way", request: RemMemReg, payload: MarshalMemRegion(MemRegion{Size: 1}), fds: 1},
-		{name: "descriptor in a reply", request: GetInflightFD, payload: MarshalInflight(Inflight{NumQueues: 2}),
-			reply: MarshalInflight(Inflight{MmapSize: 4096}), replyFD: 1},
+		{name: "descriptor in a reply", request: GetInflightFD, payload: make([]byte, 24), reply: append([]byte{0, 0x10}, make([]byte, 22)...), replyFD: 1},
 		{name: "longest payload", request: 99, payload: make([]byte, MaxPayload), reply: make([]byte, MaxPayload)},
 	}
 	for _, tt := range tests {

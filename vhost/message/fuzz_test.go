@@ -19,8 +19,8 @@ func FuzzRead(f *testing.F) {
 	f.Add(append(kick, kick...), uint8(1), uint8(1), false)
 	f.Add(request(SetMemTable, twoRegions()), uint8(2), uint8(7), false)
 	f.Add(request(SetMemTable, twoRegions()), uint8(9), uint8(0), false)
-	f.Add(request(GetConfig, MarshalConfig(Config{Data: make([]byte, 8)})), uint8(0), uint8(12), false)
-	f.Add(reply(GetInflightFD, MarshalInflight(Inflight{MmapSize: 1})), uint8(1), uint8(0), true)
+	f.Add(request(GetConfig, make([]byte, 20)), uint8(0), uint8(12), false)
+	f.Add(reply(GetInflightFD, append([]byte{1}, make([]byte, 23)...)), uint8(1), uint8(0), true)
 	f.Add(MarshalHeader(Header{SetConfig, Version, MaxPayload}), uint8(0), uint8(0), false)
 	f.Fuzz(func(t *testing.T, wire []byte, fds, size uint8, front bool) {
 		if len(wire) == 0 || len(wire) > 1024 {

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"slices"
 )
 
 // Each payload has a Marshal function, which trusts its caller, and an Unmarshal
@@ -162,100 +161,6 @@ func UnmarshalVringFD(b []byte) (VringFD, error) {
 		return VringFD{}, fmt.Errorf("vring descriptor: %w: %#x has more than an index and bit 8", ErrValue, u)
 	}
 	return VringFD{Index: uint8(u), NoFD: u&vringNoFD != 0}, nil
-}
-
-// An Inflight describes shared memory that outlives a back end and tracks what
-// it had not finished ("Inflight description").
-//
-//	 0  mmap size    uint64
-//	 8  mmap offset  uint64
-//	16  num queues   uint16
-//	18  queue size   uint16
-//	20  4 bytes that the specification's text does not show
-//
-// QEMU and DPDK define it as a C structure, which the compiler pads to 24 bytes,
-// and QEMU refuses a reply of another size. Unmarshal takes the bare 20 too.
-type Inflight struct {
-	MmapSize   uint64 // zero in a request for a new area, and in a refusal
-	MmapOffset uint64
-	NumQueues  uint16
-	QueueSize  uint16
-}
-
-// MarshalInflight returns the payload of i in its padded form.
-func MarshalInflight(i Inflight) []byte {
-	b := appendU64s(make([]byte, 0, 24), i.MmapSize, i.MmapOffset)
-	b = binary.LittleEndian.AppendUint16(b, i.NumQueues)
-	b = binary.LittleEndian.AppendUint16(b, i.QueueSize)
-	return append(b, 0, 0, 0, 0)
-}
-
-// UnmarshalInflight reads the payload of GET_INFLIGHT_FD or SET_INFLIGHT_FD. The
-// end of the area does not wrap.
-func UnmarshalInflight(b []byte) (Inflight, error) {
-	if len(b) != 20 {
-		if err := exactly("inflight", b, 24); err != nil {
-			return Inflight{}, err
-		}
-	}
-	i := Inflight{
-		MmapSize:   binary.LittleEndian.Uint64(b),
-		MmapOffset: binary.LittleEndian.Uint64(b[8:]),
-		NumQueues:  binary.LittleEndian.Uint16(b[16:]),
-		QueueSize:  binary.LittleEndian.Uint16(b[18:]),
-	}
-	if wraps(i.MmapOffset, i.MmapSize) {
-		return Inflight{}, fmt.Errorf("inflight: %w: offset %#x and size %#x wrap", ErrValue, i.MmapOffset, i.MmapSize)
-	}
-	return i, nil
-}
-
-// MaxConfig bounds a device's configuration space in bytes.
-const MaxConfig = 256
-
-// ConfigFMigration in Config.Flags lets SET_CONFIG write read-only fields.
-const ConfigFMigration uint32 = 1
-
-// A Config is a window of the device's configuration space ("Virtio device
-// config space"), which GET_CONFIG reads and SET_CONFIG writes.
-//
-//	 0  offset  uint32
-//	 4  size    uint32  length of data
-//	 8  flags   uint32
-//	12  data
-type Config struct {
-	Offset uint32
-	Flags  uint32
-	Data   []byte // at most MaxConfig-Offset bytes
-}
-
-// MarshalConfig returns the payload of c.
-func MarshalConfig(c Config) []byte {
-	b := binary.LittleEndian.AppendUint32(make([]byte, 0, 12+len(c.Data)), c.Offset)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(c.Data)))
-	b = binary.LittleEndian.AppendUint32(b, c.Flags)
-	return append(b, c.Data...)
-}
-
-// UnmarshalConfig reads the payload of a Config, whose window lies in the first
-// MaxConfig bytes. Data is a copy. A back end refuses GET_CONFIG with an empty
-// payload, which is ErrSize here.
-func UnmarshalConfig(b []byte) (Config, error) {
-	if len(b) < 12 {
-		return Config{}, exactly("config space", b, 12)
-	}
-	offset, size := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:])
-	if uint64(offset)+uint64(size) > MaxConfig {
-		return Config{}, fmt.Errorf("config space: %w: offset %d and size %d end after byte %d", ErrValue, offset, size, MaxConfig)
-	}
-	if err := exactly("config space", b, 12+int(size)); err != nil {
-		return Config{}, err
-	}
-	return Config{
-		Offset: offset,
-		Flags:  binary.LittleEndian.Uint32(b[8:]),
-		Data:   slices.Clone(b[12:]),
-	}, nil
 }
 
 func appendU64s(b []byte, vs ...uint64) []byte {

@@ -33,8 +33,6 @@ func codecs() map[string]codec {
 		"mem table":   codecOf(MarshalMemTable, UnmarshalMemTable),
 		"add region":  codecOf(MarshalMemRegion, UnmarshalAddMemReg),
 		"rem region":  codecOf(MarshalMemRegion, UnmarshalRemMemReg),
-		"inflight":    codecOf(MarshalInflight, UnmarshalInflight),
-		"config":      codecOf(MarshalConfig, UnmarshalConfig),
 		"header":      codecOf(MarshalHeader, UnmarshalHeader),
 	}
 }
@@ -118,25 +116,6 @@ func TestPayloads(t *testing.T) {
 		}, wireRegion, wireSecond}, nil)},
 		{"region to add", "add region", region, append(make([]byte, 8), wireRegion...)},
 		{"region to remove", "rem region", removed, append(make([]byte, 8), wireRemoved...)},
-		{"inflight", "inflight", Inflight{MmapSize: 0x3000, MmapOffset: 0x1000, NumQueues: 4, QueueSize: 1024}, []byte{
-			0x00, 0x30, 0x00, 0x00, // mmap size
-			0x00, 0x00, 0x00, 0x00,
-			0x00, 0x10, 0x00, 0x00, // mmap offset
-			0x00, 0x00, 0x00, 0x00,
-			0x04, 0x00, 0x00, 0x04, // num queues, queue size
-			0x00, 0x00, 0x00, 0x00, // what C adds
-		}},
-		{"config", "config", Config{Offset: 6, Flags: ConfigFMigration, Data: []byte{1, 0, 0xab}}, []byte{
-			0x06, 0x00, 0x00, 0x00, // offset
-			0x03, 0x00, 0x00, 0x00, // size
-			0x01, 0x00, 0x00, 0x00, // flags
-			0x01, 0x00, 0xab,
-		}},
-		{"empty config at the end", "config", Config{Offset: 256, Data: []byte{}}, []byte{
-			0x00, 0x01, 0x00, 0x00,
-			0x00, 0x00, 0x00, 0x00,
-			0x00, 0x00, 0x00, 0x00,
-		}},
 		{"header", "header", Header{Request: GetStatus, Flags: Version | FlagReply, Size: 8}, []byte{
 			0x28, 0x00, 0x00, 0x00, // request
 			0x05, 0x00, 0x00, 0x00, // flags
@@ -159,7 +138,7 @@ func TestPayloads(t *testing.T) {
 				t.Errorf("unmarshal got %+v, %v, want %+v", got, err, tt.value)
 			}
 			for n := range tt.wire {
-				if _, err := c.unmarshal(tt.wire[:n]); !errors.Is(err, ErrSize) && tt.codec != "inflight" {
+				if _, err := c.unmarshal(tt.wire[:n]); !errors.Is(err, ErrSize) {
 					t.Errorf("first %d bytes of %d: got %v, want ErrSize", n, len(tt.wire), err)
 				}
 			}
@@ -176,7 +155,6 @@ func TestPayloadsLoose(t *testing.T) {
 	table := MarshalMemTable(regions)
 	full := append(bytes.Clone(table), bytes.Repeat([]byte{0xee}, 7*regionSize)...)
 	full[4] = 0xff // padding
-	inflight := Inflight{MmapSize: 1, NumQueues: 2, QueueSize: 3}
 	remove := MarshalMemRegion(MemRegion{GPA: 1, Size: 2, UserAddr: 3, MmapOffset: math.MaxUint64})
 
 	tests := []struct {
@@ -186,7 +164,6 @@ func TestPayloadsLoose(t *testing.T) {
 		want  any
 	}{
 		{"table with room for eight", "mem table", full, regions},
-		{"inflight without padding", "inflight", MarshalInflight(inflight)[:20], inflight},
 		{"removed region with an offset", "rem region", remove, MemRegion{GPA: 1, Size: 2, UserAddr: 3}},
 	}
 	for _, tt := range tests {
@@ -209,9 +186,6 @@ func TestPayloadsRefused(t *testing.T) {
 		b := make([]byte, size)
 		copy(b, MarshalVringState(VringState{Index: n}))
 		return b
-	}
-	config := func(offset, size uint32, data int) []byte {
-		return append(append(MarshalVringState(VringState{Index: offset, Num: size}), 0, 0, 0, 0), make([]byte, data)...)
 	}
 	tests := []struct {
 		name  string
@@ -237,13 +211,6 @@ func TestPayloadsRefused(t *testing.T) {
 		{"user address wraps", "add region", region(MemRegion{UserAddr: top - 0xfff, Size: 0x2000}), ErrValue},
 		{"offset wraps", "add region", region(MemRegion{MmapOffset: 2, Size: top}), ErrValue},
 		{"removed guest address wraps", "rem region", region(MemRegion{GPA: 2, Size: top}), ErrValue},
-		{"inflight wraps", "inflight", MarshalInflight(Inflight{MmapSize: top, MmapOffset: 1}), ErrValue},
-		{"inflight of 22 bytes", "inflight", make([]byte, 22), ErrSize},
-		{"config of 257 bytes", "config", config(0, 257, 257), ErrValue},
-		{"config beyond the end", "config", config(255, 2, 2), ErrValue},
-		{"config whose end wraps to 1", "config", config(2, math.MaxUint32, 0), ErrValue},
-		{"config with less data", "config", config(0, 4, 3), ErrSize},
-		{"config with more data", "config", config(0, 4, 5), ErrSize},
 		{"header of version 0", "header", MarshalHeader(Header{GetFeatures, 0, 0}), ErrVersion},
 		{"header of version 2", "header", MarshalHeader(Header{GetFeatures, 2, 0}), ErrVersion},
 		{"header with a long payload", "header", MarshalHeader(Header{GetFeatures, 1, MaxPayload + 1}), ErrOversize},
@@ -268,8 +235,6 @@ func FuzzPayloads(f *testing.F) {
 	f.Add(MarshalMemTable(MemTable{{GPA: 1, Size: 2}, {GPA: 4, Size: 4}}))
 	f.Add(make([]byte, 8+MaxRegions*regionSize))
 	f.Add(MarshalMemRegion(MemRegion{Size: 1}))
-	f.Add(MarshalInflight(Inflight{MmapSize: 1}))
-	f.Add(MarshalConfig(Config{Offset: 1, Data: []byte("abc")}))
 	f.Add(MarshalHeader(Header{GetConfig, Version, 12}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for name, c := range codecs() {

@@ -188,28 +188,8 @@ func TestConvertUnderLoad(t *testing.T) {
 		}
 		done <- nil
 	}()
-	go func() {
-		var err error
-		for range 20 {
-			err = errors.Join(err, srv.Compact(t.Context(), "Open_vSwitch"))
-		}
-		done <- err
-	}()
-	n, running := 0, 2
-	for ; running > 0 || n < 50; n++ {
-		select {
-		case err := <-done:
-			if running--; err != nil {
-				t.Fatal(err)
-			}
-		default:
-		}
-		c.transact(object{"op": "mutate", "table": "Open_vSwitch", "where": list{}, "mutations": list{list{"next_cfg", "+=", 1}}})
-	}
+	go func() { done <- compactOften(srv) }()
+	n := c.countWhile(2, done)
 	stop()
-	_, socket, _ = serve(t, dir, nil)
-	got := dial(t, socket).transact(object{"op": "select", "table": "Open_vSwitch", "where": list{}, "columns": list{"next_cfg"}})
-	if want := fmt.Sprintf("[map[rows:[map[next_cfg:%d]]]]", n); fmt.Sprint(got) != want {
-		t.Errorf("after 20 conversions: %v, want %s", got, want)
-	}
+	counted(t, dir, n)
 }

@@ -314,7 +314,7 @@ func normal(v any) any {
 	return v
 }
 
-// requests are monitors in all forms.
+// monitors are requests for monitors in all forms.
 func (m *maker) monitors() []list {
 	// Answers to a right request are compared; a wrong one is refused by both.
 	all, some := object{}, object{}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os/exec"
@@ -220,6 +221,41 @@ func (c *client) transact(ops ...any) []any {
 		c.t.Fatalf("transact: %v", m)
 	}
 	return res
+}
+
+// compactOften compacts a server's file 20 times.
+func compactOften(srv *server.Server) (err error) {
+	for range 20 {
+		err = errors.Join(err, srv.Compact(context.Background(), "Open_vSwitch"))
+	}
+	return err
+}
+
+// countWhile counts next_cfg up, one transaction after another, until running errors have come from
+// done, all nil, and at least 50 times. It returns how often that was.
+func (c *client) countWhile(running int, done <-chan error) (n int) {
+	c.t.Helper()
+	for ; running > 0 || n < 50; n++ {
+		select {
+		case err := <-done:
+			if running--; err != nil {
+				c.t.Fatal(err)
+			}
+		default:
+		}
+		c.transact(object{"op": "mutate", "table": "Open_vSwitch", "where": list{}, "mutations": list{list{"next_cfg", "+=", 1}}})
+	}
+	return n
+}
+
+// counted fails the test unless the file in dir has all that countWhile counted to n.
+func counted(t *testing.T, dir string, n int) {
+	t.Helper()
+	_, socket, _ := serve(t, dir, nil)
+	got := dial(t, socket).transact(object{"op": "select", "table": "Open_vSwitch", "where": list{}, "columns": list{"next_cfg"}})
+	if want := fmt.Sprintf("[map[rows:[map[next_cfg:%d]]]]", n); fmt.Sprint(got) != want {
+		t.Errorf("the file has %v, want %s", got, want)
+	}
 }
 
 // object is a JSON object.

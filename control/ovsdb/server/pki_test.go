@@ -79,7 +79,7 @@ func (p *pki) issue(name string) (key, cert string) {
 	return p.write(name+"-key.pem", "PRIVATE KEY", kder), p.write(name+"-cert.pem", "CERTIFICATE", der)
 }
 
-// client returns the TLS configuration of one end, made as millrace control
+// config returns the TLS configuration of one end, made as millrace control
 // makes it: the names in certificates are not looked at.
 func (p *pki) config(key, cert string) *tls.Config {
 	pair, err := tls.LoadX509KeyPair(cert, key)

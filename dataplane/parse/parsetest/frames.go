@@ -1,6 +1,8 @@
 // Package parsetest makes frames for tests: all kinds that the parser knows,
 // sound and with right checksums, and what is left of them after damage. It is
-// written plainly, header by header, and shares no code with what it tests.
+// written plainly, header by header, and shares no code with what it tests. Around
+// that it has what tests of frames begin with: a generator whose seed is told, and
+// a receive queue's way into a batch.
 package parsetest
 
 import (
