@@ -56,6 +56,9 @@ func (a *app) devicePlugin(cmd *cobra.Command, f *devicePluginFlags) error {
 	if roles[f.mode] == "" {
 		return usage(cmd, "--mode: %q is neither client nor server", f.mode)
 	}
+	if f.slots < 1 || f.slots > slots.SlotsMax {
+		return usage(cmd, "--slots: %d is not in 1..%d", f.slots, slots.SlotsMax)
+	}
 	log, err := a.serviceLogger(cmd, "device-plugin")
 	if err != nil {
 		return err

@@ -272,6 +272,10 @@ func TestExitCodes(t *testing.T) {
 		{"nothing", "", 0, ""},
 		{"unknown command", "prot", 2, `unknown command "prot" for "millrace": did you mean port`},
 		{"unknown subcommand", "port ad", 2, `unknown command "ad" for "millrace port": did you mean add`},
+		{"help for an unknown command", "help prot", 2, `unknown command "prot" for "millrace": did you mean port`},
+		{"help for an unknown subcommand", "help port ad", 2, `unknown command "ad" for "millrace port": did you mean add`},
+		{"help", "help port add", 0, ""},
+		{"completion for an unknown shell", "completion bsh", 2, `unknown command "bsh" for "millrace completion": did you mean bash`},
 		{"unknown flag", "show --bogus", 2, "unknown flag: --bogus\nTry `millrace show --help`"},
 		{"missing argument", "port add br0 --type patch", 2, "NAME is missing"},
 		{"extra argument", "show all", 2, `"all" is one argument too many`},
@@ -328,6 +332,7 @@ func TestExitCodes(t *testing.T) {
 		{"too much memory", "run --cache-memory 2000000", 2, "--cache-memory: 2000000 is not in 0..1048576"},
 		{"CPU list", "dataplane --cpus 5-4", 2, "--cpus"},
 		{"CPU that there is not", "dataplane --cpus 1023", 2, "--cpus: CPU 1023 is not one that this process may use"},
+		{"no slots", "device-plugin --bridge br0 --slots 0", 2, "--slots: 0 is not in 1.."},
 		{"log level", "dataplane --log-level loud", 2, "--log-level"},
 		{"second dataplane", "dataplane", 4, "run directory is in use: process"},
 	} {

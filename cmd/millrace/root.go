@@ -52,8 +52,8 @@ tracking; and a counted, named reason for every frame that it does not deliver.
 ` + "`millrace run`" + ` starts a switch and keeps it alive. Other commands find it by its
 run directory, and show or change it; ` + "`ovs-vsctl`" + ` may change it, too.
 
-Exit codes are 0 (done), 1 (error), 2 (usage) and 3 (no switch is running): see
-` + "`millrace run --help`" + `.`,
+Exit codes are 0 (done), 1 (error), 2 (usage) and 3 (no switch is running);
+` + "`millrace run --help`" + ` has them all.`,
 		Example: `  millrace run --run-dir /run/millrace &
   millrace port add br0 vm1 --type dpdkvhostuser
   millrace port add br0 vm2 --type dpdkvhostuser
@@ -69,13 +69,38 @@ Exit codes are 0 (done), 1 (error), 2 (usage) and 3 (no switch is running): see
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{c.CommandPath(), err} })
 	f := cmd.PersistentFlags()
 	f.StringVar(&a.runDir, "run-dir", defaultRunDir(os.Getenv, os.Geteuid()), "directory of the switch's sockets (env MILLRACE_RUN_DIR)")
-	f.BoolVar(&a.json, "json", false, "print JSON: field names are those of dataplane/api/millrace.proto")
+	f.BoolVar(&a.json, "json", false, "print JSON; what the dataplane says has the field names of dataplane/api/*.proto")
 	f.StringVar(&a.logLevel, "log-level", "info", "what to log on standard error: debug, info, warn, error")
 	group(cmd, "Run a switch:", a.runCmd(), a.dataplaneCmd(), a.controlCmd(), a.egressServerCmd(), a.devicePluginCmd())
 	group(cmd, "Change and list what it has:", a.bridgeCmd(), a.portCmd(), a.macCmd(), a.flowCmd(), a.ctCmd(), a.workerCmd(), a.egressCmd(), a.agentCmd(), a.dbCmd())
 	group(cmd, "Look at it:", a.statusCmd(), a.doctorCmd(), a.showCmd(), a.topCmd(), a.statsCmd(), a.dropsCmd(), a.memCmd())
 	cmd.AddCommand(a.pktgenCmd(), a.demoCmd(), a.versionCmd())
+	makeStrict(cmd)
 	return cmd
+}
+
+// makeStrict has the commands that cobra adds refuse names that there are not. By
+// themselves they show help for something else, with exit code 0.
+func makeStrict(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "completion":
+			c.Args, c.RunE = noSubcommand, helpOnly
+		case "help":
+			c.Args = topic
+		}
+	}
+}
+
+// topic wants the words of a command.
+func topic(cmd *cobra.Command, args []string) error {
+	of, rest, err := cmd.Root().Find(args)
+	if err != nil {
+		return err
+	}
+	return noSubcommand(of, rest)
 }
 
 // group adds commands that help shows together.

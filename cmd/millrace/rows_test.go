@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 
+	"gopkg.in/yaml.v3"
+
 	"millrace/dataplane"
 	"millrace/dataplane/api"
 	"millrace/dataplane/service/switchtest"
@@ -277,6 +279,42 @@ func TestStatus(t *testing.T) {
 		r = run(t, "--run-dir", dir, "status")
 		return r.code == 1 && strings.Contains(r.out, "bad row: Interface bad: type: not supported yet") && strings.Contains(r.out, "port up: broken: nonsense") && strings.Contains(r.err, "2 problems")
 	})
+	if r := run(t, livenessProbe(t, dir)...); r.code != 0 {
+		t.Errorf("Kubernetes would restart the switch for that: exit code %d: %s", r.code, r.err)
+	}
+	if r := run(t, livenessProbe(t, t.TempDir())...); r.code == 0 {
+		t.Error("Kubernetes would take a switch that does not run for alive")
+	}
+}
+
+// livenessProbe is the command line by which Kubernetes judges whether a switch has to be
+// restarted, without the program.
+func livenessProbe(t *testing.T, dir string) []string {
+	t.Helper()
+	text, err := os.ReadFile("../../deploy/base/daemonset.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set struct {
+		Spec struct {
+			Template struct {
+				Spec struct {
+					Containers []struct {
+						LivenessProbe struct{ Exec struct{ Command []string } } `yaml:"livenessProbe"`
+					}
+				}
+			}
+		}
+	}
+	if err := yaml.Unmarshal(text, &set); err != nil {
+		t.Fatal(err)
+	}
+	args := set.Spec.Template.Spec.Containers[0].LivenessProbe.Exec.Command
+	if len(args) == 0 || !slices.Contains(args, "/run/millrace") {
+		t.Fatalf("liveness probe: %v", args)
+	}
+	args[slices.Index(args, "/run/millrace")] = dir
+	return args[1:]
 }
 
 // TestStatusOfTheDead: files that outlived their processes deceive nobody.

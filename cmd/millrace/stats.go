@@ -30,7 +30,7 @@ func (a *app) statsCmd() *cobra.Command {
 of one moment, between two turns of the workers.
 
 With --interval, shows what happened in each interval as rates, until --count
-intervals are over or you press Ctrl-C.
+intervals are over or you press Ctrl-C; --json prints a document for each.
 
 Of a worker:
 

@@ -39,7 +39,8 @@ func (a *app) topCmd() *cobra.Command {
 		Short: "Watch rates, drops and load",
 		Long: `Shows rates of all ports, busiest first, the load of the workers and the drops of
 the last interval, and redraws them until you press q or Ctrl-C. Where standard
-output is no terminal it prints one screen below the other.`,
+output is no terminal it prints one screen below the other; --json prints a document
+for each.`,
 		Example: `  millrace top
   millrace top --interval 250ms
   millrace top --count 5 > rates.txt`,
