@@ -67,12 +67,12 @@ func removeStale(path string) error {
 		return fmt.Errorf("%w: %s is no socket (remove it, or choose another path)", ErrInUse, path)
 	}
 	c, err := dial(path)
-	switch {
-	case err == nil:
+	if err == nil {
 		_ = c.Close()
-		return fmt.Errorf("%w: somebody listens on %s already", ErrInUse, path)
-	case errors.Is(err, unix.EAGAIN):
-		return fmt.Errorf("%w: somebody listens on %s already", ErrInUse, path)
+	}
+	switch {
+	case err == nil, errors.Is(err, unix.EAGAIN): // it listens, with a queue that is full
+		return fmt.Errorf("%w: somebody listens on %s already (end that, or choose another path)", ErrInUse, path)
 	case errors.Is(err, unix.ECONNREFUSED):
 		return os.Remove(path)
 	}
