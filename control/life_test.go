@@ -289,3 +289,13 @@ func TestParting(t *testing.T) {
 		t.Errorf("does not end within %v", patience)
 	}
 }
+
+// TestBecause: before the database has been tried there is no reason, and none is announced.
+func TestBecause(t *testing.T) {
+	if got := "not reached" + because(""); got != "not reached" {
+		t.Errorf("no reason: %q", got)
+	}
+	if got := "not reached" + because("refused"); got != "not reached: refused" {
+		t.Errorf("a reason: %q", got)
+	}
+}

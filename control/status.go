@@ -155,15 +155,23 @@ func (l *loop) write() {
 	l.files.put(d, &s)
 }
 
+// because is why, behind what is not as it should be; nothing if that is not known yet.
+func because(err string) string {
+	if err == "" {
+		return ""
+	}
+	return ": " + err
+}
+
 // problems says what is not as it should be, besides rows.
 func (l *loop) problems() []string {
 	var p []string
 	d := l.status.Database
 	switch {
 	case d.Offline:
-		p = append(p, "database not reached since the start, ports are those of the last run: "+d.Error)
+		p = append(p, "database not reached since the start, ports are those of the last run"+because(d.Error))
 	case !d.Connected:
-		p = append(p, "database not reached, the configuration stays as it is: "+d.Error)
+		p = append(p, "database not reached, the configuration stays as it is"+because(d.Error))
 	case !d.Owner:
 		p = append(p, "another switch holds the database's lock "+databaseLock+": stop it")
 	case l.book.rows.Root == nil:

@@ -170,6 +170,9 @@ func (s *Switch) macsOf(br *bridge, names map[uint32]string) []MACEntry {
 func (s *Switch) AddMAC(_ context.Context, e MACEntry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.bridges[e.Bridge] == nil {
+		return fmt.Errorf("add address to bridge %s: %w", e.Bridge, ErrNoBridge)
+	}
 	p := s.ports[e.Port]
 	if p == nil || p.spec.Bridge != e.Bridge {
 		return fmt.Errorf("add address to bridge %s: %w: %s", e.Bridge, ErrNoPort, e.Port)

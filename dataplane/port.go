@@ -195,7 +195,7 @@ const (
 	OptionPeerUID  = "peer-uid"     // the only user whose process may be the peer, as a number
 	OptionOwner    = "socket-owner" // UID:GID that a socket that we make belongs to
 	OptionMode     = "socket-mode"  // of such a socket, in octal; 0660 otherwise
-	OptionNoFollow = "no-follow"    // "true": a symbolic link is no socket
+	OptionNoFollow = "no-follow"    // "true": a symbolic link is no socket, and none leads to one in the place of its directory
 )
 
 // A PortSpec says what a port shall be.

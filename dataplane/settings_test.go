@@ -124,6 +124,9 @@ func TestSetBridge(t *testing.T) {
 	if err := r.s.SetBridge("br0", set); !errors.Is(err, ErrNoBridge) {
 		t.Errorf("bridge without ports: %v", err)
 	}
+	if err := r.s.AddMAC(t.Context(), MACEntry{Bridge: "br0", MAC: [6]byte{2, 0, 0, 0, 0, 3}, Port: "c"}); !errors.Is(err, ErrNoBridge) {
+		t.Errorf("address of a bridge without ports: %v", err)
+	}
 	r.port("a", PortSpec{})
 	if got := r.s.Bridges()[0]; got.MACAge != DefaultMACAge || got.MACsMax != DefaultMACTable || got.Flood != nil {
 		t.Errorf("new bridge: %+v", got)

@@ -99,7 +99,7 @@ func (p *Patient) process() (dir, whose string) {
 	if p.Switch != nil && p.exists(path.Join("proc", strconv.Itoa(p.Switch.PID))) {
 		return path.Join("proc", strconv.Itoa(p.Switch.PID)), "the dataplane"
 	}
-	return "proc/self", "this process (no dataplane runs)"
+	return "proc/self", "this process (no dataplane answers)"
 }
 
 // link is where a symbolic link points; empty if that cannot be read.

@@ -140,7 +140,8 @@ func (s *supervisor) follow() {
 		}
 	}
 	for _, m := range s.more {
-		if slices.ContainsFunc(s.children, func(c *child) bool { return c.Name == m.Name }) {
+		if i := slices.IndexFunc(s.children, func(c *child) bool { return c.Name == m.Name }); i >= 0 {
+			s.children[i].Grace = m.Grace // what it drains for may have changed while it runs
 			continue
 		}
 		c := &child{Spec: m, at: -1, told: Child{Name: m.Name, State: Waiting, Since: time.Now()}}

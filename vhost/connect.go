@@ -65,11 +65,12 @@ func (p *Port) isThere() bool {
 
 // dial connects to the peer, if it is one that may be.
 func (p *Port) dial() (*net.UnixConn, error) {
-	connect := dial
-	if p.opts.NoFollow {
-		connect = dialHere
+	path, leave, err := p.here()
+	if err != nil {
+		return nil, err
 	}
-	c, err := connect(p.opts.Path)
+	defer leave()
+	c, err := p.connect(path)
 	if err != nil {
 		return nil, err
 	}
@@ -79,22 +80,18 @@ func (p *Port) dial() (*net.UnixConn, error) {
 	return c, nil
 }
 
-// dialHere is dial of a socket that is at path itself. What was looked at is what
-// is connected to, whoever changes the directory meanwhile.
-func dialHere(path string) (*net.UnixConn, error) {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+// connect connects to the socket at a path of here.
+func (p *Port) connect(path string) (*net.UnixConn, error) {
+	if !p.opts.NoFollow {
+		return dial(path)
+	}
+	var st unix.Stat_t
+	fd, err := openSocket(path, &st)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return nil, unix.ENOTSOCK
-	}
-	return dial(fmt.Sprintf("/proc/self/fd/%d", fd))
+	return dial(descriptor(fd))
 }
 
 // dial connects to path. It costs next to nothing while there is no socket.
@@ -134,6 +131,8 @@ func (p *Port) whyNoPeer(err error) string {
 		return "the peer does not accept connections on " + path + " (it may have one)"
 	case errors.Is(err, unix.EPROTOTYPE), errors.Is(err, unix.ENOTSOCK):
 		return path + " is no stream socket"
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return "the way to " + path + " has a symbolic link in the place of its directory, or a file"
 	}
 	return fmt.Sprintf("connect to %s: %v", path, err)
 }

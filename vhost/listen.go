@@ -21,41 +21,66 @@ var ErrInUse = errors.New("path is in use")
 
 // listen makes the socket. It has its mode before anybody can connect.
 func (p *Port) listen() error {
-	path := p.opts.Path
-	if err := removeStale(path); err != nil {
-		return err
+	path, leave, err := p.here()
+	if err == nil {
+		defer leave()
+		if err := p.removeStale(path); err != nil {
+			return err
+		}
+		p.listener, err = p.bind(path)
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("listen: make directory %s first: %w", filepath.Dir(p.opts.Path), err)
+	}
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", p.opts.Path, err)
+	}
+	if err := p.give(path); err != nil {
+		return errors.Join(fmt.Errorf("listen on %s: %w", p.opts.Path, err), p.listener.Close())
+	}
+	return nil
+}
+
+// bind makes the socket at path.
+func (p *Port) bind(path string) (*net.UnixListener, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		ctlErr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), uint32(p.opts.Mode.Perm())) })
 		return errors.Join(ctlErr, err)
 	}}
 	l, err := lc.Listen(context.Background(), "unix", path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("listen: make directory %s first: %w", filepath.Dir(path), err)
-	}
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return nil, err
 	}
-	p.listener = l.(*net.UnixListener)
-	p.listener.SetUnlinkOnClose(false)
+	u := l.(*net.UnixListener)
+	u.SetUnlinkOnClose(false)
+	return u, nil
+}
+
+// give gives the socket at path its mode and its owner, and keeps in mind which one it is. It may be another one by now, but
+// a socket it is: a symbolic link in its place would have a file of the host be given away.
+func (p *Port) give(path string) error {
+	fd, err := openSocket(path, &p.inode)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
 	// The umask may have taken from the mode; it cannot have added to it.
-	if err := os.Chmod(path, p.opts.Mode.Perm()); err != nil {
-		return errors.Join(fmt.Errorf("listen: %w", err), p.listener.Close())
+	if err := os.Chmod(descriptor(fd), p.opts.Mode.Perm()); err != nil {
+		return err
 	}
-	if o := p.opts.Owner; o != nil {
-		if err := os.Lchown(path, o.UID, o.GID); err != nil {
-			return errors.Join(fmt.Errorf("listen: give %s to user %d: %w", path, o.UID, err), p.listener.Close())
-		}
+	o := p.opts.Owner
+	if o == nil {
+		return nil
 	}
-	if err := unix.Lstat(path, &p.inode); err != nil {
-		return errors.Join(fmt.Errorf("listen: %s: %w", path, err), p.listener.Close())
+	if err := unix.Fchownat(fd, "", o.UID, o.GID, unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("give it to user %d: %w", o.UID, err)
 	}
 	return nil
 }
 
-// removeStale removes a socket at path that nobody answers on.
-func removeStale(path string) error {
+// removeStale removes a socket at a path of here that nobody answers on.
+func (p *Port) removeStale(path string) error {
 	st, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -64,28 +89,33 @@ func removeStale(path string) error {
 		return err
 	}
 	if st.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("%w: %s is no socket (remove it, or choose another path)", ErrInUse, path)
+		return fmt.Errorf("%w: %s is no socket (remove it, or choose another path)", ErrInUse, p.opts.Path)
 	}
-	c, err := dial(path)
+	c, err := p.connect(path)
 	if err == nil {
 		_ = c.Close()
 	}
 	switch {
 	case err == nil, errors.Is(err, unix.EAGAIN): // it listens, with a queue that is full
-		return fmt.Errorf("%w: somebody listens on %s already (end that, or choose another path)", ErrInUse, path)
+		return fmt.Errorf("%w: somebody listens on %s already (end that, or choose another path)", ErrInUse, p.opts.Path)
 	case errors.Is(err, unix.ECONNREFUSED):
 		return os.Remove(path)
 	}
-	return fmt.Errorf("is somebody listening on %s? %w", path, err)
+	return fmt.Errorf("is somebody listening on %s? %w", p.opts.Path, err)
 }
 
 // unlisten ends listening and removes the socket, unless somebody has put
 // another one in its place.
 func (p *Port) unlisten() {
 	_ = p.listener.Close()
+	path, leave, err := p.here()
+	if err != nil {
+		return // it went with its directory
+	}
+	defer leave()
 	var st unix.Stat_t
-	if unix.Lstat(p.opts.Path, &st) == nil && st.Dev == p.inode.Dev && st.Ino == p.inode.Ino {
-		_ = os.Remove(p.opts.Path)
+	if unix.Lstat(path, &st) == nil && st.Dev == p.inode.Dev && st.Ino == p.inode.Ino {
+		_ = os.Remove(path)
 	}
 }
 

@@ -53,7 +53,7 @@ type Options struct {
 
 	Peer     *uint32 // the only user who may be the peer; nil: anybody who reaches the socket
 	Owner    *Owner  // of a listening socket; nil: the process's user
-	NoFollow bool    // a symbolic link at Path is no socket: others may write to its directory
+	NoFollow bool    // no symbolic link at Path, or in the place of its directory, leads anywhere: others may write there. Path may come to the directory by one
 
 	// Quiesce returns when every worker has ended the turn it was in and has
 	// taken note of WakeFD of all queues. It is called by goroutines of the

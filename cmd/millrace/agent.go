@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,8 +47,11 @@ namespace of the pod is not there any more. After a restart of the host one is e
 		Example: "  millrace agent reconcile && millrace agent reconcile",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := a.callAgent(cmd.Context(), &attach.Request{Method: attach.Reconcile})
-			return err
+			r, err := a.callAgent(cmd.Context(), &attach.Request{Method: attach.Reconcile})
+			if err != nil || !a.json {
+				return err
+			}
+			return a.printJSON(object{{"removed", append([]string{}, r.Removed...)}})
 		},
 	}
 }
@@ -57,8 +61,11 @@ func (a *app) callAgent(ctx context.Context, r *attach.Request) (*attach.Reply, 
 	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
 	defer cancel()
 	reply, err := attach.Call(ctx, a.runDir, r)
-	if errors.Is(err, attach.ErrAway) {
-		return nil, fmt.Errorf("%w: %w", api.ErrNotRunning, err)
+	switch socket := filepath.Join(a.runDir, attach.SocketName); {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%w: %s belongs to another user: call as that user or as root", fs.ErrPermission, socket)
+	case errors.Is(err, attach.ErrAway):
+		return nil, fmt.Errorf("%w: looked at %s; start it with `millrace run --run-dir %s`", api.ErrNotRunning, socket, a.runDir)
 	}
 	return reply, err
 }

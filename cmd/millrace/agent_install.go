@@ -20,7 +20,11 @@ finds the old one or the new one. It is for images that have no other programs.`
 		Example: "  millrace agent install --plugin /bin/millrace-cni --to /host/opt/cni/bin",
 		Args:    exactly(),
 		RunE: func(*cobra.Command, []string) error {
-			return installProgram(plugin, filepath.Join(to, filepath.Base(plugin)))
+			path := filepath.Join(to, filepath.Base(plugin))
+			if err := installProgram(plugin, path); err != nil || !a.json {
+				return err
+			}
+			return a.printJSON(object{{"path", path}})
 		},
 	}
 	cmd.Flags().StringVar(&plugin, "plugin", "/bin/millrace-cni", "the plugin")

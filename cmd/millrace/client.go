@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -48,7 +49,16 @@ func (a *app) connect(ctx context.Context, cmd *cobra.Command, args []string, do
 		return err
 	}
 	defer c.Close()
-	return ofCommandLine(cmd, do(ctx, c, args))
+	return withNames(ofCommandLine(cmd, do(ctx, c, args)))
+}
+
+// withNames adds to the error of a name that there is not which command lists those
+// that there are.
+func withNames(err error) error {
+	if errors.Is(err, api.ErrNoPort) || errors.Is(err, api.ErrNoBridge) {
+		return fmt.Errorf("%w: `millrace show` lists bridges and ports", err)
+	}
+	return err
 }
 
 // ofCommandLine words the refusal of a field for those who typed a flag or an

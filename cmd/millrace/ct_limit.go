@@ -136,13 +136,16 @@ func parseLimit(s string) (uint32, error) {
 }
 
 // setLimit sets the limit of the zone that is the first argument; nil: none of its own.
+// In JSON it prints what holds then.
 func (a *app) setLimit(cmd *cobra.Command, args []string, limit *uint32) error {
 	z, err := zoneArgument(cmd, args[0])
 	if err != nil {
 		return err
 	}
 	return a.call(func(ctx context.Context, c *api.Client, _ []string) error {
-		_, err := c.Connections.SetZoneLimit(ctx, &api.SetZoneLimitRequest{Zone: z, Limit: limit})
-		return err
+		if _, err := c.Connections.SetZoneLimit(ctx, &api.SetZoneLimitRequest{Zone: z, Limit: limit}); err != nil || !a.json {
+			return err
+		}
+		return a.showLimits(ctx, c, z)
 	})(cmd, args)
 }

@@ -130,6 +130,11 @@ func TestLimitCommand(t *testing.T) {
 	if n := sw.ConnectionDefault(); n != 99 {
 		t.Errorf("default %d", n)
 	}
+	out := must(t, dir, "ct", "limit", "set", "300", "8", "--json")
+	checkJSON(t, out)
+	if !strings.Contains(out, `"number": 300`) || !strings.Contains(out, `"limit": 8`) {
+		t.Errorf("limit of a zone in JSON: %s", out)
+	}
 	must(t, dir, "ct", "limit", "del", "default")
 	if n := sw.ConnectionDefault(); n != 0 {
 		t.Errorf("default %d after it was taken away", n)

@@ -208,6 +208,15 @@ func (e *edit) overtaken(err error) bool {
 		(refused.Op < len(e.expects) && refused.Name == ovsdb.TimedOut || refused.Op > len(e.expects)+len(e.ops) && refused.Name == "constraint violation")
 }
 
+// unknownFate says of a change during which the database was lost that nobody knows
+// whether it was made.
+func unknownFate(err error) error {
+	if errors.Is(err, ovsdb.ErrLost) {
+		return fmt.Errorf("change the database: %w: the change was made or not; `millrace status` says how the database is", err)
+	}
+	return err
+}
+
 // commit makes the transaction and counts next_cfg up.
 func (d *database) commit(ctx context.Context, e *edit) (int, error) {
 	comment := ovsdb.Op{"op": "comment", "comment": "millrace"}
@@ -215,7 +224,7 @@ func (d *database) commit(ctx context.Context, e *edit) (int, error) {
 	read := ovsdb.Op{"op": "select", "table": model.OpenvSwitchTable, "where": []any{}, "columns": []string{"next_cfg"}}
 	results, err := d.Transact(ctx, slices.Concat(e.expects, e.ops, []ovsdb.Op{comment, count, read})...)
 	if err != nil {
-		return 0, err
+		return 0, unknownFate(err)
 	}
 	return oneNumber(results[len(results)-1].Rows, "next_cfg")
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"path/filepath"
@@ -73,12 +74,15 @@ func (a *app) askAgent(ctx context.Context, path string, query url.Values, v any
 	case slices.Contains(names, port):
 		return &absentError{fmt.Sprintf("the process of egress port %s does not run: `millrace run` starts it, and its log says why it ends", port)}
 	}
-	return &absentError{fmt.Sprintf("there is no egress port %s with an agent in this run directory; there are: %s", port, cmp.Or(strings.Join(names, ", "), "none"))}
+	return &absentError{fmt.Sprintf("there is no egress port %s with an agent in %s; there are: %s", port, a.runDir, cmp.Or(strings.Join(names, ", "), "none"))}
 }
 
 // agentPorts are the egress ports that have an agent, or a tunnel.
 func (a *app) agentPorts() ([]string, error) {
 	names, err := control.EgressPorts(a.runDir)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("look for egress ports: %w: call as the user whose run directory it is or as root", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("look for egress ports: %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"millrace/control"
 	"millrace/control/bridge"
@@ -27,10 +28,19 @@ func ownNetns(runDir, name string) string {
 }
 
 // makeNetns makes the network namespace of an egress port, if it is not there: one that somebody else has made
-// stays when the port goes.
+// stays when the port goes. What a process has left half made that was killed is made anew.
 func makeNetns(runDir string, e bridge.Egress) error {
-	if _, err := os.Stat(netnsPath(e.Netns)); err == nil {
+	path := netnsPath(e.Netns)
+	_, err := os.Stat(path)
+	switch there, noted := err == nil, isNoted(runDir, e.Name); {
+	case there && !noted:
 		return nil
+	case there && isNetns(path):
+		return loopbackUp(path)
+	case there:
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("remove what is no network namespace: %w", err)
+		}
 	}
 	if err := os.WriteFile(ownNetns(runDir, e.Name), []byte(e.Netns), 0o600); err != nil {
 		return fmt.Errorf("note the network namespace: %w", err)
@@ -40,22 +50,48 @@ func makeNetns(runDir string, e bridge.Egress) error {
 		runtime.LockOSThread() // for good: the thread is in the namespace then, and ends with us
 		h, err := netns.NewNamed(e.Netns)
 		if err == nil {
-			err = errors.Join(loopbackUp(), h.Close())
+			err = h.Close()
 		}
 		done <- err
 	}()
 	if err := <-done; err != nil {
 		return fmt.Errorf("make network namespace %s: %w (it takes CAP_SYS_ADMIN)", e.Netns, err)
 	}
-	return nil
+	return loopbackUp(path)
 }
 
-func loopbackUp() error {
-	l, err := netlink.LinkByName("lo")
+// isNoted reports whether an egress port's process has made a network namespace, or begun to.
+func isNoted(runDir, name string) bool {
+	_, err := os.Stat(ownNetns(runDir, name))
+	return err == nil
+}
+
+// isNetns reports whether a network namespace is mounted at path, which is otherwise the
+// empty file that one is to be mounted at.
+func isNetns(path string) bool {
+	var s unix.Statfs_t
+	return unix.Statfs(path, &s) == nil && s.Type == unix.NSFS_MAGIC
+}
+
+func loopbackUp(path string) error {
+	ns, err := netns.GetFromPath(path)
 	if err != nil {
-		return err
+		return fmt.Errorf("open network namespace %s: %w", path, err)
 	}
-	return netlink.LinkSetUp(l)
+	defer ns.Close()
+	h, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		return fmt.Errorf("reach network namespace %s: %w", path, err)
+	}
+	defer h.Close()
+	l, err := h.LinkByName("lo")
+	if err == nil {
+		err = h.LinkSetUp(l)
+	}
+	if err != nil {
+		return fmt.Errorf("take the loopback device of %s up: %w", path, err)
+	}
+	return nil
 }
 
 // netnsPath is where a namespace is that has a name or a path.
@@ -71,15 +107,23 @@ func netnsPath(s string) string {
 func sweepEgress(runDir, name string) error {
 	var errs []error
 	if b, err := os.ReadFile(ownNetns(runDir, name)); err == nil {
-		if _, err := os.Stat(netnsPath(string(b))); err == nil {
-			errs = append(errs, netns.DeleteNamed(string(b)))
-		}
-		errs = append(errs, os.Remove(ownNetns(runDir, name)))
+		errs = append(errs, removeNetns(string(b)), os.Remove(ownNetns(runDir, name)))
 	}
 	if err := os.Remove(control.EgressSocket(runDir, name)); !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// removeNetns removes a network namespace that has a name, or what is there of it.
+func removeNetns(name string) error {
+	if isNetns(netnsPath(name)) {
+		return netns.DeleteNamed(name)
+	}
+	if err := os.Remove(netnsPath(name)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // gatewaysEvery is how often the device of a port is looked at: it goes with the

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -73,7 +74,7 @@ func setOptions(cmd *cobra.Command, options map[string]string, between func(rune
 		case flag == nil || slices.Contains(never, key):
 			problems = append(problems, fmt.Errorf("unknown option %q", key[:min(len(key), 60)]))
 		case slices.Contains(paths, key) && !filepath.IsAbs(value):
-			err = fmt.Errorf("%q is not an absolute path", value[:min(len(value), 60)])
+			err = errors.New("its value is not an absolute path: it names a file") // and is not told, for it may be the secret itself
 		case key == "server":
 			err = setFlag(flag, strings.FieldsFunc(value, between))
 		case flag.Value.Type() == "stringArray":

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -107,6 +108,20 @@ func TestEgressPorts(t *testing.T) {
 	}
 	if out := must(t, dir, "status"); !strings.Contains(out, "egress eg0") {
 		t.Errorf("status does not tell of egress ports:\n%s", out)
+	}
+
+	// Users see the type that they gave; to the dataplane it is another.
+	for _, args := range []string{"port list", "port show eg0"} {
+		if out := must(t, dir, strings.Fields(args)...); !strings.Contains(out, "egress ") && !strings.Contains(out, "egress, a dpdkvhostuser port") {
+			t.Errorf("%s:\n%s", args, out)
+		}
+	}
+	var shown struct {
+		Type string
+		Spec struct{ Type string }
+	}
+	if err := json.Unmarshal([]byte(must(t, dir, "port", "show", "eg0", "--json")), &shown); err != nil || shown.Type != "egress" || shown.Spec.Type != "dpdkvhostuser" {
+		t.Errorf("port show --json: %+v, %v", shown, err)
 	}
 
 	was := egressChild(t, dir, "eg0").PID

@@ -173,8 +173,11 @@ func (f *rosterFile) open() (*l3.Tunnel, error) {
 	}
 	c.Inner = dev
 	c.Use = func([]l3.Peer) error {
+		if err := dev.Route(prefixesOf(f.nodes)); err != nil {
+			return err // the guard keeps its members, and their flows: it is tried twice a second
+		}
 		f.guard.Set(f.nodes, f.others)
-		return dev.Route(prefixesOf(f.nodes))
+		return nil
 	}
 	t, err := l3.New(c)
 	if err != nil {

@@ -107,7 +107,7 @@ and no server has answered in the last 10 seconds.`,
 			var s l3.Status
 			err := admin.Ask(cmd.Context(), filepath.Join(a.runDir, socket), "/status", nil, &s)
 			if errors.Is(err, admin.ErrNoAgent) {
-				return &absentError{fmt.Sprintf("no tunnel (%s) is running in this run directory: start one with `%s`", what, command)}
+				return &absentError{fmt.Sprintf("no tunnel (%s) is running in %s: start one with `%s`", what, a.runDir, command)}
 			}
 			if err != nil {
 				return err
@@ -189,8 +189,7 @@ func (a *app) egressGenkeyCmd() *cobra.Command {
 		Example: "  (umask 077; millrace egress genkey > l3.key)",
 		Args:    exactly(),
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(a.out, l3.NewKey())
-			return err
+			return a.printKey("private_key", l3.NewKey())
 		},
 	}
 }
@@ -211,8 +210,16 @@ func (a *app) egressPubkeyCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(a.out, k.Public())
-			return err
+			return a.printKey("public_key", k.Public())
 		},
 	}
+}
+
+// printKey prints a key; name is what it is in JSON.
+func (a *app) printKey(name string, k l3.Key) error {
+	if a.json {
+		return a.printJSON(object{{name, k.String()}})
+	}
+	_, err := fmt.Fprintln(a.out, k)
+	return err
 }

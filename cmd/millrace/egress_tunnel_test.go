@@ -52,7 +52,12 @@ func TestTunnelKeysOfPrograms(t *testing.T) {
 		t.Errorf("exit code %d, %q; want %s", code, out.String(), k.Public())
 	}
 	out.Reset()
-	a.in = strings.NewReader("nonsense\n")
+	a.in = strings.NewReader(r.out)
+	if code := a.main(t.Context(), []string{"egress", "pubkey", "--json"}); code != 0 || !strings.Contains(out.String(), `"public_key": "`+k.Public().String()+`"`) {
+		t.Errorf("in JSON: exit code %d, %q", code, out.String())
+	}
+	out.Reset()
+	a.json, a.in = false, strings.NewReader("nonsense\n")
 	if code := a.main(t.Context(), []string{"egress", "pubkey"}); code != exitError || !strings.Contains(out.String(), "is no key") {
 		t.Errorf("nonsense: exit code %d, %q", code, out.String())
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -51,7 +52,7 @@ func (a *app) setCmd(k setKind) *cobra.Command {
 		Example: "  millrace flow " + k.use + " add " + k.example + "\n  millrace flow " + k.use + " list",
 		Args:    noSubcommand, RunE: helpOnly,
 	}
-	cmd.AddCommand(a.setAddCmd(k), a.setRemoveCmd(k), a.namedDel(k.named, k.use, "NAME"), a.namedList(k.named, k.use, k.heads...))
+	cmd.AddCommand(a.setAddCmd(k), a.setRemoveCmd(k), a.namedDel(k.named, k.use, firstOf(strings.Fields(k.example))), a.namedList(k.named, k.use, k.heads...))
 	return cmd
 }
 

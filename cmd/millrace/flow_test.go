@@ -271,6 +271,49 @@ func FuzzDescribe(f *testing.F) {
 	})
 }
 
+// TestDamagedPcap: a capture file of any length and with any byte changed is an error, or has a frame.
+func TestDamagedPcap(t *testing.T) {
+	frame, err := parsePacket("tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a.pcap", "a.pcapng"} {
+		path := writePcap(t, name, layers.LinkTypeEthernet, 9999, frame, frame)
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read := func(b []byte) ([]byte, error) {
+			if err := os.WriteFile(path, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return readPcap(path, 2)
+		}
+		for n := range whole {
+			if f, err := read(whole[:n]); err == nil && !bytes.Equal(f, frame) {
+				t.Errorf("%s: of %d bytes frame 2 is %x", name, n, f)
+			}
+			changed := slices.Clone(whole)
+			changed[n] ^= 9
+			if f, err := read(changed); (f == nil) == (err == nil) {
+				t.Errorf("%s: with another byte %d frame 2 is %x, %v", name, n, f, err)
+			}
+		}
+		if f, err := read(whole); err != nil || !bytes.Equal(f, frame) {
+			t.Errorf("%s: %x, %v", name, f, err)
+		}
+	}
+	fast := []byte{10, 13, 13, 10, 28, 0, 0, 0, 0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255, 28, 0, 0, 0, // a section
+		1, 0, 0, 0, 32, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 1, 0, 100, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0, 0} // an interface whose clock has 10^100 ticks a second
+	path := filepath.Join(t.TempDir(), "b.pcapng")
+	if err := os.WriteFile(path, fast, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := readPcap(path, 1); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("a clock that there is not: %x, %v", f, err)
+	}
+}
+
 // writePcap writes a capture file of frames.
 func writePcap(t *testing.T, name string, link layers.LinkType, snap int, frames ...[]byte) string {
 	t.Helper()

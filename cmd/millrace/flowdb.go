@@ -127,7 +127,7 @@ func (d *flowDB) commit(ctx context.Context, e *flowEdit) (next int, results []o
 		}
 	}
 	if results, err = d.TransactText(ctx, e.text, e.n); err != nil {
-		return 0, nil, err
+		return 0, nil, unknownFate(err)
 	}
 	next, err = oneNumber(results[len(results)-1].Rows, "next_cfg")
 	return next, results[:own], err

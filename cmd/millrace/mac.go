@@ -76,8 +76,11 @@ stays until it is deleted or its port is.`,
 		Args:              exactly("BRIDGE", "MAC", "PORT"),
 		ValidArgsFunction: byPosition(a.bridgeNames(), nil, a.portNames()),
 		RunE: a.call(func(ctx context.Context, c *api.Client, args []string) error {
-			_, err := c.AddEntry(ctx, &api.AddEntryRequest{Entry: &api.Entry{Bridge: args[0], Vlan: vlan, Mac: args[1], Port: args[2]}})
-			return err
+			e := &api.Entry{Bridge: args[0], Vlan: vlan, Mac: args[1], Port: args[2], Static: true}
+			if _, err := c.AddEntry(ctx, &api.AddEntryRequest{Entry: e}); err != nil || !a.json {
+				return err
+			}
+			return a.printJSON(toJSON(e))
 		}),
 	}
 	cmd.Flags().Uint32Var(&vlan, "vlan", 0, "VLAN of the address, 1 to 4094 (default: untagged)")
@@ -95,8 +98,10 @@ learned again.`,
 		Args:              exactly("BRIDGE", "MAC"),
 		ValidArgsFunction: byPosition(a.bridgeNames()),
 		RunE: a.call(func(ctx context.Context, c *api.Client, args []string) error {
-			_, err := c.DelEntry(ctx, &api.DelEntryRequest{Bridge: args[0], Vlan: vlan, Mac: args[1]})
-			return err
+			if _, err := c.DelEntry(ctx, &api.DelEntryRequest{Bridge: args[0], Vlan: vlan, Mac: args[1]}); err != nil || !a.json {
+				return err
+			}
+			return a.printJSON(object{{"deleted", []string{args[1]}}})
 		}),
 	}
 	cmd.Flags().Uint32Var(&vlan, "vlan", 0, "VLAN of the address, 1 to 4094 (default: untagged)")
@@ -116,8 +121,10 @@ Static ones stay. Frames are flooded until addresses are learned again.`,
 		Args:              between(0, 1, "BRIDGE"),
 		ValidArgsFunction: byPosition(a.bridgeNames()),
 		RunE: a.call(func(ctx context.Context, c *api.Client, args []string) error {
-			_, err := c.FlushEntries(ctx, &api.FlushEntriesRequest{Bridge: firstOf(args), Port: port})
-			return err
+			if _, err := c.FlushEntries(ctx, &api.FlushEntriesRequest{Bridge: firstOf(args), Port: port}); err != nil || !a.json {
+				return err
+			}
+			return a.printJSON(object{{"bridge", firstOf(args)}, {"port", port}})
 		}),
 	}
 	cmd.Flags().StringVar(&port, "port", "", "addresses behind this port only")

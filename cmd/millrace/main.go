@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
@@ -100,6 +101,8 @@ func exitCode(err error) int {
 		return exitOK
 	case errors.As(err, &u), errors.Is(err, api.ErrInvalid):
 		return exitUsage
+	case errors.Is(err, fs.ErrPermission):
+		return exitError // whoever asks may not know whether it runs
 	case errors.Is(err, api.ErrNotRunning), errors.Is(err, admin.ErrNoAgent), errors.As(err, &absent):
 		return exitNotRunning
 	case errors.Is(err, service.ErrInUse), errors.Is(err, control.ErrInUse), errors.Is(err, storage.ErrLocked), errors.Is(err, server.ErrInUse), errors.Is(err, admin.ErrInUse):

@@ -5,17 +5,21 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/zap"
 
 	"millrace/control"
+	"millrace/control/ovsdb"
 	"millrace/control/ovsdb/schema"
 	"millrace/control/ovsdb/server"
 	"millrace/dataplane"
@@ -311,9 +315,11 @@ func TestExitCodes(t *testing.T) {
 		{"no certificate", "bridge list --db ssl:127.0.0.1:1", 2, "no key, certificate and CA certificate are given"},
 		{"no such port", "port del nope", 1, "no such port"},
 		{"no such port, and that is fine", "port del nope --if-exists", 0, ""},
-		{"no such port to show", "port show nope", 1, "no such port: nope"},
+		{"no such port to show", "port show nope", 1, "no such port: nope: `millrace show` lists bridges and ports"},
 		{"no such port to count", "stats nope", 1, "no such port: nope"},
-		{"no such bridge", "mac table br9", 1, "no such bridge"},
+		{"no such bridge", "mac table br9", 1, "addresses of bridge br9: no such bridge: `millrace show` lists bridges and ports"},
+		{"export into no directory", "db export /nowhere/copy.db", 1, "write /nowhere/copy.db: "},
+		{"no agent", "agent list", 3, "no switch running: looked at " + filepath.Join(dir, "cni.sock") + "; start it with `millrace run --run-dir " + dir + "`"},
 		{"bad address", "mac add br0 xyz vm1", 2, `MAC: "xyz" is not an Ethernet address`},
 		{"not up in time", "port add br0 late --type dpdkvhostuser --wait=50ms", 1, "port late does not forward after 50ms: it is waiting: no peer"},
 		{"interval", "stats --interval 1us", 2, "--interval"},
@@ -331,6 +337,26 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("exit code %d, want %d; it said\n%swant\n%s", r.code, tt.code, r.err, tt.says)
 			}
 		})
+	}
+}
+
+// TestNoPermission: whoever may not ask is not told that nothing runs.
+func TestNoPermission(t *testing.T) {
+	denied := &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EACCES)}
+	for _, err := range []error{&noDatabaseError{"--db", denied}, fmt.Errorf("%w: %w", api.ErrNotRunning, denied)} {
+		if code := exitCode(err); code != exitError {
+			t.Errorf("exit code %d for %v", code, err)
+		}
+	}
+}
+
+// TestUnknownFate: a change during which the database went may have been made.
+func TestUnknownFate(t *testing.T) {
+	if err := unknownFate(fmt.Errorf("%w: EOF", ovsdb.ErrLost)); !errors.Is(err, ovsdb.ErrLost) || !strings.Contains(err.Error(), "`millrace status`") {
+		t.Errorf("lost: %v", err)
+	}
+	if err := unknownFate(os.ErrExist); err != os.ErrExist {
+		t.Errorf("another: %v", err)
 	}
 }
 

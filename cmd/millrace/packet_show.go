@@ -113,12 +113,17 @@ func hardware(b []byte) string {
 }
 
 // readPcap returns frame n, from 1, of a capture file.
-func readPcap(path string, n int) ([]byte, error) {
+func readPcap(path string, n int) (frame []byte, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	defer func() {
+		if bad := recover(); bad != nil { // pcapgo's, such as a division by zero for a clock of 2^64 ticks
+			frame, err = nil, fmt.Errorf("%s: the file is damaged: %v", path, bad)
+		}
+	}()
 	r, link, err := openPcap(f)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

@@ -217,7 +217,7 @@ func (a *app) portAdded(ctx context.Context, f *portAddFlags, r outcome, args []
 		return err
 	}
 	if a.json {
-		return a.printJSON(append(toJSON(port), field{"ofport", r.ofport}))
+		return a.printJSON(append(a.rowTypes().json(port), field{"ofport", r.ofport}))
 	}
 	return nil
 }

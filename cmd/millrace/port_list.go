@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,7 +19,8 @@ func (a *app) portListCmd() *cobra.Command {
 		Use:   "list",
 		Short: "List ports in a table",
 		Long: `Lists ports, one in a line, in the order in which they were added. REASON says
-what is missing where a port does not forward.`,
+what is missing where a port does not forward. TYPE, and type in --json, is what
+the port's row says; spec.type in --json is what the port is to the dataplane.`,
 		Example: `  millrace port list
   millrace port list --bridge br0 --json | jq -r '.[].spec.name'`,
 		Args: exactly(),
@@ -35,13 +38,14 @@ what is missing where a port does not forward.`,
 }
 
 func (a *app) listPorts(ports []*api.Port) error {
+	types := a.rowTypes()
 	if a.json {
-		return a.printJSON(list(ports))
+		return a.printJSON(types.list(ports))
 	}
 	t := newTable("NAME", ">NO", "BRIDGE", "TYPE", "LINK", ">QUEUES", "VLAN", "REASON")
 	for _, p := range ports {
 		s := p.GetSpec()
-		t.add(s.GetName(), fmt.Sprint(p.GetNumber()), s.GetBridge(), s.GetType(), word(p.GetState().GetLink()),
+		t.add(s.GetName(), fmt.Sprint(p.GetNumber()), s.GetBridge(), types.of(p), word(p.GetState().GetLink()),
 			fmt.Sprint(p.GetState().GetQueues()), vlans(s), reason(p.GetState()))
 	}
 	t.print(a.out, "no ports")
@@ -53,7 +57,8 @@ func (a *app) portShowCmd() *cobra.Command {
 		Use:   "show NAME",
 		Short: "Show all about one port",
 		Long: `Shows a port's settings and its state: how far it has come and why not further,
-its peer, the features that were negotiated, and the CPUs that poll its queues.`,
+its peer, the features that were negotiated, and the CPUs that poll its queues.
+type in --json is what the port's row says, spec.type what it is to the dataplane.`,
 		Example: `  millrace port show vm1
   millrace port show vm1 --json | jq -r .state.link`,
 		Args:              exactly("NAME"),
@@ -63,10 +68,11 @@ its peer, the features that were negotiated, and the CPUs that poll its queues.`
 			if err != nil {
 				return err
 			}
+			p, types := r.GetPorts()[0], a.rowTypes()
 			if a.json {
-				return a.printJSON(toJSON(r.GetPorts()[0]))
+				return a.printJSON(types.json(p))
 			}
-			a.describePort(r.GetPorts()[0])
+			a.describePort(p, types)
 			return nil
 		}),
 	}
@@ -74,11 +80,12 @@ its peer, the features that were negotiated, and the CPUs that poll its queues.`
 
 // describePort prints all that there is about a port, and leaves out what it
 // does not have.
-func (a *app) describePort(p *api.Port) {
+func (a *app) describePort(p *api.Port, types rowTypes) {
 	s, st := p.GetSpec(), p.GetState()
 	for _, l := range [][2]string{
 		{"port", fmt.Sprintf("%s, number %d, of bridge %s", s.GetName(), p.GetNumber(), s.GetBridge())},
-		{"type", s.GetType() + whereTo(s)},
+		{"type", types.line(p) + whereTo(s)},
+		{"options", optionsLine(s.GetOptions())},
 		{"link", linkLine(st)},
 		{"device", deviceLine(st.GetHost())},
 		{"vlan", vlans(s)},
@@ -101,6 +108,15 @@ func (a *app) describePort(p *api.Port) {
 			fmt.Fprintf(a.out, "%-15s %s\n", l[0]+":", l[1])
 		}
 	}
+}
+
+// optionsLine lists what a port has been told besides what has a line of its own.
+func optionsLine(options map[string]string) string {
+	var words []string
+	for _, k := range slices.Sorted(maps.Keys(options)) {
+		words = append(words, k+"="+options[k])
+	}
+	return strings.Join(words, " ")
 }
 
 // deviceLine says how the device of a tap or internal port is.

@@ -62,6 +62,7 @@ type picture struct {
 	info     *api.GetInfoResponse // nil: liveErr says why
 	bridges  []*api.Bridge
 	ports    []*api.Port
+	types    rowTypes
 	liveErr  error
 	flows    *control.Flows // nil: control tells nothing
 }
@@ -69,7 +70,7 @@ type picture struct {
 // look reads the database and asks the dataplane. It is an error if neither
 // can be reached.
 func (a *app) look(ctx context.Context, f *dbFlags) (*picture, error) {
-	p := &picture{}
+	p := &picture{types: a.rowTypes()}
 	d, err := a.dialDB(ctx, f)
 	if err == nil {
 		defer d.Close()
@@ -176,7 +177,7 @@ func (p *picture) printUnasked(w io.Writer, asked map[string]bool) {
 				last = b.GetName()
 				fmt.Fprintf(w, "    Bridge %s%s\n        %s\n", last, map[bool]string{true: " (in the dataplane, not in the database)"}[p.rows != nil], learned(b))
 			}
-			fmt.Fprintf(w, "        Port %s\n            type: %s%s\n", s.GetName(), s.GetType(), whereTo(s))
+			fmt.Fprintf(w, "        Port %s\n            type: %s%s\n", s.GetName(), p.types.line(port), whereTo(s))
 			if v := vlans(s); v != "" {
 				fmt.Fprintf(w, "            vlan: %s\n", v)
 			}

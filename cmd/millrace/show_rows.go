@@ -98,7 +98,7 @@ func (p *picture) printInterface(w io.Writer, i *model.Interface) {
 // json is the picture for programs: what the dataplane says, and what the
 // database does.
 func (p *picture) json() object {
-	o := object{{"info", nil}, {"bridges", list(p.bridges)}, {"ports", list(p.ports)}, {"database", nil}, {"flows", flowsStatusJSON(p.flows)}, {"errors", p.errors()}}
+	o := object{{"info", nil}, {"bridges", list(p.bridges)}, {"ports", p.types.list(p.ports)}, {"database", nil}, {"flows", flowsStatusJSON(p.flows)}, {"errors", p.errors()}}
 	if p.info != nil {
 		o[0].value = toJSON(p.info)
 	}

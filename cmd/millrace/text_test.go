@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"millrace/control/egress/l3"
 	"millrace/dataplane/api"
 )
 
@@ -161,6 +165,62 @@ func TestEnumWords(t *testing.T) {
 			t.Errorf("got %q, want %q", tt.got, tt.want)
 		}
 	}
+}
+
+// FuzzSizes: a mix that is understood is understood the same way when it is written out again.
+func FuzzSizes(f *testing.F) {
+	for _, s := range []string{"60", "imix", "60:7,590:4", "60:0", "-1", "60:", ":1", "", "1:2:3", "+60:01"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		shares, err := parseSizes(s)
+		if err != nil {
+			return
+		}
+		var words []string
+		for _, x := range shares {
+			if x.Weight < 1 {
+				t.Fatalf("%q: weight %d", s, x.Weight)
+			}
+			words = append(words, fmt.Sprintf("%d:%d", x.Size, x.Weight))
+		}
+		again, err := parseSizes(strings.Join(words, ","))
+		if err != nil || len(shares) == 0 || !slices.Equal(again, shares) {
+			t.Fatalf("%q: %v became %v, %v", s, shares, again, err)
+		}
+	})
+}
+
+// FuzzServer: a server that is understood and passes the check has keys, prefixes without bits
+// behind their length, and an address of its own in the first of them; it is the same when it is written out again.
+func FuzzServer(f *testing.F) {
+	key := l3.NewKey().String()
+	for _, s := range []string{"K h:1 10.99.0.1/24", "K,K h:1 10.99.0.1/24,10.0.0.0/8", "K [::1]:1 fd99::1/64", "K h:1 10.99.0.0/24", "K h:1 10.99.0.1/32", "K h 10.99.0.1/24", "K h:1", "K h:1 ::ffff:10.0.0.1/120", "K h:1 0.0.0.0/0"} {
+		f.Add(strings.ReplaceAll(s, "K", key))
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := parseServer(s)
+		if err != nil || (l3.Setup{PrivateKey: l3.NewKey(), Peers: []l3.Peer{p}}).Check() != nil {
+			return
+		}
+		var keys []string
+		for _, k := range p.Keys {
+			keys = append(keys, k.String())
+		}
+		words := []string{netip.PrefixFrom(p.Probe, p.Prefixes[0].Bits()).String()}
+		for i, prefix := range p.Prefixes {
+			if prefix != prefix.Masked() || i == 0 && !prefix.Contains(p.Probe) {
+				t.Fatalf("%q: %+v", s, p)
+			}
+			if i > 0 {
+				words = append(words, prefix.String())
+			}
+		}
+		again, err := parseServer(strings.Join(keys, ",") + " " + p.Endpoint + " " + strings.Join(words, ","))
+		if err != nil || !reflect.DeepEqual(again, p) {
+			t.Fatalf("%q: %+v became %+v, %v", s, p, again, err)
+		}
+	})
 }
 
 // FuzzParseVLANs: a list that is understood is understood the same way when

@@ -102,6 +102,7 @@ func (r *reader) ownStack(f *found, e *Egress) {
 	if len(e.Addresses) == 0 {
 		r.refuse(f, "options", bad("%s is missing: the addresses of the port's TCP/IP stack, with the lengths of their prefixes, like 10.0.0.2/24", KeyIP))
 	}
+	r.refuse(f, "options", badOwn(e.Addresses))
 	if f.row.Options[KeyNetns] != "" {
 		r.refuse(f, "options", conflict("%s goes with %s=%s only", KeyNetns, KeyStack, StackKernel))
 	}
@@ -143,6 +144,24 @@ func (r *reader) agent(f *found, e *Egress) {
 	}
 }
 
+// badOwn says which of a stack's addresses no host can have, or is there with two
+// lengths: the process could not start, and nobody would read why. The kernel judges
+// those of its devices itself.
+func badOwn(addresses []string) error {
+	seen := map[netip.Addr]bool{}
+	for _, s := range addresses {
+		switch a := netip.MustParsePrefix(s).Addr(); {
+		case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), a.Is4In6(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+			return bad("%s: %s is no address of a host", KeyIP, a)
+		case seen[a]:
+			return conflict("%s: %s is there twice", KeyIP, a)
+		default:
+			seen[a] = true
+		}
+	}
+	return nil
+}
+
 // gatewaysOf reads the gateways of a row. Each is in the network of an address: there
 // would be no way to it.
 func gatewaysOf(list string, addresses []string) ([]string, error) {
@@ -157,6 +176,8 @@ func gatewaysOf(list string, addresses []string) ([]string, error) {
 			return nil, conflict("%s: %s is the second of its family", KeyGateway, a)
 		case !slices.ContainsFunc(addresses, func(p string) bool { return netip.MustParsePrefix(p).Contains(a) }):
 			return nil, bad("%s: %s is in no network of the addresses in %s", KeyGateway, a, KeyIP)
+		case slices.ContainsFunc(addresses, func(p string) bool { return netip.MustParsePrefix(p).Addr() == a }):
+			return nil, bad("%s: %s is the port's own address", KeyGateway, a)
 		}
 		families[a.Is4()] = true
 		found = append(found, a.String())

@@ -1,9 +1,14 @@
 package bridge
 
 import (
+	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"path/filepath"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"unicode/utf8"
 
@@ -123,6 +128,86 @@ func FuzzFrom(f *testing.F) {
 		have := Have{Ports: st.Ports, Bridges: st.Bridges, CPUs: st.CPUs}
 		if again := Diff(have, st); len(again) > 0 {
 			t.Errorf("second pass: %v", again)
+		}
+	})
+}
+
+// TestOneText: the same rows have the same text each time: another text would be written back for ever.
+func TestOneText(t *testing.T) {
+	rows := Rows{
+		Root:    &model.OpenvSwitch{Bridges: []string{"b"}},
+		Bridges: map[string]*model.Bridge{"b": {UUID: "b", Name: "br0", Ports: []string{"p", "q"}}},
+		Ports: map[string]*model.Port{
+			"p": {UUID: "p", Name: "p1", Interfaces: []string{"i"}, QOS: ptr("x")},
+			"q": {UUID: "q", Name: "p2", Interfaces: []string{"j"}, QOS: ptr("x")},
+		},
+		Interfaces: map[string]*model.Interface{
+			"i": {UUID: "i", Name: "p1", Type: TypePatch, IngressPolicingRate: 1, OtherConfig: map[string]string{KeySecurity: "x"}, Options: map[string]string{"peer": "p3"}},
+			"j": {UUID: "j", Name: "p2", Type: TypeTAP},
+		},
+		QoS: map[string]*model.QoS{"x": {Type: QoSPolicer, OtherConfig: map[string]string{"cir": "a", "cbs": "b"}}},
+	}
+	want := text(From(rows, Policy{RunDir: "/run/m"}))
+	for _, part := range []string{"ingress_policing_rate: not supported", "other_config: not supported", "qos: not supported", `cir="a"`} {
+		if !strings.Contains(want, part) {
+			t.Errorf("there is no %q in %s", part, want)
+		}
+	}
+	for range 64 {
+		if got := text(From(rows, Policy{RunDir: "/run/m"})); got != want {
+			t.Fatalf("equal rows:\n%s\n%s", got, want)
+		}
+	}
+}
+
+// FuzzSources: a list of stations that is understood is understood the same when it is written again,
+// has no more than it may, and names stations and prefixes only.
+func FuzzSources(f *testing.F) {
+	for _, s := range []string{"", "02:00:00:00:00:01", "02-00-00-00-00-01 10.0.0.1/8 fd00::1, 0200.0000.0002", "01:00:00:00:00:01", "02:00:00:00:00:01 fe80::1%x", "02:00:00:00:00:01 ::ffff:10.0.0.1", ",", "02:00:00:00:00:01 10.0.0.1/33"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		list, err := ParseSources(s)
+		if err != nil {
+			if !errors.Is(err, ErrValue) {
+				t.Fatal(err)
+			}
+			return
+		}
+		words := make([]string, len(list))
+		for i, src := range list {
+			words[i] = src.String()
+			mac, err := net.ParseMAC(src.MAC)
+			if err != nil || len(mac) != 6 || mac[0]&1 != 0 || len(src.Addresses) > sourcesMax {
+				t.Fatalf("%+v, %v", src, err)
+			}
+			for _, a := range src.Addresses {
+				if p, err := netip.ParsePrefix(a); err != nil || p.String() != a {
+					t.Fatalf("address %q: %v", a, err)
+				}
+			}
+		}
+		again, err := ParseSources(strings.Join(words, ","))
+		if err != nil || len(list) == 0 || len(list) > sourcesMax || !slices.EqualFunc(again, list, Source.equal) {
+			t.Fatalf("%q: %v became %v, %v", s, list, again, err)
+		}
+	})
+}
+
+// FuzzOwner: numbers of a user and a group are those that were written, and not the one that means none.
+func FuzzOwner(f *testing.F) {
+	for _, s := range []string{"0:0", "1000:2000", "4294967295:0", "4294967294:4294967294", "1", "1:2:3", "-1:1", "+1:1", " 1:1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		uid, gid, err := ParseOwner(s)
+		var u, g uint32
+		n, _ := fmt.Sscanf(s, "%d:%d", &u, &g)
+		if err == nil && (n != 2 || u != uid || g != gid || u+1 == 0 || g+1 == 0) {
+			t.Fatalf("%q is %d:%d", s, uid, gid)
+		}
+		if plain := fmt.Sprintf("%d:%d", u, g); err != nil && s == plain && u+1 != 0 && g+1 != 0 {
+			t.Fatal(err)
 		}
 	})
 }

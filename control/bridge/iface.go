@@ -127,7 +127,7 @@ const (
 	KeyPeerUID  = "peer-uid"     // the only user whose process may be the peer
 	KeyOwner    = "socket-owner" // UID:GID that a listening socket belongs to
 	KeyMode     = "socket-mode"  // of such a socket
-	KeyNoFollow = "no-follow"    // "true": a symbolic link is no socket
+	KeyNoFollow = "no-follow"    // "true": a symbolic link is no socket, and none leads to one in the place of its directory
 )
 
 // owner reads who may have the socket. What is not understood is refused: others

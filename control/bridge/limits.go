@@ -72,9 +72,12 @@ func (r *reader) limits(f *found) {
 	policed := i.IngressPolicingRate != 0 || i.IngressPolicingKpktsRate != 0
 	security, secured := i.OtherConfig[KeySecurity]
 	if i.Type == TypePatch || IsTunnel(i.Type) {
-		for column, set := range map[string]bool{"ingress_policing_rate": policed, "other_config": secured, "qos": f.port.QOS != nil} {
-			if set {
-				r.warn(f, column, notYet("limits of a port of type %s", i.Type))
+		for _, c := range []struct { // in one order: the row has it
+			column string
+			set    bool
+		}{{"ingress_policing_rate", policed}, {"other_config", secured}, {"qos", f.port.QOS != nil}} {
+			if c.set {
+				r.warn(f, c.column, notYet("limits of a port of type %s", i.Type))
 			}
 		}
 		return
@@ -122,12 +125,16 @@ func egressOf(q *model.QoS) (Limit, error) {
 		return Limit{}, notYet("QoS of type %s: %s is there", short(q.Type), QoSPolicer)
 	}
 	var l Limit
-	for key, to := range map[string]*uint64{"cir": &l.Bytes, "cbs": &l.Burst} {
-		n, err := strconv.ParseUint(q.OtherConfig[key], 10, 64)
+	for _, c := range []struct {
+		key string
+		to  *uint64
+	}{{"cir", &l.Bytes}, {"cbs", &l.Burst}} {
+		text := q.OtherConfig[c.key]
+		n, err := strconv.ParseUint(text, 10, 64)
 		if err != nil || n == 0 || n > rateMax {
-			return Limit{}, bad("%s: %s=%q is not a number of bytes from 1 to %d", QoSPolicer, key, short(q.OtherConfig[key]), rateMax)
+			return Limit{}, bad("%s: %s=%q is not a number of bytes from 1 to %d", QoSPolicer, c.key, short(text), rateMax)
 		}
-		*to = n
+		*c.to = n
 	}
 	return l, nil
 }

@@ -398,7 +398,7 @@ func (c *call) checkQueues(at *attach.Attachment) error {
 	case "", "null":
 		return nil
 	case `"auto"`:
-		at.Queues = queuesOf(os.DirFS("/sys/fs/cgroup"), c.pod.UID)
+		at.Queues = queuesOf(os.DirFS("/sys/fs/cgroup"), os.DirFS(kubeletDir), c.pod.UID)
 		return nil
 	}
 	n, err := strconv.Atoi(text)

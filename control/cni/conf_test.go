@@ -1,11 +1,17 @@
 package cni
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -164,8 +170,31 @@ func TestQueues(t *testing.T) {
 		root[name] = &fstest.MapFile{Data: []byte(text)}
 	}
 	for uid, want := range map[string]int{"a-b": 2, "c": 2, "d": 0, "e": 64, "f": 0, "g": 0, "": 0, "../a": 0, "h": 5, "i": 2, "j": 4, "k": 64, "l": 0, "m": 1} {
-		if got := queuesOf(root, uid); got != want {
+		if got := queuesOf(root, fstest.MapFS{}, uid); got != want {
 			t.Errorf("pod %q: %d queues, want %d", uid, got, want)
+		}
+	}
+}
+
+// TestQueuesOfOwnCPUs: a pod with CPUs of its own, whose group has no limit, has as many queues as those; a limit or a set comes first, and what
+// kubelet has written that makes no sense is nothing.
+func TestQueuesOfOwnCPUs(t *testing.T) {
+	const state = `{"policyName":"static","defaultCpuSet":"0-1","entries":{"own":{"init":"2-3","app":"2-4,9"},"limit":{"app":"2-4"},"bad":{"app":"x"},"none":{}},"checksum":7}`
+	cgroups := fstest.MapFS{"kubepods/podlimit/cpu.max": {Data: []byte("200000 100000\n")}}
+	for _, uid := range []string{"own", "bad", "none", "missing"} {
+		cgroups["kubepods/pod"+uid+"/cpu.max"] = &fstest.MapFile{Data: []byte("max 100000\n")}
+	}
+	for text, want := range map[string]map[string]int{
+		state: {"own": 4, "limit": 2, "bad": 0, "none": 0, "missing": 0, "elsewhere": 0},
+		`{"policyName":"none","defaultCpuSet":"","checksum":7}`: {"own": 0},
+		`{"entries":{"own":"2-3"}}`:                             {"own": 0}, // older than Kubernetes 1.18
+		`{`:                                                     {"own": 0},
+	} {
+		kubelet := fstest.MapFS{"cpu_manager_state": {Data: []byte(text)}}
+		for uid, n := range want {
+			if got := queuesOf(cgroups, kubelet, uid); got != n {
+				t.Errorf("%s: pod %s: %d queues, want %d", text, uid, got, n)
+			}
 		}
 	}
 }
@@ -202,6 +231,123 @@ func FuzzConf(f *testing.F) {
 		}
 		if at.Key.Check() != nil || attach.CheckName(at.Bridge) != nil || at.MTU < 68 || at.VLAN > 4094 || at.Queues > 64 || len(at.Port()) != 15 {
 			t.Fatalf("%+v", at)
+		}
+	})
+}
+
+// FuzzOlder: a configuration of the older version says what it said, but for the versions.
+func FuzzOlder(f *testing.F) {
+	for _, s := range []string{`{"cniVersion":"1.1.0","name":"n","prevResult":{"cniVersion":"1.1.0","ips":[]},"x":{"y":1}}`, `{"prevResult":null}`, `{"prevResult":[]}`, `{}`, `null`, `[]`, `{"prevResult":{}`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		was, err := anyObject([]byte(text))
+		bad := err != nil || was == nil
+		older, err := olderConf([]byte(text))
+		if (err != nil) != bad {
+			t.Fatalf("%s became %s, %v", text, older, err)
+		}
+		if bad {
+			return
+		}
+		is, err := anyObject(older)
+		if err != nil || is["cniVersion"] != "1.0.0" {
+			t.Fatalf("%s became %s, %v", text, older, err)
+		}
+		was["cniVersion"] = "1.0.0"
+		if prev, ok := was["prevResult"].(map[string]any); ok {
+			prev["cniVersion"] = "1.0.0"
+		}
+		if !reflect.DeepEqual(was, is) {
+			t.Fatalf("%s became %s", text, older)
+		}
+	})
+}
+
+// anyObject reads an object with numbers of any size.
+func anyObject(text []byte) (m map[string]any, err error) {
+	if !json.Valid(text) {
+		return nil, errors.New("not one value")
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	return m, d.Decode(&m)
+}
+
+// FuzzQueues: whatever files of a control group say, there are as many queues as a count of
+// its CPUs says, and no more than there may be.
+func FuzzQueues(f *testing.F) {
+	f.Add("max 100000\n", "", "0-3,8")
+	f.Add("250000 100000\n", "1,3-5,64\n", "0-127")
+	f.Add("5000 100000", "", "")
+	f.Add("x", "3-1,x", "0-99999999999")
+	f.Fuzz(func(t *testing.T, quota, set, effective string) {
+		const dir = "kubepods/podu/"
+		got := queuesOf(fstest.MapFS{dir + "cpu.max": {Data: []byte(quota)}, dir + "cpuset.cpus": {Data: []byte(set)}, dir + "cpuset.cpus.effective": {Data: []byte(effective)}}, fstest.MapFS{}, "u")
+		cpus := countCPUs(set)
+		var most, period int
+		n, _ := fmt.Sscan(quota, &most, &period)
+		limited := n == 2 && most > 0 && period > 0
+		if limited && cpus == 0 {
+			cpus = countCPUs(effective)
+		}
+		want := cpus
+		if limited {
+			want = int(math.Ceil(float64(most) / float64(period)))
+			if cpus > 0 {
+				want = min(want, cpus)
+			}
+		}
+		if got != min(want, queuesMax) && most < 1<<50 {
+			t.Fatalf("%d queues, want %d of %d", got, want, queuesMax)
+		}
+		if got < 0 || got > queuesMax {
+			t.Fatalf("%d queues", got)
+		}
+	})
+}
+
+// countCPUs counts the CPUs of a list one by one; 0: it is none.
+func countCPUs(list string) (n int) {
+	for _, part := range strings.Split(strings.TrimSpace(list), ",") {
+		ends := strings.Split(part, "-")
+		lo, err := strconv.Atoi(ends[0])
+		hi, err2 := strconv.Atoi(ends[len(ends)-1])
+		if err != nil || err2 != nil || len(ends) > 2 || lo < 0 || hi < lo || hi > cpuMax {
+			return 0
+		}
+		for range hi - lo + 1 {
+			n++
+		}
+	}
+	return n
+}
+
+// FuzzValid: of a list of attachments come as many keys of this network as it has, or an error of CNI; never fewer:
+// what is not in it is removed.
+func FuzzValid(f *testing.F) {
+	for _, s := range []string{"", "null", "[]", `[{"containerID":"c","ifname":"i"}]`, `[{"containerID":"c","ifname":"i"},{"containerID":"c"}]`, `[null]`, `[{"containerID":"..","ifname":"i"}]`, `{"containerID":"c"}`, `[{"containerID":"c","ifname":"i"}`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		c := &call{}
+		c.Name, c.Valid = "n", json.RawMessage(text)
+		keys, err := c.valid()
+		var e *types.Error
+		if err != nil {
+			if !errors.As(err, &e) || e.Code == 0 || keys != nil {
+				t.Fatalf("%v, %v", keys, err)
+			}
+			return
+		}
+		var list []json.RawMessage
+		if err := json.Unmarshal([]byte(text), &list); text != "" && err != nil || len(list) != len(keys) {
+			t.Fatalf("%s has %d keys, %v", text, len(keys), err)
+		}
+		for _, k := range keys {
+			if k.Check() != nil || k.Network != "n" {
+				t.Fatalf("%+v", k)
+			}
 		}
 	})
 }

@@ -33,10 +33,13 @@ func olderConf(text []byte) ([]byte, error) {
 	if err := json.Unmarshal(text, &m); err != nil {
 		return nil, err
 	}
+	if m == nil {
+		return nil, errors.New("the configuration is null")
+	}
 	m["cniVersion"] = json.RawMessage(`"1.0.0"`)
 	if prev, ok := m["prevResult"]; ok {
 		var p map[string]json.RawMessage
-		if err := json.Unmarshal(prev, &p); err == nil {
+		if err := json.Unmarshal(prev, &p); err == nil && p != nil {
 			p["cniVersion"] = m["cniVersion"]
 			if m["prevResult"], err = json.Marshal(p); err != nil {
 				return nil, err

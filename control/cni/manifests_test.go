@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -104,6 +105,7 @@ func TestManifests(t *testing.T) {
 				o.check(t, filepath.Dir(name))
 			case *appsv1.DaemonSet:
 				mounted(t, name, &o.Spec.Template.Spec)
+				unconfined(t, name, &o.Spec.Template.Spec)
 			case *corev1.Pod:
 				mounted(t, name, &o.Spec)
 			}
@@ -144,6 +146,23 @@ func mounted(t *testing.T, name string, spec *corev1.PodSpec) {
 	for v, used := range volumes {
 		if !used {
 			t.Errorf("%s: nobody mounts %s", name, v)
+		}
+	}
+}
+
+// unconfined fails the test unless each container that mounts something of the host's is of the SELinux type that may write there: others may
+// not, whatever their capabilities.
+func unconfined(t *testing.T, name string, spec *corev1.PodSpec) {
+	t.Helper()
+	host := map[string]bool{}
+	for _, v := range spec.Volumes {
+		host[v.Name] = v.HostPath != nil
+	}
+	for _, c := range append(spec.InitContainers, spec.Containers...) {
+		mounts := slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return host[m.Name] })
+		s := c.SecurityContext
+		if mounts && (s == nil || s.SELinuxOptions == nil || s.SELinuxOptions.Type != "spc_t") {
+			t.Errorf("%s: container %s mounts directories of the host and is confined by SELinux", name, c.Name)
 		}
 	}
 }

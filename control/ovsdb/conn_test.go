@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -34,7 +35,7 @@ func TestEndpoints(t *testing.T) {
 		{"ssl:[::1]:6641", "ssl:[::1]:6641"},
 		{"ssl:[::1]", "ssl:[::1]:6640"},
 		{"ssl:db.example", "ssl:db.example:6640"},
-		{"unix:", ""}, {"/run/db.sock", ""}, {"", ""}, {"http://x", ""}, {"tcp:", ""}, {"tcp::6640", ""}, {"ptcp:6640", ""},
+		{"unix:", ""}, {"/run/db.sock", ""}, {"", ""}, {"http://x", ""}, {"tcp:", ""}, {"tcp::6640", ""}, {"tcp:h:", ""}, {"tcp:h:0", ""}, {"ssl:h:65536", ""}, {"tcp:h:http", ""}, {"tcp:a]b", ""}, {"ptcp:6640", ""},
 	} {
 		e, err := ParseEndpoint(tt.in)
 		switch {
@@ -211,6 +212,32 @@ func TestTransactWithoutServer(t *testing.T) {
 			t.Fatalf("reason: %v", c.Err())
 		}
 	}
+}
+
+// FuzzEndpoint: what is read as an endpoint reads the same when it is written, and can be dialed.
+func FuzzEndpoint(f *testing.F) {
+	for _, s := range []string{"unix:/run/db.sock", "tcp:127.0.0.1:6640", "ssl:[::1]", "tcp:::1", "tcp:fe80::1%eth0", "tcp:a]b", "ssl:[[x]]:1", "tcp:h:", "tcp:h:99999", "tcp:h:x"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		e, err := ParseEndpoint(s)
+		if err != nil {
+			if !errors.Is(err, ErrEndpoint) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if again, err := ParseEndpoint(e.String()); err != nil || again != e {
+			t.Fatalf("%q became %q and then %q, %v", s, e, again, err)
+		}
+		if e.scheme == "unix" {
+			return
+		}
+		host, port, err := net.SplitHostPort(e.address)
+		if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
+			t.Fatalf("%q became %q: host %q, port %q, %v", s, e, host, port, err)
+		}
+	})
 }
 
 // FuzzStream feeds a client what a server might send: it must not panic, and

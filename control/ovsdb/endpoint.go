@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 )
 
@@ -36,8 +37,11 @@ func ParseEndpoint(s string) (Endpoint, error) {
 	if err != nil {
 		host, port = strings.Trim(address, "[]"), defaultPort
 	}
-	if host == "" || strings.ContainsAny(host, " /") {
+	if host == "" || strings.ContainsAny(host, " /[]") {
 		return Endpoint{}, fmt.Errorf("%w %q: no host", ErrEndpoint, s)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return Endpoint{}, fmt.Errorf("%w %q: port %q is no number from 1 to 65535", ErrEndpoint, s, port)
 	}
 	return Endpoint{scheme, net.JoinHostPort(host, port)}, nil
 }

@@ -1,12 +1,15 @@
 package afxdp
 
 import (
+	"encoding/binary"
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"millrace/dataplane/netnstest"
@@ -141,6 +144,32 @@ func TestAskFeatures(t *testing.T) {
 	if _, err := askFeatures(1 << 30); err == nil {
 		t.Error("a device that there is not can do something")
 	}
+}
+
+// FuzzFeatures: of what a driver tells, the last that is whole of each kind counts, which is what one finds who looks
+// from the end.
+func FuzzFeatures(f *testing.F) {
+	f.Add([]byte{12, 0, 3, 0, 15, 0, 0, 0, 0, 0, 0, 0, 8, 0, 4, 0, 5, 0, 0, 0})
+	f.Add([]byte{8, 0, 3, 0, 15, 0, 0, 0, 12, 0, 3, 0, 1, 0, 0, 0, 0, 0, 0, 0, 4, 0, 4, 0})
+	f.Add([]byte{3, 0, 3, 0})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		attrs, err := nl.ParseRouteAttr(data)
+		if err != nil {
+			return
+		}
+		last := func(kind uint16, size int) []byte {
+			for _, a := range slices.Backward(attrs) {
+				if a.Attr.Type == kind && len(a.Value) >= size {
+					return a.Value[:size]
+				}
+			}
+			return make([]byte, size)
+		}
+		want := xdpFeatures{binary.NativeEndian.Uint64(last(netdevFeatures, 8)), binary.NativeEndian.Uint32(last(netdevZCSegs, 4))}
+		if got := readFeatures(attrs); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	})
 }
 
 // FuzzEvent gives anything to what reads netlink messages.

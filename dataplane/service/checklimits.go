@@ -15,9 +15,12 @@ const (
 // limit checks how much a client wants to go through a port.
 func (c *checker) limit(field string, l *api.Limit) dataplane.Limit {
 	out := dataplane.Limit{Bytes: l.GetBytes(), Burst: l.GetBurst(), Frames: l.GetFrames(), FrameBurst: l.GetFrameBurst()}
-	for name, n := range map[string]uint64{"bytes": out.Bytes, "burst": out.Burst, "frames": out.Frames, "frame_burst": out.FrameBurst} {
-		if n > rateMax {
-			c.fail(field+"."+name, "%d is more than 2^40", n)
+	for _, n := range []struct {
+		name string
+		n    uint64
+	}{{"bytes", out.Bytes}, {"burst", out.Burst}, {"frames", out.Frames}, {"frame_burst", out.FrameBurst}} {
+		if n.n > rateMax {
+			c.fail(field+"."+n.name, "%d is more than 2^40", n.n)
 		}
 	}
 	if out.Bytes != 0 && out.Burst == 0 {

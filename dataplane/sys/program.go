@@ -50,8 +50,10 @@ func unwritten(line string) bool {
 
 // parseMapping parses the first line of a mapping in smaps (proc_pid_maps(5)).
 func parseMapping(line string) (start, end uintptr, perms, path string, ok bool) {
-	var offset, device string
-	var inode uint64
-	n, _ := fmt.Sscanf(line, "%x-%x %s %s %s %d %s", &start, &end, &perms, &offset, &device, &inode, &path)
-	return start, end, perms, path, n >= 6 && len(perms) == 4
+	f := strings.SplitN(line, " ", 6) // range, permissions, offset, device, inode, path: of these the last may have spaces
+	if len(f) < 6 || len(f[1]) != 4 {
+		return 0, 0, "", "", false
+	}
+	n, _ := fmt.Sscanf(f[0], "%x-%x", &start, &end)
+	return start, end, f[1], strings.TrimLeft(f[5], " "), n == 2
 }

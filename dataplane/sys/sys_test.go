@@ -2,12 +2,14 @@ package sys
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +32,46 @@ func TestParseCPUs(t *testing.T) {
 			t.Errorf("ParseCPUs(%q) = %v, %v; want %v, error %v", tt.in, got, err, tt.want, tt.bad)
 		}
 	}
+}
+
+// FuzzCPUs: a list has the CPUs that its ranges have, which a set of bits says too, and is the
+// same when it is written again.
+func FuzzCPUs(f *testing.F) {
+	for _, s := range []string{"", "0", "4-6,1", "1,1-2", "0-1023", "5-4", "1024", "-1", "1-", "1,,2", " 3 , 4", "0x1", "+1", "1-2-3"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		cpus, err := ParseCPUs(s)
+		if err != nil {
+			if !errors.Is(err, errCPUList) {
+				t.Fatal(err)
+			}
+			return
+		}
+		var set [1024]bool
+		for part := range strings.SplitSeq(s, ",") {
+			var a, b int
+			if n, _ := fmt.Sscanf(strings.TrimSpace(part), "%d-%d", &a, &b); n == 1 {
+				b = a
+			}
+			for c := a; c <= b; c++ {
+				set[c] = true
+			}
+		}
+		var want []int
+		var text []string
+		for c, in := range set {
+			if in {
+				want, text = append(want, c), append(text, strconv.Itoa(c))
+			}
+		}
+		if !slices.Equal(cpus, want) {
+			t.Fatalf("%q is %v, want %v", s, cpus, want)
+		}
+		if again, err := ParseCPUs(strings.Join(text, ",")); err != nil || !slices.Equal(again, cpus) {
+			t.Fatalf("%v became %v, %v", cpus, again, err)
+		}
+	})
 }
 
 // TestPlaceBut leaves a thread where it is.

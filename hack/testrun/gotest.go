@@ -8,7 +8,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -27,7 +29,7 @@ func (r *runner) raceTests(ctx context.Context) {
 		return
 	}
 	start := time.Now()
-	res := r.goTest(ctx, "-race", "-short", "-timeout", "15m", "./...")
+	res := r.goTest(ctx, "-race", "-short", "-timeout", "15m", "-p", sideBySide(), "./...")
 	passed, failed, _ := res.count()
 	r.failed += failed
 	r.say("%d passed, %d failed in %.0f s", passed, failed, time.Since(start).Seconds())
@@ -41,17 +43,23 @@ func (r *runner) allTests(ctx context.Context) {
 		r.fail("list packages: %v", err)
 		return
 	}
-	r.runAndCount(ctx, plain)
+	r.runAndCount(ctx, plain, "-p", sideBySide())
 	r.runAndCount(ctx, withPeers, "-p", "1")
 }
+
+// sideBySide is how many packages without peers are tested at a time: the longest of them
+// wait for the most part.
+func sideBySide() string { return strconv.Itoa(runtime.NumCPU() + 1) }
 
 // runAndCount runs the tests of pkgs and adds them to the count of the run.
 func (r *runner) runAndCount(ctx context.Context, pkgs []string, flags ...string) {
 	if len(pkgs) == 0 {
 		return
 	}
+	start := time.Now()
 	res := r.goTest(ctx, slices.Concat([]string{"-count", "1", "-timeout", "20m"}, flags, pkgs)...)
 	passed, failed, skips := res.count()
+	r.say("%d passed, %d failed, %d skipped in %.0f s", passed, failed, len(skips), time.Since(start).Seconds())
 	r.passed += passed
 	r.failed += failed
 	r.skips = append(r.skips, skips...)

@@ -248,6 +248,9 @@ func flood(ctx context.Context, s settings, c scenario, who side, n int) (sample
 		return a, r, err
 	}
 	a.Values = map[string]float64{keyBusy: u.Busy, keyWalks: u.Walks * r.Total.RxMpps}
+	if u.Batch > 0 {
+		a.Values[keyBatch] = u.Batch
+	}
 	return a, r, nil
 }
 

@@ -32,10 +32,11 @@ type ours struct {
 
 // workerCount is what `millrace stats` tells of the worker.
 type workerCount struct {
-	Busy   uint64 `json:"busy_ticks"`
-	Idle   uint64 `json:"idle_ticks"`
-	Frames uint64 `json:"frames"`
-	Walks  uint64 `json:"walks"`
+	Busy    uint64 `json:"busy_ticks"`
+	Idle    uint64 `json:"idle_ticks"`
+	Frames  uint64 `json:"frames"`
+	Batches uint64 `json:"batches"`
+	Walks   uint64 `json:"walks"`
 }
 
 func startOurs(ctx context.Context, s settings, c scenario, dir string) (side, error) {
@@ -168,7 +169,10 @@ func (o *ours) usage(ctx context.Context) (usage, error) {
 		return usage{}, err
 	}
 	busy, idle, frames := float64(now.Busy-o.before.Busy), float64(now.Idle-o.before.Idle), float64(now.Frames-o.before.Frames)
-	return usage{Cycles: busy / frames, Packets: frames, Busy: busy / (busy + idle), Walks: float64(now.Walks-o.before.Walks) / frames}, nil
+	return usage{
+		Cycles: busy / frames, Packets: frames, Busy: busy / (busy + idle),
+		Batch: over(frames, float64(now.Batches-o.before.Batches)), Walks: float64(now.Walks-o.before.Walks) / frames,
+	}, nil
 }
 
 func (o *ours) ports() []pktgen.Port { return o.gen }

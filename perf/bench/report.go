@@ -28,6 +28,7 @@ const (
 	keyMasks    = "masks"
 	keyWalks    = "walks_mpps"
 	keyBusy     = "busy"
+	keyBatch    = "batch"
 )
 
 // An outcome is all that was measured of a case.

@@ -89,11 +89,16 @@ func small() []pktgen.Share { return []pktgen.Share{{Size: 60, Weight: 1}} }
 
 func allCases() []scenario {
 	return slices.Concat([]scenario{
-		{Name: "p2p", About: "port to port, 60 bytes: the input port decides", Sizes: small(), Flows: 1, Group: vhostGroup},
-		{Name: "l2", About: "learning bridge (OVS: action NORMAL), 60 bytes", Sizes: small(), Flows: 1, Bridge: true, Group: vhostGroup},
-		{Name: "1500", About: "port to port, 1500 bytes", Sizes: []pktgen.Share{{Size: 1500, Weight: 1}}, Flows: 1, Group: vhostGroup},
-		{Name: "imix", About: "port to port, 7 x 60, 4 x 590, 1 x 1514 bytes", Sizes: pktgen.IMIX(), Flows: 1, Group: vhostGroup},
+		{Name: "p2p", About: "port to port, 60 bytes: the input port decides", Sizes: small(), Flows: 1, Group: vhostGroup, metrics: batches()},
+		{Name: "l2", About: "learning bridge (OVS: action NORMAL), 60 bytes", Sizes: small(), Flows: 1, Bridge: true, Group: vhostGroup, metrics: batches()},
+		{Name: "1500", About: "port to port, 1500 bytes", Sizes: []pktgen.Share{{Size: 1500, Weight: 1}}, Flows: 1, Group: vhostGroup, metrics: batches()},
+		{Name: "imix", About: "port to port, 7 x 60, 4 x 590, 1 x 1514 bytes", Sizes: pktgen.IMIX(), Flows: 1, Group: vhostGroup, metrics: batches()},
 	}, flowCases(), connectCases(), kernelCases(), egressCases())
+}
+
+// batches tell how both ends of the rings keep up with each other.
+func batches() []metric {
+	return []metric{{Key: keyBatch, Title: "frames taken from a ring at once", Format: "%.1f"}, {Key: keyBusy, Title: "share of the core's time with packets", Format: "%.2f"}}
 }
 
 // findCases returns the case called name, with those whose names go on from there

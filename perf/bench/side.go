@@ -60,6 +60,7 @@ type usage struct {
 	Cycles  float64 // TSC cycles per packet, of turns that carried packets
 	Busy    float64 // share of its time in such turns
 	Packets float64
+	Batch   float64 // packets taken from a ring at once; 0 if the switch does not tell
 	Walks   float64 // share of packets that had to be looked up in the rules
 }
 

@@ -318,6 +318,22 @@ func TestPace(t *testing.T) {
 	}
 }
 
+// FuzzEnd: what is read as an end is written as it was.
+func FuzzEnd(f *testing.F) {
+	for _, s := range []string{"afxdp:eth0", "packet:eth0@pod", "tap:t0@/proc/1/ns/net", "tap:@", "tap:a@b@c", "/run/p1.sock", "afxdp", ":"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		e, ok := ParseEnd(s)
+		if ok == (e == End{}) {
+			t.Fatalf("%q is %+v, %v", s, e, ok)
+		}
+		if ok && e.String() != s && e.String()+"@" != s {
+			t.Fatalf("%q became %q", s, e)
+		}
+	})
+}
+
 func writePcap(t *testing.T, frames [][]byte) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "replay.pcap")

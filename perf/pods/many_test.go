@@ -44,7 +44,7 @@ func TestManyPods(t *testing.T) {
 				t.Errorf("%s: p99 of ADD with %d attached is %v, more than 30 ms", kind, all, late)
 			}
 		}
-		n.together(conf, together)
+		n.together(conf, together, together)
 		n.delAll(conf, pods)
 		n.nothingLeft()
 	}
@@ -97,8 +97,8 @@ func (n *node) lateAdds(conf []byte) time.Duration {
 	return best
 }
 
-// together attaches and detaches pods all at a time.
-func (n *node) together(conf []byte, count int) {
+// together attaches and detaches pods all at a time. want of them get what they ask for.
+func (n *node) together(conf []byte, count, want int) {
 	n.t.Helper()
 	var pods []*pod
 	for range count {
@@ -111,10 +111,8 @@ func (n *node) together(conf []byte, count int) {
 			running.Go(func() { _, errs[i] = n.plugin(p.env(n, verb), conf) })
 		}
 		running.Wait()
-		for _, err := range errs {
-			if err != nil {
-				n.t.Errorf("%s of %d at a time: %v", verb, count, err)
-			}
+		if failed := slices.DeleteFunc(errs, func(err error) bool { return err == nil }); verb == "ADD" && len(failed) != count-want || verb == "DEL" && len(failed) > 0 {
+			n.t.Errorf("%s of %d at a time: %d fail, want %d: %v", verb, count, len(failed), count-want, failed)
 		}
 	}
 }

@@ -194,6 +194,7 @@ func TestSameMAC(t *testing.T) {
 		check(t, err)
 	}
 	n.nothingLeft(a, b)
+	n.together(of(5, "fast"), 4, 1)
 }
 
 // TestAnnounce: a pod that knows an address as another pod's, which had it before, is told by ADD whose it is now.

@@ -136,6 +136,10 @@ func (r *Receiver) merged(parts uint32) ([]byte, bool) {
 		r.ready--
 		r.spent++
 	}
+	if len(r.long) < int(r.bufs.Header) { // the first was longer when next looked at it
+		r.fail(misused("frame of %d bytes in %d buffers, less than a header", len(r.long), parts))
+		return nil, false
+	}
 	return r.long[r.bufs.Header:], true
 }
 

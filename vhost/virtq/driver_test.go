@@ -592,6 +592,29 @@ func TestBrokenDevice(t *testing.T) {
 	}
 }
 
+// TestRewritten: a device may write an element anew that was looked at, while the rest of its frame is awaited.
+func TestRewritten(t *testing.T) {
+	g := newGuest(t, 1, 1<<20)
+	l, bufs := g.layout(64), g.buffers(64, 128)
+	rx, err := NewReceiver(DriverConfig{Layout: l}, bufs, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	view(bufs.Addr, 12)[10] = 2 // buffers of the frame
+	store64(l.Used+4, 0|128<<32)
+	word(l.Used).Store(1 << 16)
+	if f, ok := rx.Next(); ok || rx.Err() != nil {
+		t.Fatalf("half a frame is %x, %v, %v", f, ok, rx.Err())
+	}
+	store64(l.Used+4, 0|3<<32)
+	store64(l.Used+12, 1|3<<32)
+	word(l.Used).Store(2 << 16)
+	rx.look()
+	if f, ok := rx.merged(2); ok || !errors.Is(rx.Err(), ErrDevice) {
+		t.Errorf("a frame of 6 bytes with a header of 12 is %x, %v, %v", f, ok, rx.Err())
+	}
+}
+
 // TestNoAllocs carries batches of several kinds: nothing may be allocated.
 func TestNoAllocs(t *testing.T) {
 	for _, size := range []int{60, 1500, packet.FrameMax} {

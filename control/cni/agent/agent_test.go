@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
@@ -307,5 +308,76 @@ func TestSocketPath(t *testing.T) {
 	}
 	if left, err := os.ReadDir(volume); err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// TestRowsFollowNoLinks: the port of a socket in a pod's directory follows no link there, whoever makes the socket.
+func TestRowsFollowNoLinks(t *testing.T) {
+	for _, server := range []bool{false, true} {
+		_, options := interfaceOf(&attach.Attachment{Kind: attach.VhostUser, Server: server}, place{short: "/r/s"})
+		if options["no-follow"] != "true" || options["vhost-server-path"] != "/r/s" {
+			t.Errorf("the switch makes the socket: %v: %v", server, options)
+		}
+	}
+}
+
+// TestSweep: a directory that no port has goes when it is old; one that an attach has made anew meanwhile stays.
+func TestSweep(t *testing.T) {
+	a := &agent{Config: Config{RunDir: t.TempDir()}}
+	old := time.Now().Add(-2 * sweepAge)
+	dir := func(port string) string { return filepath.Join(a.RunDir, podsDir, port) }
+	for _, port := range []string{"cni1", "cni2", "cni3"} {
+		if err := errors.Join(os.MkdirAll(dir(port), 0o700), os.Chtimes(dir(port), old, old)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	attached := a.calls.lock("cni2")
+	done := make(chan error)
+	go func() {
+		done <- a.sweep([]*record{{Attachment: attach.Attachment{}}})
+	}()
+	for uses := 0; uses < 2; time.Sleep(time.Millisecond) { // until it waits for the attach
+		a.calls.mu.Lock()
+		uses = a.calls.locks["cni2"].uses
+		a.calls.mu.Unlock()
+	}
+	if err := os.WriteFile(filepath.Join(dir("cni2"), infoName), nil, 0o444); err != nil {
+		t.Error(err)
+	}
+	attached()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	for port, stays := range map[string]bool{"cni1": false, "cni2": true, "cni3": false} {
+		if _, err := os.Lstat(dir(port)); (err == nil) != stays {
+			t.Errorf("%s: %v", port, err)
+		}
+	}
+}
+
+// TestClear: whatever a pod has put in the place of what is ours goes.
+func TestClear(t *testing.T) {
+	a, at, volume := volumeAgent(t)
+	for _, device := range []string{"", "br0-1"} {
+		at.DeviceID, at.Userspace = device, device == ""
+		for range 2 { // also what is there when an interface is made again
+			p, err := a.makePlace(at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{p.socket, p.info + hidden} {
+				if err := errors.Join(os.RemoveAll(name), os.MkdirAll(filepath.Join(name, "x"), 0o777)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := a.removePlace(at, false); err != nil {
+			t.Error(err)
+		}
+		for _, dir := range []string{volume, filepath.Join(a.RunDir, SlotsDir, "br0-1")} {
+			if left, err := os.ReadDir(dir); len(left) != 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("left in %s: %v, %v", dir, left, err)
+			}
+		}
 	}
 }

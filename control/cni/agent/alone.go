@@ -12,13 +12,30 @@ import (
 
 // alone is an error if another pod has what an attachment must have for itself: its slot of the
 // device plugin, or an address that was asked for. What a pod that is gone has left is removed: kubelet gives
-// its slot to the next one before anybody looks for what is left. No lock is held.
+// its slot to the next one before anybody looks for what is left. No port's lock is held, but those of
+// lockAlone: else two that come together would not see each other.
 func (a *agent) alone(ctx context.Context, d *ovsdb.Caller, at *attach.Attachment) error {
 	if err := a.aloneInSlot(ctx, d, at); err != nil {
 		return err
 	}
 	return a.aloneWithMAC(ctx, d, at)
 }
+
+// lockAlone locks what an attachment must have for itself, until its rows tell others of it. Who has a port's lock
+// may not call it.
+func (a *agent) lockAlone(at *attach.Attachment) (unlock func()) {
+	slot, mac := func() {}, func() {}
+	if at.DeviceID != "" {
+		slot = a.calls.lock("slot " + at.DeviceID)
+	}
+	if asksForMAC(at) {
+		mac = a.calls.lock("mac " + at.MAC)
+	}
+	return func() { mac(); slot() }
+}
+
+// asksForMAC reports whether an attachment has another address than its key gives it, which nobody else's has.
+func asksForMAC(at *attach.Attachment) bool { return at.MAC != at.Key.MAC().String() }
 
 func (a *agent) aloneInSlot(ctx context.Context, d *ovsdb.Caller, at *attach.Attachment) error {
 	if at.DeviceID == "" {
@@ -48,8 +65,8 @@ func (a *agent) aloneInSlot(ctx context.Context, d *ovsdb.Caller, at *attach.Att
 // aloneWithMAC compares within a bridge and VLAN. Interfaces of one pod may have the same address: they
 // may be a bond.
 func (a *agent) aloneWithMAC(ctx context.Context, d *ovsdb.Caller, at *attach.Attachment) error {
-	if at.MAC == at.Key.MAC().String() {
-		return nil // nobody has asked for it, and nobody else's key has it
+	if !asksForMAC(at) {
+		return nil
 	}
 	rows, err := d.Select(ctx, model.InterfaceTable, includes(map[string]string{keyOwner: owner, keyMAC: at.MAC}))
 	if err != nil {

@@ -79,6 +79,7 @@ func (a *agent) attach(ctx context.Context, at *attach.Attachment, hungUp func()
 		return nil, err
 	}
 	defer d.Close()
+	defer a.lockAlone(at)()
 	if err := a.alone(ctx, d, at); err != nil {
 		return nil, err
 	}

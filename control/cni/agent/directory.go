@@ -364,7 +364,7 @@ func (a *agent) tell(root *os.Root, at *attach.Attachment, p place) error {
 
 // write writes a file that all may read, below a root.
 func write(root *os.Root, name string, text []byte) error {
-	if err := root.Remove(name + hidden); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := root.RemoveAll(name + hidden); err != nil {
 		return err
 	}
 	f, err := root.OpenFile(name+hidden, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
@@ -397,7 +397,7 @@ func (a *agent) removePlace(at *attach.Attachment, shared bool) error {
 	return errors.Join(append(errs, os.RemoveAll(own), os.RemoveAll(own+hidden))...)
 }
 
-// clear empties the part of a place that is not ours to remove.
+// clear empties the part of a place that is not ours to remove. A pod may have put directories there under our names.
 func (a *agent) clear(root *os.Root, at *attach.Attachment, p place, shared bool) error {
 	rel, err := filepath.Rel(p.root, p.dir)
 	if err != nil {
@@ -419,9 +419,7 @@ func (a *agent) clear(root *os.Root, at *attach.Attachment, p place, shared bool
 	var errs []error
 	for _, name := range names {
 		for _, n := range []string{name, name + hidden} {
-			if err := root.Remove(n); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
+			errs = append(errs, root.RemoveAll(n))
 		}
 	}
 	return errors.Join(errs...)

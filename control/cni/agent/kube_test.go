@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -131,4 +132,57 @@ func TestInCluster(t *testing.T) {
 	if k, err := InCluster(); k != nil || err != nil {
 		t.Errorf("%v, %v", k, err)
 	}
+}
+
+// FuzzEntry: an interface has one entry afterwards, and those of others are as they were.
+func FuzzEntry(f *testing.F) {
+	for _, s := range []string{"", "null", "[]", `[{"ifName":"net1","x":1},{"ifName":"net2"}]`, `[{"ifName":"net2"},{"ifName":"net2"},7,null,{"ifName":3}]`, `{"ifName":"net1"}`, `[{}`} {
+		f.Add(s, "net2")
+	}
+	f.Fuzz(func(t *testing.T, list, name string) {
+		if attach.CheckName(name) != nil {
+			return
+		}
+		entry, err := json.Marshal(map[string]string{"ifName": name, "is": "new"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := withEntry(list, name, entry)
+		if err != nil {
+			t.Fatalf("%q: %v", list, err)
+		}
+		again, err := withEntry(got, name, entry)
+		if err != nil || again != got {
+			t.Fatalf("%s became %s, %v", got, again, err)
+		}
+		was, is := entries(list), entries(got)
+		if len(is) == 0 || is[len(is)-1] != (named{name, string(entry)}) {
+			t.Fatalf("%s became %s", list, got)
+		}
+		was = slices.DeleteFunc(was, func(n named) bool { return n.name == name })
+		if !slices.Equal(was, is[:len(is)-1]) {
+			t.Fatalf("%s became %s", list, got)
+		}
+	})
+}
+
+// named is an entry in compact form, with whose it is.
+type named struct{ name, text string }
+
+// entries are those of a list that can be anybody's.
+func entries(list string) (all []named) {
+	var raw []json.RawMessage
+	if json.Unmarshal([]byte(list), &raw) != nil {
+		return nil
+	}
+	for _, e := range raw {
+		var n struct {
+			IfName string `json:"ifName"`
+		}
+		text, err := json.Marshal(e) // as in a list that is written
+		if json.Unmarshal(e, &n) == nil && err == nil {
+			all = append(all, named{n.IfName, string(text)})
+		}
+	}
+	return all
 }

@@ -25,16 +25,18 @@ const noteEvery = time.Second
 func (a *agent) reconcileLoop(ctx context.Context) {
 	said := ""
 	for next := time.Now(); ctx.Err() == nil; {
-		look := a.readNotes
-		if time.Now().After(next) {
-			look = a.reconcile
-		}
 		one, cancel := context.WithTimeout(ctx, callTimeout)
-		err := look(one)
+		var looked bool
+		var err error
+		if time.Now().Before(next) {
+			err = a.readNotes(one)
+		} else if looked, err = a.look(one); looked { // also if something could not be removed: the next look may find it gone
+			next = time.Now().Add(a.Every)
+		}
 		cancel()
 		switch {
-		case err == nil && time.Now().After(next):
-			next, said = time.Now().Add(a.Every), ""
+		case err == nil && looked:
+			said = ""
 		case err != nil && err.Error() != said && ctx.Err() == nil:
 			said = err.Error()
 			a.Log.Info("ports of pods not compared with pods: tried again", zap.Error(err))
@@ -48,25 +50,34 @@ func (a *agent) reconcileLoop(ctx context.Context) {
 
 // reconcile carries out notes, and removes what no pod has.
 func (a *agent) reconcile(ctx context.Context) error {
+	_, err := a.look(ctx)
+	return err
+}
+
+// look is reconcile; it reports whether it has seen what pods have. What cannot be removed is an error, and stops nothing else.
+func (a *agent) look(ctx context.Context) (looked bool, err error) {
 	a.looking.Lock()
 	defer a.looking.Unlock()
-	if err := a.readNotes(ctx); err != nil {
-		return err
-	}
+	notes := a.readNotes(ctx)
 	d, err := a.dial(ctx)
 	if err != nil {
-		return err
+		return false, errors.Join(notes, err)
 	}
 	defer d.Close()
 	rates, err := rateRows(ctx, d)
 	if err != nil {
-		return err
+		return false, errors.Join(notes, err)
 	}
 	list, err := a.records(ctx, d)
 	if err != nil {
-		return err
+		return false, errors.Join(notes, err)
 	}
-	errs := []error{a.sweepRates(ctx, d, rates, list)}
+	return true, errors.Join(notes, a.sweepRates(ctx, d, rates, list), a.removeLost(ctx, list), a.sweep(list))
+}
+
+// removeLost removes attachments whose pods are gone. looking is held.
+func (a *agent) removeLost(ctx context.Context, list []*record) error {
+	var errs []error
 	lost := map[string]uint{}
 	for _, r := range list {
 		port := r.Port()
@@ -80,7 +91,7 @@ func (a *agent) reconcile(ctx context.Context) error {
 		errs = append(errs, a.removeGone(ctx, r))
 	}
 	a.lost = lost
-	return errors.Join(append(errs, a.sweep(list))...)
+	return errors.Join(errs...)
 }
 
 // removeGone detaches what is still gone.
@@ -112,11 +123,18 @@ func (a *agent) sweep(list []*record) error {
 		if known[e.Name()] || err != nil || time.Since(info.ModTime()) < sweepAge {
 			continue
 		}
-		unlock := a.calls.lock(e.Name())
-		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
-		unlock()
+		errs = append(errs, a.removeOld(filepath.Join(dir, e.Name())))
 	}
 	return errors.Join(errs...)
+}
+
+// removeOld removes a directory of an attachment, or the link to one, unless an attach has made it anew since somebody has looked.
+func (a *agent) removeOld(path string) error {
+	defer a.calls.lock(filepath.Base(path))()
+	if info, err := os.Lstat(path); err != nil || time.Since(info.ModTime()) < sweepAge {
+		return nil
+	}
+	return os.RemoveAll(path)
 }
 
 // readNotes detaches what the plugin could tell nobody of, and what an agent that was killed has left undone.

@@ -65,13 +65,17 @@ type record struct {
 	boot  string
 }
 
-// parse reads a Port row: nil if it is not ours.
+// parse reads a Port row: nil if it is not ours. Its names are not believed: they become parts of paths,
+// and whoever can write to the database need not be able to remove files of the host.
 func parse(uuid string, row *model.Port) (*record, error) {
 	if row.ExternalIDs[keyOwner] != owner {
 		return nil, nil
 	}
 	r := &record{uuid: uuid, text: row.ExternalIDs[keySpec], boot: row.ExternalIDs[keyBoot]}
 	if err := attach.Decode([]byte(r.text), &r.Attachment); err != nil {
+		return nil, fmt.Errorf("port %s: external_ids:%s: %w", row.Name, keySpec, err)
+	}
+	if err := r.CheckNames(); err != nil {
 		return nil, fmt.Errorf("port %s: external_ids:%s: %w", row.Name, keySpec, err)
 	}
 	if r.Port() != row.Name {
@@ -183,12 +187,11 @@ func interfaceOf(at *attach.Attachment, p place) (kind string, options map[strin
 		delete(options, "n_rxq")
 		return bridge.TypeAFXDP, options
 	}
-	options["vhost-server-path"] = p.short
+	options["vhost-server-path"], options[bridge.KeyNoFollow] = p.short, "true" // the pod may write to its directory
 	if p.owner.known {
 		options[bridge.KeyPeerUID] = strconv.FormatUint(uint64(p.owner.UID), 10)
 	}
 	if !at.Server {
-		options[bridge.KeyNoFollow] = "true"
 		return bridge.TypeVhostClient, options
 	}
 	options[bridge.KeyOwner] = fmt.Sprintf("%d:%d", p.owner.UID, p.owner.GID)

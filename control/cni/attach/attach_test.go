@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -67,6 +68,47 @@ func TestNotes(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(dir, notesDir)); err != nil || len(left) != 0 || Noted(dir, k) {
 		t.Errorf("%v, %v", left, err)
 	}
+}
+
+// FuzzNote: what a note says is an error, or an attachment whose names can be parts of paths, and whose note says
+// the same.
+func FuzzNote(f *testing.F) {
+	for _, s := range []string{`{"network":"n","container_id":"c","ifname":"i"}`, `{"network":"n","container_id":"c","ifname":"i","volume":"../x","trunk":[]}`, `{"network":"n","container_id":"c","ifname":"i","pod":{"uid":"u"},"owner":{"uid":1,"gid":2}}`, `{}`, `{"network":"n"`} {
+		f.Add(s)
+	}
+	dir := f.TempDir()
+	if err := Note(dir, &Attachment{Key: Key{"n", "c", "i"}}); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		name := notePath(dir, Key{"n", "c", "i"})
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		at, err := readNote(name)
+		if err != nil {
+			return
+		}
+		for _, s := range []string{at.Network, at.ContainerID, at.IfName, at.DeviceID, at.Volume, at.Pod.UID} {
+			if s == "." || s == ".." || strings.ContainsAny(s, "/\x00\n") {
+				t.Fatalf("name %q", s)
+			}
+		}
+		if at.Key != (Key{"n", "c", "i"}) {
+			t.Fatalf("key %+v", at.Key)
+		}
+		want, err := json.Marshal(&at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Note(dir, &at); err != nil {
+			t.Fatal(err)
+		}
+		again, err := readNote(name)
+		if got, _ := json.Marshal(&again); err != nil || string(got) != string(want) {
+			t.Fatalf("%s became %s, %v", want, got, err)
+		}
+	})
 }
 
 // FuzzRequest: what a caller sends is a request or an error.

@@ -151,6 +151,7 @@ func (p *Plugin) life(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.tell(p.health(ctx)) // kubelet asks as soon as it knows us
 	if err := s.register(ctx, path); err != nil {
 		return err
 	}

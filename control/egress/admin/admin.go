@@ -87,7 +87,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 }
 
 // ErrNoAgent says that nobody serves the socket.
-var ErrNoAgent = errors.New("no egress agent is running in this run directory: start one with `millrace egress agent`")
+var ErrNoAgent = errors.New("no egress agent is running in this run directory: start one with `millrace egress agent`, or add an egress port with `millrace port add`")
 
 // ErrInUse says that another agent serves the socket.
 var ErrInUse = errors.New("another egress agent is running there (another --run-dir lets two run)")
@@ -105,7 +105,7 @@ func Ask(ctx context.Context, socket, path string, query url.Values, v any) erro
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
 		err = op
 		if errors.Is(op, syscall.ENOENT) || errors.Is(op, syscall.ECONNREFUSED) {
-			return fmt.Errorf("%w (%w)", ErrNoAgent, op.Err)
+			return fmt.Errorf("%w (%s: %w)", ErrNoAgent, socket, op.Err)
 		}
 	}
 	if err != nil {

@@ -110,7 +110,7 @@ func TestAsk(t *testing.T) {
 		f.SetUnlinkOnClose(false) // as one that was killed
 		_ = f.Close()
 	}
-	if err := Ask(t.Context(), socket, "/status", nil, nil); !errors.Is(err, ErrNoAgent) {
+	if err := Ask(t.Context(), socket, "/status", nil, nil); !errors.Is(err, ErrNoAgent) || !strings.Contains(err.Error(), socket) {
 		t.Errorf("a dead agent's socket: %v", err)
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 	konn "sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
 
@@ -30,6 +32,35 @@ func (d *deadEnd) SendMsg(m any) error {
 	case <-d.ctx.Done():
 	}
 	return nil
+}
+
+// FuzzHeader: of whatever a server says of itself comes an error, or an ID and a number of servers that say the same again.
+func FuzzHeader(f *testing.F) {
+	for _, s := range []string{"1", "0", "-1", "", "x", "99999999999999999999", "+3", "007"} {
+		f.Add("id", s, false)
+	}
+	f.Add("", "1", false)
+	f.Add("id", "1", true)
+	f.Fuzz(func(t *testing.T, server, number string, twice bool) {
+		h := metadata.Pairs("serverID", server, "serverCount", number)
+		if twice {
+			h.Append("serverCount", number)
+		}
+		id, count, err := readHeader(h)
+		if err != nil {
+			if id != "" || count != 0 {
+				t.Fatalf("%q, %d with %v", id, count, err)
+			}
+			return
+		}
+		if id != server || id == "" || count < 0 || twice {
+			t.Fatalf("%q and %q are %q, %d", server, number, id, count)
+		}
+		again, n, err := readHeader(metadata.Pairs("serverid", id, "servercount", strconv.Itoa(count)))
+		if err != nil || again != id || n != count {
+			t.Fatalf("%q, %d became %q, %d, %v", id, count, again, n, err)
+		}
+	})
 }
 
 // FuzzPackets: whatever packets come, nothing breaks, each dial has at most one

@@ -144,11 +144,16 @@ func (q *queue) free(c chunk) {
 }
 
 // end says that no more will be put.
-func (q *queue) end() {
+func (q *queue) end() { q.finish() }
+
+// finish says that no more will be put, and reports whether something is left that is
+// yet to be carried, or is being carried.
+func (q *queue) finish() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.ended = true
 	q.change.Broadcast()
+	return !q.broken && (len(q.chunks) > 0 || q.taken)
 }
 
 // breakOff forgets what is in the queue, and all that will be put.

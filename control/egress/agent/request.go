@@ -6,10 +6,10 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	konn "sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
@@ -34,7 +34,8 @@ type request struct {
 	queue *queue
 	raw   *rawSocket    // the connection's; nil: it has none
 	spoke chan struct{} // closed when the client has sent something, or has closed
-	once  struct{ spoke, write, grow, part, close sync.Once }
+	wrote chan struct{} // closed when write has ended
+	once  struct{ spoke, write, grow, part, tell, close sync.Once }
 
 	visit   visit
 	first   atomic.Int64 // nanoseconds from started to the target's first byte, or 0
@@ -46,6 +47,7 @@ type request struct {
 	retransmits atomic.Uint64 // segments to the target, when it was closed
 	accounted   bool          // by Agent.mu: its traffic is among that of requests that have ended
 	unused      atomic.Pointer[time.Timer]
+	silent      atomic.Bool  // the target has said that nothing follows, before the client has closed
 	left        atomic.Bool  // the target has all that the client sent, and knows that nothing follows
 	forgotten   atomic.Int64 // bytes that the target said after that
 }
@@ -54,7 +56,7 @@ type request struct {
 const (
 	dialing int32 = iota
 	open
-	closing // the client has closed; the target gets what is left
+	closing // one side has closed; the target gets what is left
 )
 
 // Who closed a connection.
@@ -68,7 +70,7 @@ const (
 // newRequest returns a request that the link has admitted.
 func newRequest(s *stream, d *konn.DialRequest) *request {
 	r := &request{stream: s, random: d.Random, protocol: named(d.Protocol), target: named(d.Address), started: time.Now(),
-		queue: newQueue(s.link.agent.budget), spoke: make(chan struct{})}
+		queue: newQueue(s.link.agent.budget), spoke: make(chan struct{}), wrote: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	return r
 }
@@ -157,11 +159,31 @@ func (r *request) read() {
 			return
 		}
 		if err != nil {
-			r.close(byTarget, notEOF(err))
+			r.targetEnded(err)
 			return
 		}
 		n, err = from.Read(buf[:])
 	}
+}
+
+// targetEnded closes a connection whose target says no more. If it has ended in good order it may
+// read on: it gets what the client has sent, for a time. The client is told at once.
+func (r *request) targetEnded(err error) {
+	if errors.Is(err, io.EOF) && !r.left.Load() && r.queue.finish() {
+		if r.state.CompareAndSwap(open, closing) {
+			r.silent.Store(true)
+			r.lastWrites()
+			r.tellClosed("")
+		}
+		r.needWriter()
+		<-r.wrote
+	}
+	r.close(byTarget, notEOF(err))
+}
+
+// lastWrites gives what is left for the target its time.
+func (r *request) lastWrites() {
+	_ = r.conn.SetWriteDeadline(time.Now().Add(r.stream.link.agent.cfg.CloseTimeout)) // fails only if the connection is closed
 }
 
 // toClient sends what a target has said, and reports whether to go on. Nobody
@@ -231,26 +253,46 @@ func (r *request) watchUse(back int64) {
 
 // write carries what the client has sent to the target, to the end.
 func (r *request) write() {
-	most, wait := r.stream.link.agent.cfg.StallTimeout, &r.stalled[targetSide]
+	defer close(r.wrote)
+	wait := &r.stalled[targetSide]
 	for {
 		b, ok := r.queue.take()
 		if !ok {
-			r.leave()
+			if !r.silent.Load() { // read closes it, then
+				r.leave()
+			}
 			return
 		}
-		start := time.Now()
-		if r.state.Load() == open {
-			_ = r.conn.SetWriteDeadline(start.Add(most)) // fails only if the connection is closed: Write says so
-		}
-		wait.begin(start.Sub(r.started))
-		n, err := r.conn.Write(b)
+		wait.begin(time.Since(r.started))
+		err := r.toTarget(b)
 		wait.end(time.Since(r.started))
-		r.toward.Add(int64(n))
 		if err != nil {
 			r.close(byTarget, notEOF(err))
 			return
 		}
 	}
+}
+
+// toTarget writes b. A target that takes some of it in StallTimeout has as long again for the rest.
+func (r *request) toTarget(b []byte) error {
+	for {
+		if r.state.Load() == open {
+			_ = r.conn.SetWriteDeadline(time.Now().Add(r.stream.link.agent.cfg.StallTimeout)) // fails only if the connection is closed: Write says so
+		}
+		n, err := r.conn.Write(b)
+		r.toward.Add(int64(n))
+		if n == 0 || !timedOut(err) || r.state.Load() != open {
+			return err
+		}
+		b = b[n:]
+	}
+}
+
+// timedOut reports whether an error is that a deadline has passed, by any stack. That the peer is
+// dead is another one.
+func timedOut(err error) bool {
+	n, ok := errors.AsType[net.Error](err)
+	return ok && n.Timeout() && !errors.Is(err, syscall.ETIMEDOUT)
 }
 
 // leave parts from a target after the client: it is told that nothing follows,
@@ -338,7 +380,7 @@ func (r *request) clientClosed() {
 	}
 	nothingLeft := r.queue.idle()
 	if !nothingLeft {
-		_ = r.conn.SetWriteDeadline(time.Now().Add(r.stream.link.agent.cfg.CloseTimeout))
+		r.lastWrites()
 	}
 	r.queue.end()
 	if nothingLeft && r.stream.alone() { // nobody else waits for the stream's goroutine
@@ -391,7 +433,12 @@ func (r *request) conclude(by string, err error) {
 	if err != nil {
 		text = err.Error()
 	}
-	_ = r.stream.send(closeResponse(r.id, text))
+	r.tellClosed(text)
+}
+
+// tellClosed tells the client that its connection is closed. Only the first call does.
+func (r *request) tellClosed(why string) {
+	r.once.tell.Do(func() { _ = r.stream.send(closeResponse(r.id, why)) })
 }
 
 // notEOF returns what is wrong with an end: nothing, if it was in good order.
@@ -399,7 +446,7 @@ func notEOF(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	if timedOut(err) {
 		return errors.New("timeout: the target takes nothing")
 	}
 	return err

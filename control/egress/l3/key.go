@@ -4,6 +4,7 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -11,6 +12,10 @@ import (
 
 // A Key is a public or private key of Curve25519.
 type Key [32]byte
+
+// ErrInline says that a private key stands where the name of its file should be. Its text
+// has no part of the key, for it ends up in logs.
+var ErrInline = errors.New("it is given itself, and not its file (make another: this one may have been seen)")
 
 // NewKey returns a private key.
 func NewKey() Key {
@@ -40,6 +45,9 @@ func shortened(text string) string {
 
 // ReadKey reads a private key's file.
 func ReadKey(file string) (Key, error) {
+	if _, err := ParseKey(file); err == nil {
+		return Key{}, fmt.Errorf("read private key: %w", ErrInline)
+	}
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return Key{}, fmt.Errorf("read private key: %w", err)

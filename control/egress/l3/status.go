@@ -35,9 +35,9 @@ type PeerStatus struct {
 	Up        bool           `json:"up"`
 	Endpoint  string         `json:"endpoint,omitempty"`
 	Prefixes  []netip.Prefix `json:"prefixes"`
-	Handshake time.Duration  `json:"handshake_age,omitempty"` // zero: never
-	Seen      time.Duration  `json:"seen_age,omitempty"`      // zero: never
-	RTT       time.Duration  `json:"rtt,omitempty"`
+	Handshake time.Duration  `json:"handshake_age_ns,omitempty"` // zero: never
+	Seen      time.Duration  `json:"seen_age_ns,omitempty"`      // zero: never
+	RTT       time.Duration  `json:"rtt_ns,omitempty"`
 	Heals     int            `json:"heals"` // handshakes because nothing was heard
 	Sent      uint64         `json:"sent"`  // bytes, outside
 	Received  uint64         `json:"received"`

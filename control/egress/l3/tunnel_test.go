@@ -452,6 +452,9 @@ func TestKeys(t *testing.T) {
 	if _, err := ReadKey(os.DevNull); err == nil || !strings.Contains(err.Error(), os.DevNull) {
 		t.Errorf("an empty file: %v", err)
 	}
+	if _, err := ReadKey(k.String()); !errors.Is(err, ErrInline) || strings.Contains(err.Error(), k.String()[:8]) {
+		t.Errorf("a key for the name of its file: %v", err)
+	}
 	if n := NewKey(); n == NewKey() || n[0]&7 != 0 || n[31]&0xc0 != 0x40 {
 		t.Errorf("a new key is %x", n)
 	}
@@ -539,6 +542,25 @@ func TestEnds(t *testing.T) {
 		exchange(t, op.Outbound, packet.Echo(opOwn, podAddr, 5, 6), p.pod.Inbound)
 	})
 	eventually(t, fmt.Sprintf("no more than %d goroutines are left", before), func() bool { return runtime.NumGoroutine() <= before })
+}
+
+// FuzzKey: what is read as a key is the same when it is written again, and no error tells one.
+func FuzzKey(f *testing.F) {
+	for _, s := range []string{NewKey().String(), Key{}.String(), "", "AAAA", strings.Repeat("A", 44), strings.Repeat("/", 43) + "=", " " + NewKey().String()} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		k, err := ParseKey(s)
+		if err != nil {
+			if len(s) > 40 && strings.Contains(err.Error(), s[8:]) {
+				t.Fatalf("the error tells %q: %v", s, err)
+			}
+			return
+		}
+		if again, err := ParseKey(k.String()); err != nil || again != k || len(k.String()) != 44 {
+			t.Fatalf("%q became %q, %v", s, k, err)
+		}
+	})
 }
 
 // FuzzDatagram: whatever arrives is counted under one kind, and only messages of

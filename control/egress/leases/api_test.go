@@ -28,6 +28,7 @@ type api struct {
 	oldest  int
 	changed chan struct{}
 	ends    chan struct{} // closed: watches end
+	hasty   bool          // a watch ends as soon as it has begun
 	lists   int
 	watches int
 	sent    int // version of the last event that a watch was told of
@@ -126,6 +127,12 @@ func (a *api) forget(lose bool) {
 	a.ends = make(chan struct{})
 }
 
+func (a *api) setHasty(yes bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.hasty = yes
+}
+
 func (a *api) counts() (lists, watches int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -166,8 +173,11 @@ func (a *api) stream(w http.ResponseWriter, r *http.Request) {
 	next++
 	a.mu.Lock()
 	a.watches++
-	old, ends := next < a.oldest, a.ends
+	old, ends, hasty := next < a.oldest, a.ends, a.hasty
 	a.mu.Unlock()
+	if hasty {
+		return
+	}
 	out := json.NewEncoder(w)
 	if old { // the API says so in the stream
 		_ = out.Encode(event{"ERROR", object{"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}})

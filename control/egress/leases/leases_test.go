@@ -113,6 +113,25 @@ func TestGone(t *testing.T) {
 	}
 }
 
+// TestHasty: an API that ends each watch at once is not asked without a pause, and what it says
+// when it is better counts.
+func TestHasty(t *testing.T) {
+	a := serve(t)
+	a.put("one", time.Now(), 60)
+	a.setHasty(true)
+	file, _ := a.kubeconfig(t)
+	start := time.Now()
+	f := follow(t, file)
+	f.counts(t, 1)
+	time.Sleep(watchLeast + watchLeast/2)
+	a.setHasty(false)
+	if _, watches := a.counts(); watches < 1 || watches > 1+int(time.Since(start)/watchLeast) {
+		t.Errorf("%d watches in %v", watches, time.Since(start))
+	}
+	a.put("two", time.Now(), 60)
+	f.counts(t, 2)
+}
+
 // TestRefused: an API that refuses is asked again, and the log says why; a token
 // that has been put in its place holds. What was counted holds meanwhile.
 func TestRefused(t *testing.T) {

@@ -18,8 +18,11 @@ const (
 	listTime  = 30 * time.Second
 	watchTime = 5 * time.Minute // after which the API ends a watch, and another begins
 	watchSlop = 30 * time.Second
-	bodyMost  = 16 << 20
-	eventMost = 1 << 20
+	// watchLeast is how often a watch begins that brings nothing: there are APIs, or proxies before them,
+	// that end each at once.
+	watchLeast = 2 * time.Second
+	bodyMost   = 16 << 20
+	eventMost  = 1 << 20
 )
 
 // errGone says that the API has forgotten the place where a watch was to begin.
@@ -65,13 +68,24 @@ func (k *kube) follow(ctx context.Context, c *counter) (progress bool, err error
 	}
 	c.replace(list)
 	for {
+		start, from := time.Now(), at
 		at, err = k.watch(ctx, at, c)
 		switch {
 		case errors.Is(err, errGone):
 			return true, nil // list again
 		case err != nil:
 			return true, fmt.Errorf("watch leases: %w", err)
+		case at == from: // it brought nothing
+			rest(ctx, start.Add(watchLeast))
 		}
+	}
+}
+
+// rest waits until a time, or until ctx ends.
+func rest(ctx context.Context, until time.Time) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(time.Until(until)):
 	}
 }
 

@@ -156,10 +156,19 @@ func network(p netip.Prefix) *net.IPNet {
 }
 
 // Route has the kernel send packets to these prefixes, and to no others, by the
-// device.
+// device. If one cannot be had, those of before stay and no other comes.
 func (d *Device) Route(prefixes []netip.Prefix) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	before := slices.Clone(d.routes)
+	if err := d.add(prefixes); err != nil {
+		return errors.Join(err, d.keep(before))
+	}
+	return d.keep(prefixes)
+}
+
+// add adds the routes that there are not. The caller holds mu.
+func (d *Device) add(prefixes []netip.Prefix) error {
 	for _, p := range prefixes {
 		if slices.Contains(d.routes, p) {
 			continue
@@ -169,6 +178,11 @@ func (d *Device) Route(prefixes []netip.Prefix) error {
 		}
 		d.routes = append(d.routes, p)
 	}
+	return nil
+}
+
+// keep deletes the routes to others than prefixes. The caller holds mu.
+func (d *Device) keep(prefixes []netip.Prefix) error {
 	for _, p := range slices.Clone(d.routes) {
 		if slices.Contains(prefixes, p) {
 			continue

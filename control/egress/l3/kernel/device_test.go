@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -112,6 +113,15 @@ func TestRefused(t *testing.T) {
 	}
 	if err := d.Route(prefixes("10.0.0.0/8")); err != nil {
 		t.Fatal(err)
+	}
+	netnstest.IP(t, "route add blackhole 10.5.0.0/16")
+	defer netnstest.IP(t, "route del blackhole 10.5.0.0/16")
+	if err := d.Route(prefixes("10.4.0.0/16", "10.5.0.0/16")); err == nil || !strings.Contains(err.Error(), "10.5.0.0/16") {
+		t.Errorf("a route that somebody else has: %v", err)
+	}
+	out, err := exec.Command("ip", "route", "show", "dev", "mrt1").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "10.0.0.0/8") || strings.Contains(string(out), "10.4.0.0/16") {
+		t.Errorf("routes after those that cannot be had: %v\n%s", err, out)
 	}
 	netnstest.IP(t, "route del 10.0.0.0/8")
 	if err := d.Route(nil); err != nil {

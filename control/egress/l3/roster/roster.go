@@ -63,6 +63,9 @@ func Parse(text []byte, file string) (*Roster, error) {
 	if err := l3.CheckOwn(r.Addresses); err != nil {
 		return nil, fmt.Errorf("addresses: %w", err)
 	}
+	if _, err := l3.ParseKey(r.PrivateKey); err == nil {
+		return nil, fmt.Errorf("private_key: %w", l3.ErrInline)
+	}
 	if !filepath.IsAbs(r.PrivateKey) {
 		r.PrivateKey = filepath.Join(filepath.Dir(file), r.PrivateKey)
 	}

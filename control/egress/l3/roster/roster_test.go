@@ -37,8 +37,9 @@ operators:
 
 func TestBad(t *testing.T) {
 	for text, want := range map[string]string{
-		"":                        "private_key",
-		"private_key: a":          "port",
+		"":               "private_key",
+		"private_key: a": "port",
+		"private_key: yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\nport: 1\naddresses: [10.99.0.1]": "private_key: it is given itself",
 		"private_key: a\nport: 1": "addresses",
 		head + "mtu: 1279":        "mtu: 1279",
 		head + "node: []":         "field node not found",
