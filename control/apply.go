@@ -36,6 +36,7 @@ type plant struct {
 	firstBridges map[string]bool
 }
 
+// newPlant is what the dataplane had when session s began.
 func newPlant(s *session) *plant {
 	p := &plant{
 		cpus: narrow[int](s.client.Info.GetWorkersAsked()), workers: narrow[int](s.client.Info.GetWorkers()), members: map[string]int{},

@@ -50,6 +50,7 @@ func (f *filer) stop() {
 	<-f.done
 }
 
+// write writes what was put last. Nobody waits for it, so its errors end here.
 func (f *filer) write() {
 	f.mu.Lock()
 	d, s := f.desired, f.status

@@ -72,6 +72,8 @@ func begin(ctx context.Context, runDir string) (*session, error) {
 	return s, nil
 }
 
+// open watches ports, for as long as ctx, and lists what there is, for as long as first. It watches
+// before it lists: no change falls between the two.
 func (s *session) open(ctx, first context.Context) error {
 	stream, err := s.client.WatchPorts(ctx, &api.WatchPortsRequest{})
 	if err != nil {

@@ -27,6 +27,8 @@ type engine struct {
 	wants       wants    // ends of tunnels that frames have named
 }
 
+// newEngine makes the tables. epoch is second 0 of workers' time. If one cannot be made, those that
+// were are given back.
 func newEngine(o *Options, epoch time.Time) (*engine, error) {
 	e := &engine{epoch: epoch, cache: o.Cache, cacheMemory: o.CacheMemory, rulesMax: o.RulesMax}
 	var err error

@@ -17,6 +17,7 @@ type vlanPolicy struct {
 	trunk [4096 / 64]uint64
 }
 
+// newVLANPolicy is the policy of a port whose settings were checked (PortSpec.checkVLANs).
 func newVLANPolicy(s PortSpec) vlanPolicy {
 	v := vlanPolicy{mode: s.Mode, tag: s.Tag, all: len(s.Trunks) == 0}
 	if v.mode == "" {

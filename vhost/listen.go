@@ -92,12 +92,12 @@ func (p *Port) removeStale(path string) error {
 		return fmt.Errorf("%w: %s is no socket (remove it, or choose another path)", ErrInUse, p.opts.Path)
 	}
 	c, err := p.connect(path)
-	switch {
-	case err == nil:
+	if err == nil {
 		_ = c.Close()
-		return fmt.Errorf("%w: somebody listens on %s already", ErrInUse, p.opts.Path)
-	case errors.Is(err, unix.EAGAIN):
-		return fmt.Errorf("%w: somebody listens on %s already", ErrInUse, p.opts.Path)
+	}
+	switch {
+	case err == nil, errors.Is(err, unix.EAGAIN): // it listens, with a queue that is full
+		return fmt.Errorf("%w: somebody listens on %s already (end that, or choose another path)", ErrInUse, p.opts.Path)
 	case errors.Is(err, unix.ECONNREFUSED):
 		return os.Remove(path)
 	}

@@ -105,6 +105,8 @@ func (h hearing) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// read hands on messages until the connection ends. A message that nobody keeps lends its memory to
+// the next.
 func (k *conn) read() {
 	defer close(k.gone)
 	in := bufio.NewReaderSize(hearing{k}, 64<<10)

@@ -53,9 +53,12 @@ type fakeServer struct {
 	serve func(net.Conn)
 }
 
-func (f fakeServer) listen(t *testing.T) {
+func (f fakeServer) listen(t *testing.T) { acceptAll(t, f.path, f.accept) }
+
+// acceptAll has serve work on each connection to path, until the test ends. It closes them.
+func acceptAll(t *testing.T, path string, serve func(net.Conn)) {
 	t.Helper()
-	l, err := net.Listen("unix", f.path)
+	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,13 +69,15 @@ func (f fakeServer) listen(t *testing.T) {
 			if err != nil {
 				return
 			}
-			go f.accept(c)
+			go func() {
+				defer c.Close()
+				serve(c)
+			}()
 		}
 	}()
 }
 
 func (f fakeServer) accept(c net.Conn) {
-	defer c.Close()
 	dec := json.NewDecoder(bufio.NewReader(c))
 	for {
 		var m message

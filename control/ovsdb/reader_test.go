@@ -19,35 +19,21 @@ import (
 // ours: he ended in that moment.
 func lateLock(t *testing.T, path string) {
 	t.Helper()
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
+	acceptAll(t, path, func(c net.Conn) {
+		dec := json.NewDecoder(bufio.NewReader(c))
 		for {
-			c, err := l.Accept()
-			if err != nil {
+			var m message
+			if dec.Decode(&m) != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				dec := json.NewDecoder(bufio.NewReader(c))
-				for {
-					var m message
-					if dec.Decode(&m) != nil {
-						return
-					}
-					switch m.Method {
-					case "lock":
-						fmt.Fprintf(c, `{"id":%s,"result":{"locked":false},"error":null}{"id":null,"method":"locked","params":["l"]}`, m.ID)
-					case "monitor_cond":
-						fmt.Fprintf(c, `{"id":%s,"result":{},"error":null}`, m.ID)
-					}
-				}
-			}()
+			switch m.Method {
+			case "lock":
+				fmt.Fprintf(c, `{"id":%s,"result":{"locked":false},"error":null}{"id":null,"method":"locked","params":["l"]}`, m.ID)
+			case "monitor_cond":
+				fmt.Fprintf(c, `{"id":%s,"result":{},"error":null}`, m.ID)
+			}
 		}
-	}()
+	})
 }
 
 // TestLockComesAtOnce: the lock that comes right behind the answer that it is

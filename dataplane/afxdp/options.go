@@ -111,6 +111,7 @@ func Parse(options map[string]string) (Settings, error) {
 	return s, nil
 }
 
+// set takes one option of a row. The error says what can be chosen, not for which option.
 func (s *Settings) set(key, value string) (err error) {
 	switch key {
 	case KeyMode:

@@ -155,6 +155,8 @@ func (s *socket) mapRings() error {
 	return s.rx.stock()
 }
 
+// mapRing maps one ring of so many entries of size bytes at pgoff; the kernel has said where its
+// parts lie. The mapping is the socket's, which unmaps it at its end.
 func (s *socket) mapRing(off unix.XDPRingOffset, pgoff int64, entries uint32, size uintptr) (ring, error) {
 	length := off.Desc + uint64(entries)*uint64(size)
 	m, err := sys.MapShared(s.fd.Int(), pgoff, int(length))

@@ -232,6 +232,8 @@ func (t *Table) insertAt(i uint32, ho, hr uint64) insertion {
 	return got
 }
 
+// insertLocked is insertAt under the locks of both hashes' buckets. The record is in both places
+// of the index and in its zone's list, or in none.
 func (t *Table) insertLocked(i uint32, ho, hr uint64) insertion {
 	r := &t.records[i]
 	one := t.berth(&r.original, ho)

@@ -12,6 +12,7 @@ func (t *Table) Peek(zone uint16, p *Packet, c *Terms, v *Verdict) {
 	}
 }
 
+// peek is Peek without terms. It runs inside: no record that it comes across is used again meanwhile.
 func (t *Table) peek(zone uint16, p *Packet, v *Verdict) {
 	v.State = StateTracked | StateInvalid
 	switch {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
 
@@ -77,7 +78,7 @@ func (w *watcher) begin(p *Port) {
 	w.tried = true
 	conn, all, err := openNotes()
 	if err != nil {
-		p.opts.Log.Warn("changes of devices are noticed late: " + err.Error())
+		p.opts.Log.Warn("changes of devices are noticed late", zap.Error(err))
 		return
 	}
 	w.conn, w.all, w.ended = conn, all, make(chan struct{})

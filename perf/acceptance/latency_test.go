@@ -49,7 +49,16 @@ func sendOne(p *frontend.Pair, dst, src byte, n uint32) error {
 // receiveOne returns the number in the next frame, for which it looks without
 // a pause.
 func receiveOne(p *frontend.Pair) (uint32, error) {
+	return receiveAfter(p, func() error { return nil })
+}
+
+// receiveAfter returns the number in the next frame, for which it looks each time that wait has
+// returned.
+func receiveAfter(p *frontend.Pair, wait func() error) (uint32, error) {
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		if err := wait(); err != nil {
+			return 0, err
+		}
 		if f, ok := p.Rx.Next(); ok {
 			n := binary.BigEndian.Uint32(f[14:])
 			p.Rx.Release()
@@ -207,23 +216,16 @@ func firstFrames(t *testing.T, guests [2]*frontend.Pair, tries int, pause time.D
 
 // receiveAsleep is receiveOne for a guest that waits for an interrupt.
 func receiveAsleep(p *frontend.Pair) (uint32, error) {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		if !p.Rx.Arm() {
-			fds := []unix.PollFd{{Fd: int32(p.RxRing.Call.Int()), Events: unix.POLLIN}}
-			if _, err := unix.Poll(fds, 1000); err != nil && err != unix.EINTR {
-				return 0, err
-			}
-			sys.Drain(p.RxRing.Call)
+	return receiveAfter(p, func() error {
+		defer p.Rx.Disarm()
+		if p.Rx.Arm() {
+			return nil
 		}
-		p.Rx.Disarm()
-		if f, ok := p.Rx.Next(); ok {
-			n := binary.BigEndian.Uint32(f[14:])
-			p.Rx.Release()
-			return n, nil
+		fds := []unix.PollFd{{Fd: int32(p.RxRing.Call.Int()), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, 1000); err != nil && err != unix.EINTR {
+			return err
 		}
-		if err := p.Rx.Err(); err != nil {
-			return 0, err
-		}
-	}
-	return 0, fmt.Errorf("no frame in %v", patience)
+		sys.Drain(p.RxRing.Call)
+		return nil
+	})
 }

@@ -132,6 +132,8 @@ type worker struct {
 // figures for progress, and broken rings.
 const reportEvery = 512
 
+// run is this worker's part of a phase: it sends, receives, or both, until what was sent is through.
+// Its error stays in w.err.
 func (w *worker) run() {
 	runtime.LockOSThread() // and never unlock: the thread's affinity dies with it
 	if w.cpu >= 0 {

@@ -117,6 +117,7 @@ const (
 	judgeRounds = 16
 )
 
+// judgeAll judges what has come, and returns how many frames that were.
 func (s *sink) judgeAll(rx *virtq.Receiver) int {
 	all := 0
 	for range judgeRounds {

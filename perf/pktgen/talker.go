@@ -104,6 +104,8 @@ func (k *talker) begin(warmup, duration float64) {
 // talkEvery is the number of turns between two looks at what should have got on.
 const talkEvery = 1024
 
+// run talks until all have ended, the time is over or ctx ends. Connections of the warm-up are in
+// the result's number, but not in its rate.
 func (k *talker) run(ctx context.Context) error {
 	started, counted := sys.TSC(), uint64(0)
 	if k.talk.Count == 0 {

@@ -126,6 +126,7 @@ func (p *Port) meet(ctx context.Context) (*net.UnixConn, error) {
 	}
 }
 
+// accept waits for the next connection, or for the end of ctx. The listener is as it was afterwards.
 func (p *Port) accept(ctx context.Context) (*net.UnixConn, error) {
 	fired := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

@@ -135,6 +135,8 @@ func member(v jsonval.Value, name string) jsonval.Value {
 	return m
 }
 
+// parseTable reads a table (RFC 7047 3.2). Its columns are in the order of their names, with
+// _uuid and _version beside them.
 func parseTable(name string, v jsonval.Value) (*Table, error) {
 	if !IsID(name) || name[0] == '_' {
 		return nil, fmt.Errorf("%q is no name of a table", name)
@@ -176,6 +178,7 @@ func parseTable(name string, v jsonval.Value) (*Table, error) {
 	return t, t.parseIndexes(member(v, "indexes"))
 }
 
+// parseIndexes reads the sets of columns that no two rows may have equal.
 func (t *Table) parseIndexes(v jsonval.Value) error {
 	for _, names := range v.Elems {
 		var index []*Column

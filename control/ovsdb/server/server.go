@@ -51,6 +51,7 @@ func Open(cfg Config) (*Server, error) {
 	return srv, nil
 }
 
+// open is Open's work. What it has opened when it fails is Close's.
 func (srv *Server) open() error {
 	for _, d := range srv.cfg.Databases {
 		db, err := openDatabase(d)

@@ -96,6 +96,8 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
+// open makes the file if there is none or an empty one, has replay look at its records, and cuts
+// off what a crash has left behind the last whole one. The lock is held.
 func (l *Log) open(schema []byte, replay func([]byte) error) error {
 	if info, err := os.Stat(l.path); errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
 		if err := create(l.path, schema); err != nil {
