@@ -224,6 +224,9 @@ func (t *Table) insertAt(i uint32, ho, hr uint64) insertion {
 	x := &t.index
 	x.lockBoth(ho, hr)
 	got := t.insertLocked(i, ho, hr)
+	if got == noSlot && t.relocate(ho) && t.relocate(hr) {
+		got = t.insertLocked(i, ho, hr)
+	}
 	x.unlockBoth(ho, hr)
 	if got == inserted {
 		t.move(t.absence(ho))

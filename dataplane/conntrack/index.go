@@ -47,7 +47,8 @@ type lock struct {
 
 // An index finds records by either of their keys. A key has two buckets, both of
 // the same shard. It is in the first unless that was crowded, and then in the one that was emptier. So
-// a lookup reads one line, or two if keys are away: two at most, whatever the traffic. Keys never move.
+// a lookup reads one line, or two if keys are away: two at most, whatever the traffic. Keys move only to make room where both buckets of another
+// one are full (relocate.go).
 type index struct {
 	buckets []bucket
 	mask    uint64 // len(buckets)-1
@@ -166,7 +167,7 @@ type berth struct {
 }
 
 // berth looks for a place for key k of hash h. With half of all slots in
-// use there practically is one. The shard's lock is held.
+// use there nearly always is one; else see relocate. The shard's lock is held.
 func (t *Table) berth(k *key, h uint64) (at berth) {
 	x := &t.index
 	b := &x.buckets[x.first(h)]
