@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -97,14 +98,14 @@ func (s *rawSocket) Write(b []byte) (int, error) {
 // takes nothing now, or the connection is closed: whoever waits finds out.
 func (s *rawSocket) writeNow(b []byte) (int, error) {
 	n, err := s.out.run(s.conn.Write, b, false)
-	if errno, ok := err.(unix.Errno); ok && errno != unix.EAGAIN {
+	if errno, ok := errors.AsType[unix.Errno](err); ok && errno != unix.EAGAIN {
 		return n, failedCall("write", err)
 	}
 	return n, nil
 }
 
 func failedCall(call string, err error) error {
-	if _, ok := err.(unix.Errno); ok {
+	if _, ok := errors.AsType[unix.Errno](err); ok {
 		return os.NewSyscallError(call, err)
 	}
 	return err

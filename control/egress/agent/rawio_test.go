@@ -18,7 +18,7 @@ func tcpPair(t *testing.T) (near, far net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // nothing is lost
+	defer l.Close()
 	if near, err = net.Dial("tcp", l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
@@ -104,12 +104,12 @@ func TestRawDatagrams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer far.Close() //nolint:errcheck // nothing is lost
+	defer far.Close()
 	near, err := net.Dial("udp", far.LocalAddr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer near.Close() //nolint:errcheck // nothing is lost
+	defer near.Close()
 	raw := newRawSocket(near)
 	if _, err := far.WriteTo(nil, near.LocalAddr()); err != nil {
 		t.Fatal(err)
