@@ -8,9 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -29,7 +27,7 @@ func (r *runner) raceTests(ctx context.Context) {
 		return
 	}
 	start := time.Now()
-	res := r.goTest(ctx, "-race", "-short", "-timeout", "15m", "-p", sideBySide(), "./...")
+	res := r.goTest(ctx, "-race", "-short", "-timeout", "15m", "./...")
 	passed, failed, _ := res.count()
 	r.failed += failed
 	r.say("%d passed, %d failed in %.0f s", passed, failed, time.Since(start).Seconds())
@@ -43,13 +41,9 @@ func (r *runner) allTests(ctx context.Context) {
 		r.fail("list packages: %v", err)
 		return
 	}
-	r.runAndCount(ctx, plain, "-p", sideBySide())
+	r.runAndCount(ctx, plain)
 	r.runAndCount(ctx, withPeers, "-p", "1")
 }
-
-// sideBySide is how many packages without peers are tested at a time: the longest of them
-// wait for the most part.
-func sideBySide() string { return strconv.Itoa(runtime.NumCPU() + 1) }
 
 // runAndCount runs the tests of pkgs and adds them to the count of the run.
 func (r *runner) runAndCount(ctx context.Context, pkgs []string, flags ...string) {
