@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -33,7 +32,7 @@ func TestClosedWindow(t *testing.T) {
 			}
 			var longest, stood atomic.Int64
 			serve(t, b, "10.9.0.2:7", func(c net.Conn) {
-				if errors.Is(readSlowly(c, &longest), os.ErrDeadlineExceeded) {
+				if e, ok := errors.AsType[net.Error](readSlowly(c, &longest)); ok && e.Timeout() {
 					stood.Add(1)
 				}
 			})
