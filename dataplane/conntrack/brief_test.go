@@ -22,8 +22,11 @@ func TestBrief(t *testing.T) {
 		b.Quiet()
 		a.Expire(now, 1<<20)
 		b.Expire(now, 1<<20)
-		if r.IntN(50) == 0 {
+		if limited := round == 200; limited || r.IntN(50) == 0 && round/50 != 4 { // from 200 to 250 for sure
 			limit := uint32(r.IntN(2) * 20)
+			if limited {
+				limit = 20
+			}
 			for _, t := range []*Table{a.t, b.t} {
 				t.Flush(2)
 				t.SetZoneLimit(2, limit)
