@@ -133,15 +133,15 @@ func (r *request) connect() bool {
 	return true
 }
 
-// refuse answers a dial that failed.
+// refuse answers a dial that failed. It is counted by then: who hears of it may look.
 func (r *request) refuse(err error) {
 	r.stream.link.nuisance()
 	word, text := judge(r.ctx, err)
 	r.stream.forget(r)
+	r.stream.link.agent.finished(r, word, byUs, err)
 	if word != resultCanceled {
 		_ = r.stream.send(dialResponse(r.random, 0, text))
 	}
-	r.stream.link.agent.finished(r, word, byUs, err)
 }
 
 // read carries what the target sends to the client.
