@@ -186,6 +186,17 @@ func TestGC(t *testing.T) {
 		t.Errorf("of a pod that is gone: %+v", left)
 	}
 	check(t, b.del(list))
+	told := ""
+	for try := 0; !strings.Contains(told, `"cni`) && try < 3; try++ { // the agent may look by itself just then, and tell nobody
+		c := n.newPod()
+		c.mustAdd(list)
+		c.Delete(t)
+		told = n.cli("agent", "reconcile", "--json") + n.cli("agent", "reconcile", "--json")
+		check(t, c.del(list))
+	}
+	if !strings.Contains(told, `"cni`) {
+		t.Errorf("reconcile does not say what it has removed: %s", told)
+	}
 	n.nothingLeft()
 }
 

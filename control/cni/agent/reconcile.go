@@ -26,16 +26,16 @@ func (a *agent) reconcileLoop(ctx context.Context) {
 	said := ""
 	for next := time.Now(); ctx.Err() == nil; {
 		one, cancel := context.WithTimeout(ctx, callTimeout)
-		var looked bool
+		var looked *attach.Reply
 		var err error
 		if time.Now().Before(next) {
 			err = a.readNotes(one)
-		} else if looked, err = a.look(one); looked { // also if something could not be removed: the next look may find it gone
+		} else if looked, err = a.reconcile(one); looked != nil { // also if something could not be removed: the next look may find it gone
 			next = time.Now().Add(a.Every)
 		}
 		cancel()
 		switch {
-		case err == nil && looked:
+		case err == nil && looked != nil:
 			said = ""
 		case err != nil && err.Error() != said && ctx.Err() == nil:
 			said = err.Error()
@@ -48,35 +48,32 @@ func (a *agent) reconcileLoop(ctx context.Context) {
 	}
 }
 
-// reconcile carries out notes, and removes what no pod has.
-func (a *agent) reconcile(ctx context.Context) error {
-	_, err := a.look(ctx)
-	return err
-}
-
-// look is reconcile; it reports whether it has seen what pods have. What cannot be removed is an error, and stops nothing else.
-func (a *agent) look(ctx context.Context) (looked bool, err error) {
+// reconcile carries out notes, and removes what no pod has. It returns which ports went, or nil if it has not seen what pods
+// have. What cannot be removed is an error, and stops nothing else.
+func (a *agent) reconcile(ctx context.Context) (*attach.Reply, error) {
 	a.looking.Lock()
 	defer a.looking.Unlock()
 	notes := a.readNotes(ctx)
 	d, err := a.dial(ctx)
 	if err != nil {
-		return false, errors.Join(notes, err)
+		return nil, errors.Join(notes, err)
 	}
 	defer d.Close()
 	rates, err := rateRows(ctx, d)
 	if err != nil {
-		return false, errors.Join(notes, err)
+		return nil, errors.Join(notes, err)
 	}
 	list, err := a.records(ctx, d)
 	if err != nil {
-		return false, errors.Join(notes, err)
+		return nil, errors.Join(notes, err)
 	}
-	return true, errors.Join(notes, a.sweepRates(ctx, d, rates, list), a.removeLost(ctx, list), a.sweep(list))
+	rest := a.sweepRates(ctx, d, rates, list)
+	removed, err := a.removeLost(ctx, list)
+	return &attach.Reply{Removed: removed}, errors.Join(notes, rest, err, a.sweep(list))
 }
 
-// removeLost removes attachments whose pods are gone. looking is held.
-func (a *agent) removeLost(ctx context.Context, list []*record) error {
+// removeLost removes attachments whose pods are gone, and returns their ports. looking is held.
+func (a *agent) removeLost(ctx context.Context, list []*record) (removed []string, err error) {
 	var errs []error
 	lost := map[string]uint{}
 	for _, r := range list {
@@ -88,19 +85,23 @@ func (a *agent) removeLost(ctx context.Context, list []*record) error {
 			continue
 		}
 		a.Log.Info("pod is gone, its port is removed", zap.String("port", port), zap.String("pod", r.Pod.Namespace+"/"+r.Pod.Name))
-		errs = append(errs, a.removeGone(ctx, r))
+		went, err := a.removeGone(ctx, r)
+		if errs = append(errs, err); went {
+			removed = append(removed, port)
+		}
 	}
 	a.lost = lost
-	return errors.Join(errs...)
+	return removed, errors.Join(errs...)
 }
 
-// removeGone detaches what is still gone.
-func (a *agent) removeGone(ctx context.Context, r *record) error {
+// removeGone detaches an attachment whose pod is still gone, and reports whether it has.
+func (a *agent) removeGone(ctx context.Context, r *record) (bool, error) {
 	defer a.calls.lock(r.Port())()
 	if !r.gone(a.BootID) {
-		return nil
+		return false, nil
 	}
-	return a.take(ctx, &r.Attachment)
+	err := a.take(ctx, &r.Attachment)
+	return err == nil, err
 }
 
 // sweepAge is how old a directory without a port must be: an attach makes it first.

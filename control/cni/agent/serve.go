@@ -124,7 +124,7 @@ func (a *agent) do(ctx context.Context, r *attach.Request, hungUp func() bool) (
 	case attach.GC:
 		return a.collect(ctx, r.Key.Network, r.Valid)
 	case attach.Reconcile:
-		return &attach.Reply{}, a.reconcile(ctx)
+		return a.reconcile(ctx)
 	case attach.Status:
 		return &attach.Reply{}, a.status(ctx)
 	}

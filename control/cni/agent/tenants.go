@@ -22,7 +22,8 @@ func (a *agent) evict(ctx context.Context, d *ovsdb.Caller, at *attach.Attachmen
 	errs := []error{err}
 	for _, r := range list {
 		if r.Key != at.Key && r.gone(a.BootID) {
-			errs = append(errs, a.removeGone(ctx, r))
+			_, err := a.removeGone(ctx, r)
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
