@@ -17,79 +17,75 @@ import (
 // an XDP program (kernel Documentation/bpf/bpf_prog_run.rst, live frames). Runs
 // take 25 ms to begin, so there is one for a turn: it is told to end by a flag.
 type Sender struct {
-	state *ebpf.Map // stateEnded, stateSent
+	ended *ebpf.Map // one word, End's: not 0 ends the run
+	sent  *ebpf.Map // one word, the program's: frames. A map of its own, for who writes a value writes all of it
 	prog  *ebpf.Program
 	frame []byte
 }
 
-// The elements of Sender.state.
-const (
-	stateEnded = iota
-	stateSent
-	states
-)
-
 // NewSender makes a sender at the device of an index.
 func NewSender(index int, frame []byte) (*Sender, error) {
-	state, err := ebpf.NewMap(&ebpf.MapSpec{Name: "xdpgen_state", Type: ebpf.Array, KeySize: 4, ValueSize: 8 * states, MaxEntries: 1})
-	if err != nil {
-		return nil, fmt.Errorf("make the map of what was sent: %w", err)
-	}
-	s := &Sender{state: state, frame: frame}
-	if s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "xdpgen_send", Type: ebpf.XDP, License: "GPL", Instructions: asm.Instructions{
-		asm.LoadMapValue(asm.R1, state.FD(), 0),
-		asm.LoadMem(asm.R2, asm.R1, 8*stateEnded, asm.DWord), asm.JNE.Imm(asm.R2, 0, "out"),
-		asm.LoadMem(asm.R2, asm.R1, 8*stateSent, asm.DWord), asm.Add.Imm(asm.R2, 1), asm.StoreMem(asm.R1, 8*stateSent, asm.R2, asm.DWord),
-		asm.Mov.Imm(asm.R1, int32(index)), asm.Mov.Imm(asm.R2, 0), asm.FnRedirect.Call(), asm.Return(),
-		asm.Mov.Imm(asm.R0, 1).WithSymbol("out"), asm.Return(),
-	}}); err != nil {
-		return nil, errors.Join(fmt.Errorf("load the program that sends: %w", err), state.Close())
+	s := &Sender{frame: frame}
+	if err := s.load(index); err != nil {
+		return nil, errors.Join(fmt.Errorf("load the program that sends: %w", err), s.Close())
 	}
 	return s, nil
+}
+
+func (s *Sender) load(index int) (err error) {
+	word := &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1}
+	if s.ended, err = ebpf.NewMap(word); err != nil {
+		return err
+	}
+	if s.sent, err = ebpf.NewMap(word); err != nil {
+		return err
+	}
+	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "xdpgen_send", Type: ebpf.XDP, License: "GPL", Instructions: asm.Instructions{
+		asm.LoadMapValue(asm.R1, s.ended.FD(), 0),
+		asm.LoadMem(asm.R2, asm.R1, 0, asm.DWord), asm.JNE.Imm(asm.R2, 0, "out"),
+		asm.LoadMapValue(asm.R1, s.sent.FD(), 0),
+		asm.LoadMem(asm.R2, asm.R1, 0, asm.DWord), asm.Add.Imm(asm.R2, 1), asm.StoreMem(asm.R1, 0, asm.R2, asm.DWord),
+		asm.Mov.Imm(asm.R1, int32(index)), asm.Mov.Imm(asm.R2, 0), asm.FnRedirect.Call(), asm.Return(),
+		asm.Mov.Imm(asm.R0, 1).WithSymbol("out"), asm.Return(),
+	}})
+	return err
 }
 
 // perRun is how many frames a run sends at most: some seconds' worth. What is left
 // of a run that is told to end takes 20 ns a frame.
 const perRun = 1 << 24
 
-// Run sends until End is called. It keeps its thread's CPU busy.
+// Run sends until End is called, before or after. It keeps its thread's CPU busy.
 func (s *Sender) Run() error {
-	if err := s.state.Put(uint32(0), make([]byte, 8*states)); err != nil {
-		return err
-	}
 	for {
+		var ended uint64
+		if err := s.ended.Lookup(uint32(0), &ended); err != nil || ended != 0 {
+			return err
+		}
 		_, err := s.prog.Run(&ebpf.RunOptions{Data: s.frame, Repeat: perRun, Flags: unix.BPF_F_TEST_XDP_LIVE_FRAMES})
 		if err != nil {
 			return fmt.Errorf("send: %w", err)
 		}
-		if now, err := s.read(); err != nil || now[stateEnded] != 0 {
-			return err
-		}
 	}
 }
 
-func (s *Sender) read() (now [states]uint64, err error) {
-	return now, s.state.Lookup(uint32(0), &now)
-}
-
-// End ends Run soon.
-func (s *Sender) End() error {
-	now, err := s.read()
-	if err != nil {
-		return err
-	}
-	now[stateEnded] = 1
-	return s.state.Put(uint32(0), &now)
-}
+// End ends Run soon, and for good.
+func (s *Sender) End() error { return s.ended.Put(uint32(0), uint64(1)) }
 
 // Sent is how many frames Run has sent.
-func (s *Sender) Sent() (uint64, error) {
-	now, err := s.read()
-	return now[stateSent], err
+func (s *Sender) Sent() (n uint64, err error) {
+	err = s.sent.Lookup(uint32(0), &n)
+	return n, err
 }
 
-// Close gives the program back.
-func (s *Sender) Close() error { return errors.Join(s.prog.Close(), s.state.Close()) }
+// Close gives the program and its maps back.
+func (s *Sender) Close() error {
+	var errs []error
+	if s.prog != nil {
+		errs = append(errs, s.prog.Close())
+	}
+	return errors.Join(append(errs, s.ended.Close(), s.sent.Close())...) // of nil, too
+}
 
 // A Sink counts and drops all that a device receives, before its stack.
 type Sink struct {
