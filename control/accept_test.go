@@ -79,7 +79,7 @@ func (r *rig) do(s step) string {
 	if fails >= 0 {
 		fields[fails] = strings.TrimSuffix(fields[fails], "!")
 	}
-	args := []string{"--timeout=10"}
+	args := []string{"--timeout=60"}
 	if fields[0] == "ovs-vsctl" {
 		args = append(args, "--db="+r.endpoint())
 	}

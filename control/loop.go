@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -40,6 +41,7 @@ type Config struct {
 	Ready func() // called once, when the run directory is ours; may be nil
 
 	balanceEvery time.Duration // instead of a row's interval, in tests
+	statsEvery   time.Duration // the same, of statistics
 }
 
 // offlineAfter is how long a start waits for the database before it takes what
@@ -129,7 +131,7 @@ func newLoop(cfg Config, db *ovsdb.Client, flow *flowing) *loop {
 		policy: bridge.Policy{RunDir: cfg.RunDir, Dirs: cfg.SocketDirs, Follow: filepath.EvalSymlinks, Local: cfg.LocalPorts, Agent: cfg.Agent},
 		files:  newFiler(cfg), dirty: true, system: readSystem("/etc/os-release", "/usr/lib/os-release"),
 		status: Status{PID: os.Getpid(), Version: cfg.Version, Started: now, Database: Database{Since: now}},
-		retry:  time.NewTimer(offlineAfter), tidy: time.NewTimer(0), stats: time.NewTimer(bridge.StatsDefault),
+		retry:  time.NewTimer(offlineAfter), tidy: time.NewTimer(0), stats: time.NewTimer(cmp.Or(cfg.statsEvery, bridge.StatsDefault)),
 	}
 	return l
 }

@@ -2,6 +2,7 @@ package control
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -44,6 +45,7 @@ type rig struct {
 	local   bool                     // Config.LocalPorts
 
 	balanceEvery time.Duration // Config.balanceEvery
+	statsEvery   time.Duration // Config.statsEvery; 0: no test lasts so long
 }
 
 // newEmbeddedRig is newRig with millrace's own database server.
@@ -195,7 +197,7 @@ func (r *rig) control() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Run(ctx, Config{RunDir: r.dir, Endpoints: []string{r.endpoint()}, Version: "1.2.3", LocalPorts: r.local, Log: zap.New(core), balanceEvery: r.balanceEvery})
+		ended <- Run(ctx, Config{RunDir: r.dir, Endpoints: []string{r.endpoint()}, Version: "1.2.3", LocalPorts: r.local, Log: zap.New(core), balanceEvery: r.balanceEvery, statsEvery: cmp.Or(r.statsEvery, time.Hour)})
 	}()
 	r.stops["control"] = func() {
 		cancel()

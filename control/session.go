@@ -35,7 +35,7 @@ type session struct {
 func sessions(ctx context.Context, runDir string, log *zap.Logger, out chan<- *session) {
 	said := ""
 	for ctx.Err() == nil {
-		s, err := begin(ctx, runDir)
+		s, err := begin(ctx, runDir, callTimeout)
 		if err != nil {
 			if text := err.Error(); text != said && !errors.Is(err, api.ErrNotRunning) && ctx.Err() == nil {
 				log.Warn("no session with the dataplane: trying again", zap.Error(err))
@@ -57,9 +57,9 @@ func sessions(ctx context.Context, runDir string, log *zap.Logger, out chan<- *s
 	}
 }
 
-// begin connects, watches ports, and lists what there is.
-func begin(ctx context.Context, runDir string) (*session, error) {
-	first, cancel := context.WithTimeout(ctx, callTimeout)
+// begin connects, watches ports, and lists what there is, all of it within a limit.
+func begin(ctx context.Context, runDir string, limit time.Duration) (*session, error) {
+	first, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	c, err := api.Dial(first, runDir)
 	if err != nil {

@@ -21,13 +21,16 @@ func TestLongListing(t *testing.T) {
 		trunks = append(trunks, v)
 	}
 	const n = 1000 // of 8 kB each
-	for i := range n {
-		spec := dataplane.PortSpec{Bridge: "br0", Name: fmt.Sprint("p", i), Type: dataplane.TypeVhostServer, Trunks: trunks}
-		if _, err := r.sw.AddPort(t.Context(), spec); err != nil {
-			t.Fatal(err)
+	specs := make([]dataplane.PortSpec, n)
+	for i := range specs {
+		specs[i] = dataplane.PortSpec{Bridge: "br0", Name: fmt.Sprint("p", i), Type: dataplane.TypeVhostServer, Trunks: trunks}
+	}
+	for _, added := range r.sw.AddPorts(specs) {
+		if added.Err != nil {
+			t.Fatal(added.Err)
 		}
 	}
-	s, err := begin(t.Context(), r.dir)
+	s, err := begin(t.Context(), r.dir, patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +46,7 @@ func TestLongListing(t *testing.T) {
 func TestManyResults(t *testing.T) {
 	r := newEmbeddedRig(t)
 	r.vsctl("add-br", "br0")
-	const n = opsMax + 1000
+	const n = opsMax + 1 // and as many Port rows
 	var ops []string
 	var ports []string
 	for i := range n {
@@ -53,14 +56,14 @@ func TestManyResults(t *testing.T) {
 	}
 	ops = append(ops, fmt.Sprintf(`{"op":"mutate","table":"Bridge","where":[["name","==","br0"]],"mutations":[["ports","insert",["set",[%s]]]]}`, strings.Join(ports, ",")),
 		`{"op":"mutate","table":"Open_vSwitch","where":[],"mutations":[["next_cfg","+=",1]]}`)
-	before, err := ReadStatus(r.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.transact(ops)
-	r.until("results are written", func() bool {
-		return r.vsctl("--no-wait", "get", "open_vswitch", ".", "cur_cfg") == r.vsctl("--no-wait", "get", "open_vswitch", ".", "next_cfg")
+	var before Status
+	r.until("a status", func() bool {
+		var err error
+		before, err = ReadStatus(r.dir)
+		return err == nil
 	})
+	r.transact(ops)
+	r.vsctl("--no-wait", "wait-until", "open_vswitch", ".", "cur_cfg="+r.vsctl("--no-wait", "get", "open_vswitch", ".", "next_cfg"))
 	for _, name := range []string{"bad0", fmt.Sprint("bad", n-1)} {
 		if got := r.get(name, "error"); !strings.Contains(got, "not supported yet") {
 			t.Errorf("error of %s: %s", name, got)

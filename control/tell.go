@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -67,11 +68,14 @@ func (l *loop) reportInterface(w *writing, v bridge.InterfaceView) {
 
 // statistics writes the counters of all ports, in one transaction.
 func (l *loop) statistics(ctx context.Context) {
-	l.stats.Reset(bridge.StatsDefault)
+	every := bridge.StatsDefault
+	if l.want != nil {
+		every = l.want.Stats
+	}
+	defer func() { l.stats.Reset(cmp.Or(l.cfg.statsEvery, every)) }() // from when they are written: they may be many
 	if l.want == nil {
 		return
 	}
-	defer func() { l.stats.Reset(l.want.Stats) }() // from when they are written: they may be many
 	l.flowStatistics(ctx)
 	if l.session == nil || !l.owner || l.stale {
 		return

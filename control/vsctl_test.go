@@ -5,7 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"millrace/dataplane"
 	"millrace/dataplane/service/switchtest"
@@ -123,11 +125,10 @@ func TestBadRowHeals(t *testing.T) {
 // TestRefusal: what the dataplane refuses is in the row, is tried again
 // without anybody's help, and then the error is gone.
 func TestRefusal(t *testing.T) {
+	var free atomic.Bool
 	r := newPrepared(t, func(sw *switchtest.Switch) {
-		busy := true
-		sw.Refuse = func(p dataplane.PortSpec) error { // called under the switch's lock
-			if busy && p.Name == "x" {
-				busy = false
+		sw.Refuse = func(p dataplane.PortSpec) error {
+			if p.Name == "x" && !free.Load() {
 				return fmt.Errorf("bind %s: no such directory", p.Path)
 			}
 			return nil
@@ -138,6 +139,7 @@ func TestRefusal(t *testing.T) {
 	if !strings.Contains(stderr, "no such directory") || r.ports() != "br0/y" {
 		t.Errorf("ovs-vsctl says %q, the switch has %q", stderr, r.ports())
 	}
+	free.Store(true)
 	r.vsctl("--no-wait", "wait-until", "interface", "x", "ofport=1", "error=[]")
 	if got := r.ports(); got != "br0/y, br0/x" {
 		t.Errorf("the switch has %q", got)
@@ -260,9 +262,9 @@ func TestLink(t *testing.T) {
 
 // TestStatistics go back by themselves.
 func TestStatistics(t *testing.T) {
-	r := newPrepared(t, func(sw *switchtest.Switch) {
+	r := startRig(t, func(sw *switchtest.Switch) {
 		sw.Counters.Ports = []dataplane.PortStats{{Name: "p", RxFrames: 5, RxBytes: 300, TxFrames: 4, TxBytes: 240, TxDrops: dataplane.Drops{1: 3}}}
-	})
+	}, (*rig).database, func(r *rig) { r.statsEvery = 50 * time.Millisecond })
 	r.vsctl("add-br", "br0", "--", "add-port", "br0", "p", "--", "set", "interface", "p", "type=dpdkvhostuser")
 	r.vsctl("--no-wait", "wait-until", "interface", "p", "statistics:rx_packets=5", "statistics:tx_bytes=240", "statistics:tx_dropped=3")
 }

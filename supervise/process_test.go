@@ -60,7 +60,7 @@ func TestAdoptNobody(t *testing.T) {
 		found []int
 	}{
 		{"nobody", []int{0}},
-		{"gone", []int{1<<22 - 1}}, // higher than pids go
+		{"gone", []int{1 << 22}}, // higher than pids go (PID_MAX_LIMIT)
 		{"ended between", []int{one, 0}},
 		{"another between", []int{one, two}},
 	} {

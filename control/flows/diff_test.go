@@ -16,7 +16,7 @@ import (
 func TestDifferential(t *testing.T) {
 	rounds := 150
 	if testing.Short() {
-		rounds = 20
+		rounds = 8
 	}
 	var matched, delivered, packets, replies int
 	for round := range rounds {

@@ -1,8 +1,10 @@
 package logical
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,7 +53,8 @@ func newOracle(t *testing.T) *oracle {
 	}
 	t.Cleanup(func() { cancel(); _ = server.Wait() })
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		if _, err := os.Stat(o.socket); err == nil {
+		if c, err := net.Dial("unix", o.socket); err == nil {
+			c.Close()
 			break
 		}
 		if time.Now().After(deadline) {
@@ -101,9 +104,11 @@ func (o *oracle) transact(ops ...row) (reply []struct{ UUID []string }) {
 	if err != nil {
 		o.t.Fatal(err)
 	}
-	out, err := exec.Command("ovsdb-client", "transact", "unix:"+o.socket, string(text)).CombinedOutput()
-	if err != nil || json.Unmarshal(out, &reply) != nil || strings.Contains(string(out), `"error"`) {
-		o.t.Fatalf("transact: %v: %.2000s", err, out)
+	var out, said bytes.Buffer // it says more than the reply if it was given no CPU for a second
+	cmd := exec.Command("ovsdb-client", "transact", "unix:"+o.socket, string(text))
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := cmd.Run(); err != nil || json.Unmarshal(out.Bytes(), &reply) != nil || strings.Contains(out.String(), `"error"`) {
+		o.t.Fatalf("transact: %v: %.2000s%s", err, &out, &said)
 	}
 	return reply
 }

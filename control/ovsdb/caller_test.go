@@ -18,7 +18,7 @@ import (
 )
 
 // limit is how long a test waits for what must come.
-const limit = 20 * time.Second
+const limit = time.Minute
 
 // embedded serves a database until the test ends and returns its endpoint.
 func embedded(t *testing.T) string {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"millrace/control/ovsdb/model"
@@ -109,23 +110,24 @@ func TestAttentive(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			ours, theirs := net.Pipe()
-			defer theirs.Close()
-			release := make(chan struct{})
-			k := newConn(ours, func(string, json.RawMessage) error { <-release; return nil })
-			defer k.close(io.EOF)
-			ctx, cancel := k.attentive(t.Context(), limit)
-			defer cancel()
-			tt.busy(theirs, release)
-			if ctx.Err() != nil {
-				t.Fatalf("given up: %v", context.Cause(ctx))
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(patience):
-				t.Error("a silent server is waited for")
-			}
+			synctest.Test(t, func(t *testing.T) {
+				ours, theirs := net.Pipe()
+				defer theirs.Close()
+				release := make(chan struct{})
+				k := newConn(ours, func(string, json.RawMessage) error { <-release; return nil })
+				defer k.close(io.EOF)
+				ctx, cancel := k.attentive(t.Context(), limit)
+				defer cancel()
+				tt.busy(theirs, release)
+				if ctx.Err() != nil {
+					t.Fatalf("given up: %v", context.Cause(ctx))
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(patience):
+					t.Error("a silent server is waited for")
+				}
+			})
 		})
 	}
 }

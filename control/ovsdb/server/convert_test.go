@@ -142,8 +142,8 @@ func TestConvert(t *testing.T) {
 	if got := run(t, "ovsdb-client", "needs-conversion", db, newer); strings.TrimSpace(got) != "yes" {
 		t.Errorf("needs-conversion: %q", got)
 	}
-	run(t, "ovsdb-client", "--timeout=10", "convert", db, newer)
-	run(t, "ovsdb-client", "--timeout=10", "convert", "unix:"+stockSocket, newer)
+	run(t, "ovsdb-client", "--timeout=60", "convert", db, newer)
+	run(t, "ovsdb-client", "--timeout=60", "convert", "unix:"+stockSocket, newer)
 	if got := run(t, "ovsdb-client", "needs-conversion", db, newer); strings.TrimSpace(got) != "no" {
 		t.Errorf("needs-conversion after convert: %q", got)
 	}

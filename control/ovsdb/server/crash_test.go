@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,9 +84,11 @@ func TestCrash(t *testing.T) {
 		kill := startCrashServer(t, dir)
 		ledgers = checkLedgers(t, round, dir, ledgers)
 		var wg sync.WaitGroup
+		var answered atomic.Bool
 		for w := range writers {
-			wg.Go(func() { writeUntilKilled(filepath.Join(dir, "db.sock"), round, w, &ledgers[w]) })
+			wg.Go(func() { writeUntilKilled(filepath.Join(dir, "db.sock"), round, w, &ledgers[w], &answered) })
 		}
+		eventually(t, "something is acknowledged", answered.Load)
 		time.Sleep(time.Duration(20+rand.IntN(80)) * time.Millisecond) // the load that is cut short
 		kill()
 		wg.Wait()
@@ -97,9 +100,6 @@ func TestCrash(t *testing.T) {
 	checkLedgers(t, rounds, dir, ledgers)
 	kill()
 	t.Logf("%d kills, %d transactions acknowledged", rounds, acked)
-	if acked == 0 {
-		t.Error("nothing was acknowledged")
-	}
 	if _, err := exec.LookPath("ovsdb-tool"); err == nil {
 		run(t, "ovsdb-tool", "db-version", filepath.Join(dir, "conf.db"))
 	}
@@ -132,8 +132,8 @@ func startCrashServer(t *testing.T, dir string) (kill func()) {
 }
 
 // writeUntilKilled runs transactions of two rows each and counts those that
-// were acknowledged.
-func writeUntilKilled(socket string, round, writer int, l *ledger) {
+// were acknowledged. It sets answered when there is one.
+func writeUntilKilled(socket string, round, writer int, l *ledger, answered *atomic.Bool) {
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		return
@@ -153,6 +153,7 @@ func writeUntilKilled(socket string, round, writer int, l *ledger) {
 		if answers.Decode(&answer) != nil {
 			return
 		}
+		answered.Store(true)
 	}
 }
 

@@ -19,7 +19,7 @@ func TestVsctl(t *testing.T) {
 	_, socket, _ := serve(t, t.TempDir(), nil)
 	vsctl := func(args ...string) string {
 		t.Helper()
-		return strings.TrimSpace(run(t, "ovs-vsctl", append([]string{"--timeout=10", "--no-wait", "--db=unix:" + socket}, args...)...))
+		return strings.TrimSpace(run(t, "ovs-vsctl", append([]string{"--timeout=60", "--no-wait", "--db=unix:" + socket}, args...)...))
 	}
 	steps := []struct {
 		args string
@@ -68,7 +68,7 @@ func TestVsctl(t *testing.T) {
 func TestVsctlWaits(t *testing.T) {
 	need(t, "ovs-vsctl")
 	_, socket, _ := serve(t, t.TempDir(), nil)
-	run(t, "ovs-vsctl", "--timeout=10", "--no-wait", "--db=unix:"+socket, "init")
+	run(t, "ovs-vsctl", "--timeout=60", "--no-wait", "--db=unix:"+socket, "init")
 	follower := dial(t, socket)
 	follower.call("monitor", list{"Open_vSwitch", "m", object{"Open_vSwitch": list{object{"columns": list{"next_cfg"}}}}})
 	go func() {
@@ -76,7 +76,7 @@ func TestVsctlWaits(t *testing.T) {
 			follower.send("transact", list{"Open_vSwitch", object{"op": "update", "table": "Open_vSwitch", "where": list{}, "row": object{"cur_cfg": 1}}})
 		}
 	}()
-	run(t, "ovs-vsctl", "--timeout=10", "--db=unix:"+socket, "add-br", "br0")
+	run(t, "ovs-vsctl", "--timeout=60", "--db=unix:"+socket, "add-br", "br0")
 }
 
 // TestOvsdbClient runs the commands of ovsdb-client.
@@ -85,7 +85,7 @@ func TestOvsdbClient(t *testing.T) {
 	dir := t.TempDir()
 	_, socket, stop := serve(t, dir, nil)
 	db := "unix:" + socket
-	run(t, "ovs-vsctl", "--timeout=10", "--no-wait", "--db="+db, "init", "--", "add-br", "br0")
+	run(t, "ovs-vsctl", "--timeout=60", "--no-wait", "--db="+db, "init", "--", "add-br", "br0")
 	steps := []struct{ args, want string }{
 		{"list-dbs " + db, "Open_vSwitch"},
 		{"get-schema " + db + " Open_vSwitch", `"maxRows":1`},
@@ -101,7 +101,7 @@ func TestOvsdbClient(t *testing.T) {
 		{"needs-conversion " + db + " " + schemaFile(t), "no"},
 	}
 	for _, s := range steps {
-		if got := run(t, "ovsdb-client", append([]string{"--timeout=10"}, strings.Fields(s.args)...)...); !strings.Contains(got, s.want) {
+		if got := run(t, "ovsdb-client", append([]string{"--timeout=60"}, strings.Fields(s.args)...)...); !strings.Contains(got, s.want) {
 			t.Errorf("ovsdb-client %.60s:\n%.300s\nwant %q in it", s.args, got, s.want)
 		}
 	}
@@ -109,9 +109,9 @@ func TestOvsdbClient(t *testing.T) {
 	if err := os.WriteFile(backup, []byte(run(t, "ovsdb-client", "backup", db)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "ovs-vsctl", "--timeout=10", "--no-wait", "--db="+db, "del-br", "br0")
+	run(t, "ovs-vsctl", "--timeout=60", "--no-wait", "--db="+db, "del-br", "br0")
 	restore(t, db, backup)
-	if got := run(t, "ovs-vsctl", "--timeout=10", "--db="+db, "list-br"); strings.TrimSpace(got) != "br0" {
+	if got := run(t, "ovs-vsctl", "--timeout=60", "--db="+db, "list-br"); strings.TrimSpace(got) != "br0" {
 		t.Errorf("after restore there are bridges %q, want br0", got)
 	}
 	stop()
@@ -141,7 +141,7 @@ func restore(t *testing.T, db, backup string) {
 	defer f.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "ovsdb-client", "--timeout=10", "--force", "restore", db)
+	cmd := exec.CommandContext(ctx, "ovsdb-client", "--timeout=60", "--force", "restore", db)
 	cmd.Stdin = f
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("restore: %v\n%s", err, out)
@@ -164,7 +164,7 @@ func TestOvsdbClientFollows(t *testing.T) {
 		{"lock", []string{"lock", db, "a_lock"}, "locked"},
 		{"steal", []string{"steal", db, "a_lock"}, "locked"},
 	}
-	run(t, "ovs-vsctl", "--timeout=10", "--no-wait", "--db="+db, "init")
+	run(t, "ovs-vsctl", "--timeout=60", "--no-wait", "--db="+db, "init")
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -178,7 +178,7 @@ func TestOvsdbClientFollows(t *testing.T) {
 				t.Fatal(err)
 			}
 			if strings.HasPrefix(tt.name, "monitor") {
-				run(t, "ovs-vsctl", "--timeout=10", "--no-wait", "--db="+db, "add-br", "br-"+tt.name)
+				run(t, "ovs-vsctl", "--timeout=60", "--no-wait", "--db="+db, "add-br", "br-"+tt.name)
 			}
 			if !sees(out, tt.want) {
 				t.Errorf("ovsdb-client %v never said %q", tt.args, tt.want)

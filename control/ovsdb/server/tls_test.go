@@ -47,7 +47,7 @@ func connectsTLS(t *testing.T, endpoint string, conf *tls.Config) error {
 func stockTLS(t *testing.T, program, key, cert, ca string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	args = append([]string{"--timeout=10", "--private-key=" + key, "--certificate=" + cert, "--ca-cert=" + ca}, args...)
+	args = append([]string{"--timeout=60", "--private-key=" + key, "--certificate=" + cert, "--ca-cert=" + ca}, args...)
 	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
 	return string(out), err
 }

@@ -10,7 +10,7 @@ remote, schema = sys.argv[1], sys.argv[2]
 helper = ovs.db.idl.SchemaHelper(schema)
 helper.register_all()
 idl = ovs.db.idl.Idl(remote, helper)
-deadline = time.time() + 10
+deadline = time.time() + 60
 
 
 def until(done):

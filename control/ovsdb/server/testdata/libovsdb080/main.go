@@ -26,7 +26,7 @@ type root struct {
 }
 
 func main() {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := run(ctx, os.Args[1]); err != nil {
 		fmt.Println(err)
