@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	affineClients = 16 // addresses of clients
+	affineClients = 20 // addresses of clients: that none moves when it could is a chance of one in 500,000
 	affineTimeout = 3 * time.Second
 )
 

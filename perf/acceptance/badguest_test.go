@@ -251,6 +251,19 @@ func (b *badGuest) frame(i uint16, n uint64) {
 	b.desc(fromGuest, i, b.gpa(fromGuest, i), uint32(len(f)), 0, 0)
 }
 
+// hungUp reports whether the switch has ended the connection.
+func (b *badGuest) hungUp() (yes bool) {
+	b.t.Helper()
+	raw, err := b.sock.SyscallConn()
+	check(b.t, err)
+	check(b.t, raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd)}}
+		n, _ := unix.Poll(fds, 0)
+		yes = n > 0 && fds[0].Revents&unix.POLLHUP != 0
+	}))
+	return yes
+}
+
 // over waits for the end of the connection.
 func (b *badGuest) over() error {
 	if err := b.conn.SetDeadline(time.Now().Add(patience)); err != nil {

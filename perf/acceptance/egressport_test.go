@@ -198,8 +198,11 @@ func (r *egressRig) follows() {
 			Local, State string
 		} `json:"ended"`
 	}
-	check(t, json.Unmarshal(r.cli("egress", "requests", "--json"), &q))
-	if len(q.Ended) == 0 || !strings.HasPrefix(q.Ended[0].Local, "10.7.0.3:") {
+	eventually(t, func() bool { // a client hears of the end before the account is taken
+		check(t, json.Unmarshal(r.cli("egress", "requests", "--json"), &q))
+		return len(q.Ended) > 0
+	}, "a request after another address has ended")
+	if !strings.HasPrefix(q.Ended[0].Local, "10.7.0.3:") {
 		t.Errorf("requests after another address: %+v", q.Ended)
 	}
 }

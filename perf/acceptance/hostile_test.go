@@ -216,7 +216,7 @@ func (h *hostility) wasCut(t *testing.T, m mischief) {
 		st := h.s.port("c").GetState()
 		reason = st.GetReason()
 		return st.GetLink() == api.Link_LINK_BROKEN
-	}, "the port is broken (%s)", reason)
+	}, "the port is broken (%s)", lazy(func() string { return reason }))
 	if !regexp.MustCompile(m.cut).MatchString(reason) {
 		t.Errorf("cut off because %q, want %q", reason, m.cut)
 	}
@@ -250,17 +250,26 @@ func chainOf(addr uint64, n uint32, flags, next uint16) func(*badGuest) error {
 	}
 }
 
-// intoBuffers makes all buffers for frames to the guest so, before the ring has
-// any more.
+// intoBuffers makes all buffers for frames to the guest so, and returns when the switch has
+// used as many as the ring has, or ended the connection. Those that the ring has had may be used
+// up by then, as good ones, so they are given once more.
 func intoBuffers(addr uint64, n uint32, flags, next uint16) func(*badGuest) error {
 	return func(b *badGuest) error {
 		for i := range uint16(badRing) {
 			b.desc(toGuest, i, addr, n, flags, next)
 		}
-		_ = wait()
-		if b.used(toGuest) == b.idx[toGuest] { // the first are used up, all as good ones
+		again := false
+		eventually(b.t, func() bool {
+			if b.used(toGuest) != b.idx[toGuest] {
+				return b.hungUp()
+			}
+			if again {
+				return true
+			}
+			again = true
 			b.show(toGuest, badRing)
-		}
+			return false
+		}, "frames to the guest go into its buffers, or it is cut off")
 		return nil
 	}
 }
@@ -387,7 +396,9 @@ func ringMischief() []mischief {
 
 // garbage writes at random to rings and tables until the switch has enough.
 func garbage(b *badGuest) error {
-	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
+	seed := uint64(number(b.t, seedEnv, time.Now().UnixNano()))
+	b.t.Logf("garbage with %s=%d", seedEnv, seed)
+	random := rand.New(rand.NewPCG(seed, 0))
 	for end := time.Now().Add(patience); time.Now().Before(end); {
 		for range 16 {
 			at := random.IntN(2)*badSlot + random.IntN(badBufs/8)*8

@@ -128,7 +128,7 @@ func attachOnce(t *testing.T, s *switchRun, old *frontend.Pair, n uint32) time.D
 // polls; one that sleeps too adds a wake-up that is not the switch's.
 func TestFirstFrame(t *testing.T) {
 	need(t)
-	const pause, most = 300 * time.Millisecond, 200 * time.Microsecond
+	const pause, most = 100 * time.Millisecond, 200 * time.Microsecond // no worker polls for longer than 100 us before it sleeps
 	s := runDataplane(t, "--poll", "adaptive")
 	var guests [2]*frontend.Pair
 	for i := range guests {

@@ -32,7 +32,7 @@ func (n guestNet) port(g int) string { return fmt.Sprintf("%s%d", n.name, g) }
 // pairs, up to jumbo frames. Then the dataplane is killed, and they do it again.
 func TestQEMU(t *testing.T) {
 	need(t, "qemu")
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	nets := []guestNet{
 		{"plain", listens, 0, 1, "192.0.2", 1500, []int{56, 1400}, ""},
@@ -166,8 +166,8 @@ func sendFile(ctx context.Context, t *testing.T, guests [2]*peers.QEMUGuest, n g
 	}
 	want := sum(guests[0], "head -c 4000000 /dev/urandom > /tmp/file; md5sum < /tmp/file")
 	run(ctx, t, guests[1], "rm -f /tmp/got /tmp/done /tmp/p; mkfifo /tmp/p; sleep 600 > /tmp/p & (nc -l -p 5001 > /tmp/got; touch /tmp/done) < /tmp/p 2> /dev/null &")
-	run(ctx, t, guests[0], "for i in 1 2 3 4 5 6 7 8 9; do nc %s.2 5001 < /tmp/file && exit; sleep 1; done; exit 1", n.prefix)
-	run(ctx, t, guests[1], "for i in $(seq 60); do test -e /tmp/done && exit; sleep 1; done; exit 1")
+	run(ctx, t, guests[0], "for i in $(seq 90); do nc %s.2 5001 < /tmp/file && exit; sleep 0.1; done; exit 1", n.prefix)
+	run(ctx, t, guests[1], "for i in $(seq 600); do test -e /tmp/done && exit; sleep 0.1; done; exit 1")
 	if got := sum(guests[1], "md5sum < /tmp/got"); got != want {
 		t.Errorf("what came has sum %s, what was sent %s", got, want)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -375,9 +376,10 @@ func TestLoadBalancer(t *testing.T) {
 		return netip.AddrPortFrom(netip.MustParseAddr(fmt.Sprintf(clientIP, i%2+1)), 0)
 	}
 	clients := l.connect(l.n, service, anywhere)
-	fair := l.n / backends
+	const part = 1.0 / backends
+	unfair := 5.2 * math.Sqrt(float64(l.n)*part*(1-part)) // standard deviations: chance has one run in some 500,000
 	for i, n := range shares(clients) {
-		if n < fair*2/3 || n > fair*4/3 { // 3.5 standard deviations and more of 300
+		if math.Abs(float64(n)-part*float64(l.n)) > unfair {
 			t.Errorf("backend %d has %d of %d clients", i, n, l.n)
 		}
 	}

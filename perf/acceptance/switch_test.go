@@ -59,7 +59,14 @@ func check(t *testing.T, err error) {
 // does not in time.
 func eventually(t *testing.T, f func() bool, what string, args ...any) {
 	t.Helper()
+	came := false
+	defer func() {
+		if !came { // args may have changed meanwhile
+			t.Logf("in the end: "+what, args...)
+		}
+	}()
 	waittest.Until(t, fmt.Sprintf(what, args...), f)
+	came = true
 }
 
 // tail returns the end of a log.

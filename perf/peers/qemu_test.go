@@ -50,10 +50,10 @@ func TestGuest(t *testing.T) {
 // the guest's driver and its vhost-user options are known to be good.
 func TestGuestNetwork(t *testing.T) {
 	peers.Need(t, "qemu", "dpdk-testpmd")
-	ctx, cancel := context.WithTimeout(t.Context(), deadline)
-	defer cancel()
 	for _, server := range []bool{false, true} {
 		t.Run(map[bool]string{false: "QEMU connects", true: "QEMU listens"}[server], func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), deadline)
+			defer cancel()
 			socket := filepath.Join(t.TempDir(), "s")
 			vdev := "net_vhost0,queues=1,iface=" + socket
 			if server {
