@@ -25,7 +25,7 @@ func TestTellsOnceASecond(t *testing.T) {
 	for range seconds {
 		w.clock.epoch = w.clock.epoch.Add(-time.Second) // a second is over
 		w.clock.nextSecond = 0
-		for range 4 * n / tellPiece * upkeepTurns { // four times what it takes
+		for range 2 * n / tellPiece * upkeepTurns { // twice what it takes
 			w.turn()
 		}
 	}
