@@ -450,7 +450,11 @@ func TestRandomAccount(t *testing.T) {
 		r.port(fmt.Sprint("p", i), PortSpec{Type: TypePatch, Peer: fmt.Sprint("q", i)})
 		r.port(fmt.Sprint("q", i), PortSpec{Type: TypePatch, Peer: fmt.Sprint("p", i), Bridge: "br1"})
 	}
-	for turn := range 300 {
+	turns := 300
+	if raceOn {
+		turns = 60
+	}
+	for turn := range turns {
 		for _, n := range names {
 			d := r.devs[n]
 			d.full = rnd.IntN(10) == 0

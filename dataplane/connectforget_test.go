@@ -22,8 +22,11 @@ func (r *rig) forgotten() {
 // changes are made while its connections go, and no bridge has its number before they have gone. The
 // goroutine that removes them may be quick, so it has a few tries.
 func TestForgetBridge(t *testing.T) {
-	const n, tries = 50_000, 10
-	seen := false
+	const tries = 10
+	n, seen := 50_000, false
+	if raceOn { // where each takes longer
+		n = 10_000
+	}
 	for try := 0; try < tries && !seen; try++ {
 		r := newRigFor(t, nil, 2*n)
 		r.port("a", PortSpec{})
@@ -56,7 +59,10 @@ func TestForgetBridge(t *testing.T) {
 
 // TestForgetAtEnd checks that the switch ends while connections of a bridge are being removed.
 func TestForgetAtEnd(t *testing.T) {
-	const n = 20_000
+	n := 20_000
+	if raceOn {
+		n = 4_000
+	}
 	r := newRigFor(t, nil, 2*n)
 	r.port("a", PortSpec{})
 	zone := uint16(r.s.bridges["br0"].number * flowtable.ZonesOfBridge)

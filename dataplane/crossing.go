@@ -32,6 +32,7 @@ type crossing struct {
 func connectionOptions(connections int) conntrack.Options {
 	o := conntrack.DefaultOptions(sys.Memory())
 	o.Capacity = cmp.Or(connections, min(o.Capacity, connectionsMost))
+	o.Affinity, o.Held = min(o.Affinity, affinityMost), min(o.Held, heldMost)
 	return o
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,7 @@ type streamsRig struct {
 	in, out []*wideDevice
 	sent    []atomic.Uint32
 	stop    chan struct{}
+	halted  sync.Once
 	ended   sync.WaitGroup
 }
 
@@ -30,6 +32,7 @@ func newStreams(t *testing.T, n int) *streamsRig {
 	if err := r.s.SetWorkers(r.cpus); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(r.end) // also of a test that has failed: others count what is allocated meanwhile
 	for i := range n {
 		a, b := fmt.Sprint("in", i), fmt.Sprint("out", i)
 		r.in, r.out = append(r.in, r.port(a, PortSpec{})), append(r.out, r.port(b, PortSpec{}))
@@ -59,11 +62,16 @@ func (r *streamsRig) send(i, burst int) {
 	})
 }
 
+// end ends the senders.
+func (r *streamsRig) end() {
+	r.halted.Do(func() { close(r.stop) })
+	r.ended.Wait()
+}
+
 // halt ends the senders, and checks that every frame has come, once, in order.
 func (r *streamsRig) halt() {
 	r.t.Helper()
-	close(r.stop)
-	r.ended.Wait()
+	r.end()
 	for i, d := range r.out {
 		n := int(r.sent[i].Load())
 		eventually(r.t, fmt.Sprintf("all %d frames of stream %d", n, i), func() bool {
@@ -121,7 +129,8 @@ func TestQueuesMove(t *testing.T) {
 }
 
 // TestRebalance has two busy queues on one worker: they are parted, the estimate says
-// so before, and then there is nothing left to do.
+// so before, and then there is nothing left to do. How much better it is depends on the loads
+// that were measured: a queue has the time, too, in which the kernel gives the CPU to others.
 func TestRebalance(t *testing.T) {
 	r := newStreams(t, 3)
 	all := map[rxPlace]int{} // the inputs to worker 0, the outputs to worker 1
@@ -137,14 +146,18 @@ func TestRebalance(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if dry.Done || dry.Moves != 1 || dry.Improvement < .3 || dry.Before.Span < LoadLeast {
-		t.Errorf("dry run: %+v", dry)
-	}
 	busy := dry.Before.Workers[0]
-	if len(busy.Queues) != 3 || busy.Queues[0].Load <= 0 || busy.Queues[0].Frames == 0 || busy.Queues[0].Cycles <= 0 || busy.Queues[2].Load != 0 {
+	if len(busy.Queues) != 3 {
+		t.Fatalf("loads: %+v", busy)
+	}
+	a, b := busy.Queues[0].Load, busy.Queues[1].Load
+	if want := improvement([]float64{a + b, 0}, []float64{a, b}); dry.Done || dry.Moves != 1 || math.Abs(dry.Improvement-want) > 1e-6 || dry.Before.Span < LoadLeast {
+		t.Errorf("dry run: %+v, want an improvement of %v", dry, want)
+	}
+	if busy.Queues[0].Load <= 0 || busy.Queues[0].Frames == 0 || busy.Queues[0].Cycles <= 0 || busy.Queues[2].Load != 0 {
 		t.Errorf("loads: %+v", busy)
 	}
-	if sum := busy.Queues[0].Load + busy.Queues[1].Load; sum < busy.Load*.99 || sum > busy.Load*1.01 {
+	if sum := a + b; sum < busy.Load*.99 || sum > busy.Load*1.01 {
 		t.Errorf("queues have loads of %v in all, their worker has %v", sum, busy.Load)
 	}
 	for _, tt := range []struct {
@@ -159,7 +172,7 @@ func TestRebalance(t *testing.T) {
 			t.Errorf("%s: %+v, %v", tt.name, got, err)
 		}
 	}
-	done, err := r.s.Rebalance(t.Context(), RebalanceRequest{Improvement: .25})
+	done, err := r.s.Rebalance(t.Context(), RebalanceRequest{})
 	if err != nil || !done.Done || done.Moves != 1 {
 		t.Fatalf("%+v, %v", done, err)
 	}
@@ -168,7 +181,7 @@ func TestRebalance(t *testing.T) {
 	if p0.Workers[0] == p1.Workers[0] {
 		t.Errorf("both are on CPU %d", p0.Workers[0])
 	}
-	again, err := r.s.Rebalance(t.Context(), RebalanceRequest{Improvement: .25})
+	again, err := r.s.Rebalance(t.Context(), RebalanceRequest{})
 	if err != nil || again.Done {
 		t.Errorf("again: %+v, %v", again, err)
 	}

@@ -1,5 +1,7 @@
 package conntrack
 
+import "sync/atomic"
+
 // A Client names whose backend is remembered: OVN's chk_lb_aff and commit_lb_aff.
 type Client struct {
 	Datapath uint32
@@ -42,6 +44,7 @@ type entry struct {
 type affinities struct {
 	setTable
 	sets [][affinitySet]entry
+	used atomic.Bool // a client was remembered, ever: all sets are empty otherwise
 }
 
 // init makes room for n clients.
@@ -148,6 +151,9 @@ func (w *Worker) SetAffinity(c *Client, b Backend, seconds uint32, now uint64) M
 	h := a.seed.hash(&k)
 	at, l := a.locate(h)
 	defer l.Unlock()
+	if !a.used.Load() {
+		a.used.Store(true)
+	}
 	i := a.place(at, &k)
 	e := &a.sets[at][i]
 	life := ticks(min(max(seconds, affinityLeast), timeoutMax))
@@ -185,6 +191,9 @@ func (a *affinities) place(at uint64, k *key) (best int) {
 // backend that has gone, and returns how many. It is for control.
 func (t *Table) DropAffinity(drop func(Client, Backend) bool) (n int) {
 	a := &t.affinity
+	if !a.used.Load() {
+		return 0 // a look at sets that nobody has touched would make memory of them
+	}
 	for at := range a.sets {
 		_, l := a.locate(uint64(at))
 		for i := range a.sets[at] {
