@@ -245,7 +245,8 @@ func (p *pathTable) moveCell(c Cell) {
 	p.cells.Move(c)
 }
 
-// bucket returns the cell of the packets like key.
+// bucket returns the cell of the packets like key. It mixes once more than there are words: of
+// addresses that are counted up, some seeds would put every few into one bucket.
 func (p *pathTable) bucket(t *Tables, q *path, key *Key) Cell {
 	h := t.seed.start
 	for w, m := range &q.spread {
@@ -253,7 +254,7 @@ func (p *pathTable) bucket(t *Tables, q *path, key *Key) Cell {
 			h = t.seed.mix(h, key[w]&m)
 		}
 	}
-	return q.cells + cellBucket + Cell(tagOf(h)&uint32(p.buckets-1))
+	return q.cells + cellBucket + Cell(tagOf(t.seed.mix(h, 0))&uint32(p.buckets-1))
 }
 
 // guards returns the guards of a program for packets that agree with key in

@@ -14,6 +14,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"millrace/waittest"
 )
 
 // TestErrorRoundTrip: an error that goes over the wire comes back the same.
@@ -112,7 +114,15 @@ func TestPatience(t *testing.T) {
 	if _, err := Dial(t.Context(), dir, Patience(patience)); !errors.Is(err, ErrDenied) {
 		t.Errorf("got %v, want %v", err, ErrDenied)
 	}
-	if calls.Load() < 2 {
-		t.Errorf("%d calls, want it to try again", calls.Load())
+	ctx, cancel = context.WithCancel(t.Context())
+	ended, before := make(chan error, 1), calls.Load()
+	go func() {
+		_, err := Dial(ctx, dir, Patience(time.Hour))
+		ended <- err
+	}()
+	waittest.Until(t, "it tries again", func() bool { return calls.Load() >= before+3 })
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("connected to one that hangs up")
 	}
 }

@@ -110,7 +110,7 @@ func briefTerms(r *rand.Rand) *Terms {
 	case 2:
 		return &Terms{Label: [2]uint64{1: r.Uint64N(4)}, LabelMask: [2]uint64{1: 3}}
 	case 3:
-		if r.IntN(4) == 0 { // as walks do: not brief, but of connections that others are brief about
+		if r.IntN(2) == 0 { // as walks do: not brief, but of connections that others are brief about
 			return &Terms{NAT: &NAT{Src: Range{Set: true, Min: Addr{1: translated}, Max: Addr{1: translated}}}}
 		}
 	case 4, 5:

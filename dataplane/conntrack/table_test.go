@@ -573,6 +573,9 @@ func TestPolicy(t *testing.T) {
 
 // TestMemory holds a table to what it may take for each connection.
 func TestMemory(t *testing.T) {
+	if raceEnabled {
+		t.Skip("needs a build without the race detector, whose arrays are others")
+	}
 	o := DefaultOptions(24 << 30)
 	o.Capacity = 1 << 20
 	table, err := New(o)
@@ -584,9 +587,6 @@ func TestMemory(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if raceEnabled {
-		t.Skip("needs a build without the race detector, whose arrays are others")
-	}
 	each := float64(table.Stats().Bytes-o.Held) / float64(o.Capacity)
 	t.Logf("%.1f bytes for each connection", each)
 	if each > 256 {

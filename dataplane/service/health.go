@@ -47,6 +47,11 @@ func (p *probe) alive(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-time.After(answerWithin):
+		select {
+		case <-done: // it is we who were late
+			return nil
+		default:
+		}
 		return fmt.Errorf("workers have not answered for %v", answerWithin)
 	case <-ctx.Done():
 		return ctx.Err()

@@ -16,6 +16,7 @@ import (
 	"millrace/dataplane/flowapi"
 	"millrace/dataplane/packet"
 	"millrace/dataplane/parse"
+	"millrace/dataplane/sys"
 	"millrace/flowtable"
 )
 
@@ -26,6 +27,7 @@ type bench struct {
 	in, out  [][]byte
 	staged   [][]byte
 	borrowed [][]byte // of in, until Release
+	wake     sys.FD
 }
 
 func (d *bench) Rx() []dataplane.RxQueue      { return []dataplane.RxQueue{(*benchRx)(d)} }
@@ -33,13 +35,17 @@ func (d *bench) Tx() dataplane.TxQueue        { return (*benchTx)(d) }
 func (d *bench) State() dataplane.DeviceState { return dataplane.DeviceState{Link: dataplane.LinkUp} }
 func (d *bench) Owns(uintptr) bool            { return false }
 func (d *bench) Break(string)                 {}
-func (d *bench) Close() error                 { return nil }
+func (d *bench) Close() error                 { return d.wake.Close() }
 
 // give has the device receive a frame.
-func (d *bench) give(frame []byte) {
+func (d *bench) give(t *testing.T, frame []byte) {
+	t.Helper()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.in = append(d.in, frame)
+	if err := sys.Signal(d.wake); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // taken returns what was sent since the last call.
@@ -70,7 +76,7 @@ func (q *benchRx) Rx(b *packet.Batch) {
 func (q *benchRx) Release()    { q.borrowed = nil }
 func (q *benchRx) Arm() bool   { q.mu.Lock(); defer q.mu.Unlock(); return len(q.in) > 0 }
 func (q *benchRx) Disarm()     {}
-func (q *benchRx) WakeFD() int { return -2 } // it must be polled
+func (q *benchRx) WakeFD() int { return q.wake.Int() }
 func (q *benchRx) Signal()     {}
 
 type benchTx bench
@@ -116,11 +122,15 @@ func serveReal(t *testing.T) (*dataplane.Switch, *api.Client, map[string]*bench)
 	t.Helper()
 	devices := map[string]*bench{}
 	open := func(spec dataplane.PortSpec, _ dataplane.Env) (dataplane.Device, error) {
-		devices[spec.Name] = &bench{}
+		wake, err := sys.NewEvent()
+		if err != nil {
+			return nil, err
+		}
+		devices[spec.Name] = &bench{wake: wake}
 		return devices[spec.Name], nil
 	}
 	sw, err := dataplane.New(dataplane.Options{
-		CPUs: []int{oneCPU(t)}, Poll: dataplane.PollAdaptive, Log: zap.NewNop(),
+		CPUs: []int{oneCPU(t)}, Poll: dataplane.PollAdaptive, Log: zap.NewNop(), CacheMemory: 16 << 20, // a listing looks it through
 		Openers: map[string]dataplane.Opener{dataplane.TypeVhostServer: open},
 	})
 	if err != nil {
@@ -218,7 +228,7 @@ func TestRealSwitch(t *testing.T) {
 			t.Fatalf("port %d: outputs %v, drop reason %q", port, tr.GetOutputs(), tr.GetDropReason())
 		}
 		before := dropped(sw)
-		devices["p1"].give(frame)
+		devices["p1"].give(t, frame)
 		sent[port-79]++
 		for _, name := range []string{"p2", "p3"} {
 			var got [][]byte

@@ -25,10 +25,11 @@ import (
 	"millrace/dataplane"
 	"millrace/dataplane/api"
 	"millrace/dataplane/service/switchtest"
+	"millrace/waittest"
 )
 
 // testTimeout ends a test that waits for what does not come.
-const testTimeout = 30 * time.Second
+const testTimeout = 2 * waittest.Most
 
 func testContext(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
@@ -57,13 +58,6 @@ func serve(t *testing.T, dir string, sw Switch, fresh bool) (s *Server, stop fun
 	go func() {
 		ended <- s.Serve(ctx, fresh, func() error { close(ready); return nil })
 	}()
-	select {
-	case <-ready:
-	case err := <-ended:
-		t.Fatal(err)
-	case <-time.After(testTimeout):
-		t.Fatal("not ready in time")
-	}
 	done := false
 	stop = func() {
 		if done {
@@ -79,6 +73,14 @@ func serve(t *testing.T, dir string, sw Switch, fresh bool) (s *Server, stop fun
 		}
 	}
 	t.Cleanup(stop)
+	select {
+	case <-ready:
+	case err := <-ended:
+		ended <- nil
+		t.Fatal(err)
+	case <-time.After(testTimeout):
+		t.Fatal("not ready in time")
+	}
 	return s, stop
 }
 
@@ -327,12 +329,12 @@ func TestHealth(t *testing.T) {
 	if r, err = w.Recv(); err != nil || r.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
 		t.Fatalf("watch: got %v, %v; want serving", r, err)
 	}
-	sw.Stuck = make(chan struct{})
+	free := sw.Stick()
+	defer free()
 	h, err = c.Health(testContext(t), &api.HealthRequest{})
 	if err != nil || h.GetServing() || h.GetReason() == "" {
 		t.Fatalf("got %v, %v; want not serving, with a reason", h, err)
 	}
-	close(sw.Stuck)
 }
 
 // TestWatch tells of ports that there are, of changes, and of its own end.

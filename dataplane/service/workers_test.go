@@ -1,10 +1,12 @@
 package service
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -90,28 +92,31 @@ func TestWorkersRefused(t *testing.T) {
 // that deletes it, and that for a moment.
 func TestSlowClose(t *testing.T) {
 	sw, c, _ := start(t)
-	addPort(t, c, "br0", "p")
-	unclosed := make(chan struct{})
-	defer close(unclosed)
-	sw.Unclosed = unclosed
+	for _, name := range []string{"p", "q"} {
+		addPort(t, c, "br0", name)
+	}
+	begun, ending := make(chan struct{}), make(chan struct{})
+	end := sync.OnceFunc(func() { close(ending) })
+	defer end()
+	sw.Closing = func(context.Context) error { close(begun); <-ending; return nil }
 	deleted := make(chan error, 1)
-	began := time.Now()
 	go func() {
 		_, err := c.DelPort(testContext(t), &api.DelPortRequest{Name: "p"})
 		deleted <- err
 	}()
-	for n := 1; n > 0; { // while it is being deleted, the rest works
-		n = len(sw.Ports())
-	}
-	addPort(t, c, "br0", "q")
 	select {
+	case <-begun:
 	case err := <-deleted:
-		if time.Since(began) < closeWithin {
-			t.Errorf("deleted at once: %v", err)
-		}
-	default:
+		t.Fatalf("deleted at once: %v", err)
 	}
-	if err := <-deleted; err != nil || time.Since(began) < closeWithin {
+	addPort(t, c, "br0", "other") // while it is being deleted, the rest works
+	end()
+	if err := <-deleted; err != nil {
+		t.Error(err)
+	}
+	sw.Closing = func(ctx context.Context) error { <-ctx.Done(); return dataplane.ErrBusy }
+	began := time.Now()
+	if _, err := c.DelPort(testContext(t), &api.DelPortRequest{Name: "q"}); err != nil || time.Since(began) < closeWithin {
 		t.Errorf("deleted after %v: %v", time.Since(began), err)
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"millrace/flowtable"
 )
 
-// resident counts the pages of bytes from an address on that are memory
-// (Documentation/admin-guide/mm/pagemap.rst).
+// resident counts the pages of bytes from an address on that the kernel has provided, be they memory
+// or on their way to another place (Documentation/admin-guide/mm/pagemap.rst).
 func resident(t *testing.T, base uintptr, bytes int) (pages int) {
 	t.Helper()
 	f, err := os.Open("/proc/self/pagemap")
@@ -24,7 +24,7 @@ func resident(t *testing.T, base uintptr, bytes int) (pages int) {
 		t.Fatal(err)
 	}
 	for i := 7; i < len(words); i += 8 {
-		pages += int(words[i] >> 7) // present
+		pages += int(words[i]>>7 | words[i]>>6&1) // present, or swapped or being moved
 	}
 	return pages
 }

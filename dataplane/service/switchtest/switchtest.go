@@ -21,9 +21,6 @@ type Switch struct {
 	// that it has none of. The test sets it while nobody calls.
 	Counters dataplane.Snapshot
 
-	// Stuck, if set, is what Snapshot waits for.
-	Stuck chan struct{}
-
 	// Refuse, if set, is asked before a port is added.
 	Refuse func(dataplane.PortSpec) error
 
@@ -34,10 +31,11 @@ type Switch struct {
 	LoadsNow dataplane.Loads
 	Dealt    func(dataplane.RebalanceRequest) *dataplane.Rebalanced
 
-	// Unclosed, if set, is what Closed waits for.
-	Unclosed chan struct{}
+	// Closing, if set, is what Closed does.
+	Closing func(ctx context.Context) error
 
 	mu       sync.Mutex // held by every method
+	stuck    chan struct{}
 	ports    []dataplane.PortInfo
 	macs     map[key]dataplane.MACEntry
 	watchers map[chan dataplane.Event]struct{}
@@ -109,17 +107,12 @@ func (s *Switch) DelPorts(names []string) []error {
 	return errs
 }
 
-// Closed waits for Unclosed.
-func (s *Switch) Closed(ctx context.Context, names ...string) error {
-	if s.Unclosed == nil {
+// Closed asks Closing. Without it all is closed at once.
+func (s *Switch) Closed(ctx context.Context, _ ...string) error {
+	if s.Closing == nil {
 		return nil
 	}
-	select {
-	case <-s.Unclosed:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("delete ports %v: %w", names, dataplane.ErrBusy)
-	}
+	return s.Closing(ctx)
 }
 
 // SetWorkers notes where workers are.
@@ -330,10 +323,21 @@ func (s *Switch) LoseWatchers() {
 	clear(s.watchers)
 }
 
+// Stick has Snapshot wait from now on, until what it returns is called.
+func (s *Switch) Stick() (free func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stuck = make(chan struct{})
+	return sync.OnceFunc(func() { close(s.stuck) })
+}
+
 // Snapshot returns Counters.
 func (s *Switch) Snapshot() dataplane.Snapshot {
-	if s.Stuck != nil {
-		<-s.Stuck
+	s.mu.Lock()
+	stuck := s.stuck
+	s.mu.Unlock()
+	if stuck != nil {
+		<-stuck
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
