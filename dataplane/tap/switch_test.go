@@ -382,7 +382,7 @@ func csumErrors(list string) (sum int) {
 }
 
 // TestChurn flaps, deletes, resizes and moves the device of a port, and deletes
-// its namespace, a hundred times under traffic: forwarding is back each time, and
+// its namespace, many times under traffic: forwarding is back each time, and
 // nothing leaks.
 func TestChurn(t *testing.T) {
 	b := newBench(t)
@@ -403,7 +403,7 @@ func TestChurn(t *testing.T) {
 	before := descriptors(t)
 	r := rand.New(rand.NewPCG(1, 2))
 	var worst time.Duration
-	for i := range 100 {
+	for i := range rounds() {
 		began := time.Now()
 		switch what := r.IntN(4); what {
 		case 0:
