@@ -56,8 +56,9 @@ func built(t testing.TB, kind string, tagged bool, n int) []byte {
 		n &^= 3
 	}
 	payload := make([]byte, n)
+	r := rand.New(rand.NewPCG(uint64(n), uint64(kind[0])<<8|uint64(kind[len(kind)-1])))
 	for i := range payload {
-		payload[i] = byte(rand.Uint32())
+		payload[i] = byte(r.Uint32())
 	}
 	out := gopacket.NewSerializeBuffer()
 	if err := gopacket.SerializeLayers(out, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, append(stack, gopacket.Payload(payload))...); err != nil {
