@@ -64,7 +64,7 @@ func AloneFor(t *testing.T, most time.Duration) bool {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root (a network namespace of its own)")
 	}
-	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout="+most.String())
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout="+most.String(), fmt.Sprintf("-test.short=%t", testing.Short()))
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
 	var out bytes.Buffer
