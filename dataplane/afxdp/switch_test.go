@@ -167,12 +167,16 @@ func testTCP(t *testing.T, mode Mode, mtu int) {
 	a, b := r.pods(mtu)
 	a.Reach("10.9.0.2", mtu-28)
 	a.Reach("fd09::2", mtu-48)
+	megabytes := 50
+	if testing.Short() {
+		megabytes = 10
+	}
 	for i, to := range []string{"10.9.0.2", "fd09::2"} {
 		b.Start("iperf3 -s -1 -p %d", 5201+i)
 		var out string
 		netnstest.Wait(t, func() string {
 			var err error
-			if out, err = a.Try("iperf3 -c %s -p %d -n 50M -f m", to, 5201+i); err != nil {
+			if out, err = a.Try("iperf3 -c %s -p %d -n %dM -f m", to, 5201+i, megabytes); err != nil {
 				return out
 			}
 			return ""
