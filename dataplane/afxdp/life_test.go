@@ -401,7 +401,7 @@ func TestHost(t *testing.T) {
 		return ""
 	})
 	goesOn("after neighbours were forgotten")
-	if err := r.sw.DelPort(context.Background(), "pa"); err != nil {
+	if err := r.closed(r.sw.DelPort(context.Background(), "pa"), "pa"); err != nil {
 		t.Fatal(err)
 	}
 	goesOn("after the port")

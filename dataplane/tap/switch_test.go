@@ -101,7 +101,17 @@ func newBench(t testing.TB) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := sw.Close(); err != nil {
+		var names []string
+		for _, p := range sw.Ports() {
+			names = append(names, p.Name)
+		}
+		err := sw.Close()
+		if errors.Is(err, dataplane.ErrBusy) { // on a machine that is busy the kernel needs more time than the switch waits
+			ctx, cancel := context.WithTimeout(context.Background(), waittest.Most)
+			defer cancel()
+			err = sw.Closed(ctx, names...)
+		}
+		if err != nil {
 			t.Error(err)
 		}
 	})
