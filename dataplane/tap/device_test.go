@@ -467,6 +467,9 @@ func TestPersistInPod(t *testing.T) {
 	if st := p.State(); st.Link != LinkWaiting || !strings.Contains(st.Reason, errTaken.Error()) {
 		t.Errorf("a device of others: %+v", st)
 	}
+	if err := p.Close(); err != nil { // or it has the device that is for the next one
+		t.Error(err)
+	}
 	ns.Run(t, "ip", "link", "del", "net1")
 	up(t, open(t, Options{Name: "q", Device: "net1", Netns: ns.Path, Persist: true, Settings: Settings{Up: true}}))
 }
