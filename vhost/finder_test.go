@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -59,7 +60,7 @@ func TestFinder(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer p.Close()
-			eventually(t, "the port has looked in vain", func() bool { return p.State().Reason != "" })
+			eventually(t, "the port has looked in vain", func() bool { return strings.Contains(p.State().Reason, "no such socket") })
 			l := tt.come(t, dir)
 			defer l.Close()
 			if err := l.(*net.UnixListener).SetDeadline(time.Now().Add(deadline)); err != nil {

@@ -147,8 +147,8 @@ func (p *Port) acceptLoop() {
 func (p *Port) admit(c *net.UnixConn) {
 	if s := p.session.Load(); s != nil {
 		if !s.over() {
+			p.refused(s) // before the other end can know
 			_ = c.Close()
-			p.refused(s)
 			return
 		}
 		<-s.done

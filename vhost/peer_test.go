@@ -521,6 +521,7 @@ func waitLink(t testing.TB, p *Port, want Link) State {
 // if there are more than at its start. It is the first thing of a test.
 func leaks(t testing.TB) {
 	t.Helper()
+	time.AfterFunc(time.Hour, func() {}).Stop() // begins the runtime's poller, whose descriptors stay
 	fds, routines := openFDs(t), runtime.NumGoroutine()
 	t.Cleanup(func() {
 		t.Helper()

@@ -234,13 +234,13 @@ func TestSecondConnection(t *testing.T) {
 	if st := p.State(); st.Refused != 3 || st.Connects != 1 {
 		t.Errorf("state %+v", st)
 	}
-	for range 50 {
+	for range 20 {
 		first.hangUp()
 		first.dial(p.opts.Path)
 		first.setUp(modern, 1)
 		first.pump(5)
 	}
-	if st := p.State(); st.Refused != 3 || st.Connects != 51 || st.Breaks != 0 {
+	if st := p.State(); st.Refused != 3 || st.Connects != 21 || st.Breaks != 0 {
 		t.Errorf("state %+v", st)
 	}
 }

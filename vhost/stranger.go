@@ -41,14 +41,14 @@ func credentials(c *net.UnixConn) (cred *unix.Ucred, err error) {
 
 // turnAway closes the connection of a stranger, and says so once for each user.
 func (p *Port) turnAway(c *net.UnixConn, why error) {
-	_ = c.Close()
 	text := why.Error()
-	p.update(func(st *State) {
+	p.update(func(st *State) { // before the other end can know
 		st.Refused++
 		if p.session.Load() == nil {
 			st.Reason = text
 		}
 	})
+	_ = c.Close()
 	if p.refusedWhy != text {
 		p.refusedWhy = text
 		p.opts.Log.Warn("connection closed", zap.Error(why))

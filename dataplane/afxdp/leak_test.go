@@ -13,6 +13,12 @@ import (
 // holdings are what a process has of the kernel.
 type holdings struct{ fds, rings, slots, programs int }
 
+// exceeds reports whether h has more of something than o. It may have less: ports open descriptors for a
+// moment when they look at their devices.
+func (h holdings) exceeds(o holdings) bool {
+	return h.fds > o.fds || h.rings > o.rings || h.slots > o.slots || h.programs > o.programs
+}
+
 func held(t *testing.T) (h holdings) {
 	t.Helper()
 	fds, err := os.ReadDir("/proc/self/fd")
@@ -67,7 +73,11 @@ func TestLeaks(t *testing.T) {
 			if settings.Runs != (before.slots > start.slots) {
 				t.Errorf("holds %+v, runs %v", before, settings.Runs)
 			}
-			for i := range 12 {
+			times := 12
+			if testing.Short() {
+				times = 6
+			}
+			for i := range times {
 				switch i % 3 {
 				case 0:
 					netnstest.IP(t, "link del pa")
@@ -85,7 +95,7 @@ func TestLeaks(t *testing.T) {
 				a.Reach("10.9.0.2", 56)
 			}
 			netnstest.Wait(t, func() string {
-				if after := held(t); after != before {
+				if after := held(t); after.exceeds(before) {
 					return fmt.Sprintf("holds %+v, held %+v before", after, before)
 				}
 				return ""
@@ -94,7 +104,8 @@ func TestLeaks(t *testing.T) {
 		})
 	}
 	netnstest.Wait(t, func() string {
-		if h := held(t); h.rings != start.rings || h.slots != start.slots || h.programs != start.programs {
+		h := held(t)
+		if h.fds = 0; h.exceeds(start) { // of descriptors some are the runtime's, and stay
 			return fmt.Sprintf("holds %+v after all ports are closed, held %+v before", h, start)
 		}
 		return ""

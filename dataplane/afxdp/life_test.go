@@ -103,11 +103,11 @@ func TestMTU(t *testing.T) {
 		return ""
 	})
 	a.Reach("10.9.0.2", 3972)
-	before := r.drops("pb")
-	if err := a.Ping("10.9.0.2", 8000, 50*time.Millisecond); err == nil {
-		t.Error("a frame of 8042 bytes came through an MTU of 4000")
-	}
-	netnstest.Wait(t, func() string {
+	netnstest.Wait(t, func() string { // the device has it a moment before the port
+		before := r.drops("pb")
+		if err := a.Ping("10.9.0.2", 8000, 50*time.Millisecond); err == nil {
+			return "a frame of 8042 bytes came through an MTU of 4000"
+		}
 		if r.drops("pb") > before {
 			return ""
 		}
@@ -401,7 +401,7 @@ func TestHost(t *testing.T) {
 		return ""
 	})
 	goesOn("after neighbours were forgotten")
-	if err := r.sw.DelPort(context.Background(), "pa"); err != nil {
+	if err := r.closed(r.sw.DelPort(context.Background(), "pa"), "pa"); err != nil {
 		t.Fatal(err)
 	}
 	goesOn("after the port")

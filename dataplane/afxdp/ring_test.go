@@ -12,6 +12,14 @@ import (
 // starts are positions from which rings are tried: the last wraps around.
 var starts = []uint32{0, 1, 63, 1<<32 - 5}
 
+// rounds is how often tests fill rings.
+func rounds() int {
+	if testing.Short() {
+		return 25
+	}
+	return 100
+}
+
 // TestReceive receives frames of all sizes and finds them as they were sent,
 // however often the rings go round.
 func TestReceive(t *testing.T) {
@@ -20,7 +28,7 @@ func TestReceive(t *testing.T) {
 			k := newKernel(t, chunk, 64, start)
 			b := packet.NewBatch()
 			sizes := []int{packet.FrameMin, 60, 128, 129, 1514, int(chunk) - headroom, int(chunk) - headroom + 1, 2 * (int(chunk) - headroom), packet.FrameMax}
-			for round := range 100 {
+			for round := range rounds() {
 				var want [][]byte
 				for i := range 8 {
 					f := frameOf(sizes[(round+i)%len(sizes)], uint32(round*64+i))
@@ -210,7 +218,7 @@ func TestSend(t *testing.T) {
 		for _, start := range starts {
 			k := newKernel(t, chunk, 64, start)
 			b := packet.NewBatch()
-			for round := range 100 {
+			for round := range rounds() {
 				b.Reset()
 				var want [][]byte
 				for i := range 8 {

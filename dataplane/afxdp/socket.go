@@ -175,8 +175,8 @@ func (s *socket) mapRing(off unix.XDPRingOffset, pgoff int64, entries uint32, si
 }
 
 // bindWithin is how long a queue may be busy: the kernel lets go of a socket
-// that was closed some time afterwards.
-const bindWithin = 500 * time.Millisecond
+// that was closed some time afterwards, on a busy machine some hundred milliseconds.
+const bindWithin = 2 * time.Second
 
 // bind binds the socket to its queue.
 func (s *socket) bind() error {

@@ -7,6 +7,7 @@ package netnstest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"millrace/waittest"
@@ -62,7 +64,7 @@ func AloneFor(t *testing.T, most time.Duration) bool {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root (a network namespace of its own)")
 	}
-	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout="+most.String())
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout="+most.String(), fmt.Sprintf("-test.short=%t", testing.Short()))
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
 	var out bytes.Buffer
@@ -169,13 +171,45 @@ func NewPod(t testing.TB, host string, n int) *Pod {
 	return p
 }
 
-// Plug makes the pod's veth. It must not be there.
+// Plug makes the pod's veth. It must not be there. Both ends can send when it returns.
 func (p *Pod) Plug(n int) {
 	p.t.Helper()
 	IP(p.t, "link add %s numrxqueues %d numtxqueues %d type veth peer name eth0 netns %d numrxqueues %d numtxqueues %d", p.Host, n, n, p.pid, n, n)
 	IP(p.t, "link set %s up", p.Host)
 	p.Run("ip link set lo up")
 	p.Run("ip link set eth0 up")
+	Running(p.t, p.Host)
+	Wait(p.t, func() string {
+		if err := p.Do(func() error { return running("eth0") }); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+}
+
+// Running waits until devices of the test's namespace can send. The kernel takes note of a carrier some
+// time after it is there, and drops until then what is sent by a device that was up before.
+func Running(t testing.TB, devices ...string) {
+	t.Helper()
+	for _, d := range devices {
+		Wait(t, func() string {
+			if err := running(d); err != nil {
+				return err.Error()
+			}
+			return ""
+		})
+	}
+}
+
+func running(device string) error {
+	l, err := netlink.LinkByName(device) // it waits for the kernel's lock, which is held meanwhile
+	if err == nil && l.Attrs().RawFlags&unix.IFF_RUNNING == 0 {
+		err = errors.New("it has no carrier yet")
+	}
+	if err != nil {
+		return fmt.Errorf("device %s: %w", device, err)
+	}
+	return nil
 }
 
 // Address gives the pod 10.9.0.n/24 and fd09::n/64, ready for use.
@@ -266,7 +300,7 @@ func (p *Pod) Reach(to string, size int) {
 
 // Patience is how long tests wait for what takes no time on a machine that has
 // nothing else to do.
-const Patience = 30 * time.Second
+const Patience = waittest.Most
 
 // Wait waits until ok, which says what is missing, returns "".
 func Wait(t testing.TB, ok func() string) {

@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"sync/atomic"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"go.uber.org/zap/zaptest"
 	"golang.org/x/sys/unix"
 
@@ -77,29 +77,35 @@ type wire struct {
 	fd int
 }
 
-// wireTo opens a socket on device name in namespace ns; nil is the tests' own.
+// wireTo opens a socket on device name in namespace ns; nil is the tests' own. The device is up. One
+// that was up before it had a port takes frames when the kernel has taken note of that.
 func wireTo(t testing.TB, ns *taptest.Namespace, name string) *wire {
 	t.Helper()
-	w := &wire{t: t}
+	w := &wire{t: t, fd: -1}
+	runs := false
 	openIt := func() error {
-		i, err := net.InterfaceByName(name)
+		l, err := netlink.LinkByName(name) // it waits for the kernel's lock, which is held meanwhile
 		if err != nil {
 			return err
+		}
+		if runs = l.Attrs().RawFlags&unix.IFF_RUNNING != 0; !runs {
+			return nil
 		}
 		proto := uint16(unix.ETH_P_ALL>>8 | unix.ETH_P_ALL&0xff<<8)
 		w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(proto))
 		if err != nil {
 			return err
 		}
-		return unix.Bind(w.fd, &unix.SockaddrLinklayer{Protocol: proto, Ifindex: i.Index})
+		return unix.Bind(w.fd, &unix.SockaddrLinklayer{Protocol: proto, Ifindex: l.Attrs().Index})
 	}
-	if ns == nil {
-		if err := openIt(); err != nil {
+	until(t, "device "+name+" to run", func() bool {
+		if ns != nil {
+			ns.Do(t, openIt)
+		} else if err := openIt(); err != nil {
 			t.Fatal(err)
 		}
-	} else {
-		ns.Do(t, openIt)
-	}
+		return runs
+	})
 	t.Cleanup(w.close)
 	return w
 }
@@ -223,9 +229,14 @@ func onHeap(b []byte) []byte {
 	return c
 }
 
-// descriptors counts the process's open files.
-func descriptors(t testing.TB) int {
+// descriptors counts the process's open files, without those that ports have for a moment
+// while they look at their devices.
+func descriptors(t testing.TB, ports ...*Port) int {
 	t.Helper()
+	for _, p := range ports {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+	}
 	list, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)

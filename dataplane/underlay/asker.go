@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -17,6 +18,7 @@ import (
 type asker struct {
 	asked map[neighbour]time.Time // neighbours without an address that the kernel was told to ask for
 	lack  bool                    // there are some, or the kernel could not be asked
+	err   error                   // why it could not be
 
 	links      map[int]netlink.Link
 	neighbours map[table]map[netip.Addr]netlink.Neigh
@@ -37,7 +39,7 @@ func (a *asker) waiting() bool { return a.lack }
 // look looks for ways to hosts. inUse says that it is time to tell the kernel of
 // neighbours in use. An error says that the kernel could not be asked, so nothing of ways.
 func (a *asker) look(hosts []dataplane.Host, inUse bool) (view, error) {
-	a.links, a.neighbours, a.lack = map[int]netlink.Link{}, map[table]map[netip.Addr]netlink.Neigh{}, false
+	a.links, a.neighbours, a.lack, a.err = map[int]netlink.Link{}, map[table]map[netip.Addr]netlink.Neigh{}, false, nil
 	addresses, err := addressesOf()
 	if err != nil {
 		a.lack = true
@@ -51,7 +53,21 @@ func (a *asker) look(hosts []dataplane.Host, inUse bool) (view, error) {
 		}
 		v.ways[h] = a.way(h, inUse)
 	}
+	if a.err != nil {
+		a.lack = true
+		return view{}, a.err
+	}
 	return v, nil
+}
+
+// note keeps an error that says that the kernel could not be asked, for want of descriptors or
+// memory, rather than what it answers.
+func (a *asker) note(what string, err error) {
+	for _, want := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS} {
+		if errors.Is(err, want) {
+			a.err = fmt.Errorf("%s: %w", what, err)
+		}
+	}
 }
 
 // has reports whether some device has an address.
@@ -71,6 +87,7 @@ func (a *asker) way(h dataplane.Host, inUse bool) dataplane.Way {
 		o.SrcAddr = h.Local.AsSlice()
 	}
 	routes, err := netlink.RouteGetWithOptions(h.Remote.AsSlice(), o)
+	a.note("ask for a route", err)
 	if err != nil || len(routes) == 0 {
 		return dataplane.Way{Reason: text(h, err)}
 	}
@@ -125,7 +142,9 @@ func (a *asker) by(h dataplane.Host, r *netlink.Route, inUse bool) dataplane.Way
 func (a *asker) link(index int) netlink.Link {
 	l, ok := a.links[index]
 	if !ok {
-		l, _ = netlink.LinkByIndex(index)
+		var err error
+		l, err = netlink.LinkByIndex(index)
+		a.note("ask for a device", err)
 		a.links[index] = l
 	}
 	return l
@@ -147,7 +166,9 @@ func (a *asker) next(n neighbour, device string, inUse bool) (mac [6]byte, reaso
 	a.lack = true
 	if time.Since(a.asked[n]) >= askEvery {
 		a.asked[n] = time.Now()
-		if err := use(n); err != nil {
+		err := use(n)
+		a.note("have a neighbour asked for", err)
+		if err != nil {
 			return mac, fmt.Sprintf("have the kernel ask for %s on %s: %v", n.ip, device, err)
 		}
 	}
@@ -163,7 +184,8 @@ func (a *asker) entry(n neighbour) (netlink.Neigh, bool) {
 	list, ok := a.neighbours[t]
 	if !ok {
 		list = map[netip.Addr]netlink.Neigh{}
-		all, _ := netlink.NeighList(t.index, t.family)
+		all, err := netlink.NeighList(t.index, t.family)
+		a.note("list neighbours", err)
 		for _, e := range all {
 			if ip, ok := netip.AddrFromSlice(e.IP); ok {
 				list[ip.Unmap()] = e

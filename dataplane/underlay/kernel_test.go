@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -113,9 +114,15 @@ func TestNotAsked(t *testing.T) {
 	netnstest.IP(t, "addr add 10.9.0.9/24 dev eth2")
 	var k Kernel
 	host := dataplane.Host{Remote: netip.MustParseAddr("10.9.0.1"), Local: netip.MustParseAddr("10.9.0.9")}
-	k.Follow([]dataplane.Host{host}, func() {})
+	var known, lost atomic.Bool
+	k.Follow([]dataplane.Host{host}, func() {
+		if known.Load() && k.Way(host).Reason != "" {
+			lost.Store(true)
+		}
+	})
 	t.Cleanup(func() { k.Follow(nil, func() {}) })
 	netnstest.Wait(t, func() string { return k.Way(host).Reason })
+	known.Store(true)
 
 	var most unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &most); err != nil {
@@ -136,6 +143,27 @@ func TestNotAsked(t *testing.T) {
 	}
 	if !a.waiting() {
 		t.Error("nobody looks again soon")
+	}
+	// They may run out in the middle of a look.
+	looking := make(chan struct{})
+	go func() {
+		defer close(looking)
+		for range 100 {
+			k.look(k.stop, &a, false)
+		}
+	}()
+	for done := false; !done; {
+		if err := errors.Join(unix.Setrlimit(unix.RLIMIT_NOFILE, &none), unix.Setrlimit(unix.RLIMIT_NOFILE, &most)); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-looking:
+			done = true
+		default:
+		}
+	}
+	if w := k.Way(host); w.Reason != "" || lost.Load() {
+		t.Errorf("way to %s: %+v, lost for a while: %t", host.Remote, w, lost.Load())
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"millrace/dataplane/packet"
 	"millrace/dataplane/sys"
 	"millrace/vhost/frontend"
@@ -134,17 +136,21 @@ func newCourier(p *frontend.Port, e End, size int, losses *atomic.Uint64) (*cour
 }
 
 // openWithin is how long a device may be busy: the kernel lets go of a socket that
-// was closed some time afterwards.
-const openWithin = 500 * time.Millisecond
+// was closed some time afterwards, on a busy machine after seconds.
+const openWithin = 5 * time.Second
 
 // open opens the end for the first time.
 func (c *courier) open() (err error) {
 	for deadline := time.Now().Add(openWithin); ; time.Sleep(5 * time.Millisecond) {
-		if c.link, err = c.end.open(c.size); err == nil || c.end.Kind != EndAFXDP || time.Now().After(deadline) {
+		if c.link, err = c.end.open(c.size); err == nil || !isBusy(err) || time.Now().After(deadline) {
 			return err
 		}
 	}
 }
+
+// isBusy reports whether an error, of which the library passes on nothing but the text, says that somebody
+// has the device.
+func isBusy(err error) bool { return strings.Contains(err.Error(), unix.EBUSY.Error()) }
 
 // turn carries what is there, both ways. The error is one of the rings, which are our
 // own; a lost link is opened again.

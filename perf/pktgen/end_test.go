@@ -3,7 +3,6 @@ package pktgen
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os/exec"
 	"testing"
 	"time"
@@ -57,6 +56,7 @@ func cable(t *testing.T, a, b string) {
 		}
 		netnstest.IP(t, "link set %s up", d)
 	}
+	netnstest.Running(t, a, b)
 }
 
 // TestEnds sends both ways between ends of all kinds, over a cable and through a TAP
@@ -93,37 +93,49 @@ func TestEndLost(t *testing.T) {
 	}
 	netnstest.Need(t)
 	cable(t, "la", "lb")
-	events := []func(){
-		func() { netnstest.IP(t, "link set la down") },
-		func() { netnstest.IP(t, "link set la up") },
-		func() { netnstest.IP(t, "link del la") },
-		func() { cable(t, "la", "lb") },
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	c := Config{Rate: 2000, Duration: time.Minute, Yield: true, Ports: []Port{{End: End{Kind: EndAFXDP, Device: "la"}}, {End: End{Kind: EndAFXDP, Device: "lb"}}}}
-	var last Progress
-	flowing := false // since the last event
-	c.Progress = func(p Progress) {
-		if came := p.Received > last.Received; came && (flowing || len(events)%2 == 0) {
-			if len(events) == 0 {
-				cancel()
-				return
+	w := NewWatch(2)
+	c := Config{Rate: 2000, Duration: time.Hour, Yield: true, Watch: w, Ports: []Port{{End: End{Kind: EndAFXDP, Device: "la"}}, {End: End{Kind: EndAFXDP, Device: "lb"}}}}
+	var r *Result
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		r, err = Run(ctx, c)
+		ended <- err
+	}()
+	flows := func() {
+		t.Helper()
+		from := w.Frames(1)
+		netnstest.Wait(t, func() string {
+			if w.Frames(1) == from {
+				return "nothing comes"
 			}
-			events[0]()
-			events, flowing = events[1:], false
-		} else if len(events)%2 == 1 {
-			events[0]() // the device is not there: nothing comes
-			events, flowing = events[1:], true
-		}
-		last = p
+			return ""
+		})
 	}
-	r, err := Run(ctx, c)
-	if err != nil {
+	stands := func() {
+		t.Helper()
+		netnstest.Wait(t, func() string {
+			from := w.Frames(1)
+			if time.Sleep(100 * time.Millisecond); w.Frames(1) != from {
+				return "frames come of a device that is not there"
+			}
+			return ""
+		})
+	}
+	flows()
+	netnstest.IP(t, "link set la down")
+	stands()
+	netnstest.IP(t, "link set la up")
+	flows()
+	netnstest.IP(t, "link del la")
+	stands()
+	cable(t, "la", "lb")
+	flows()
+	cancel()
+	if err := <-ended; err != nil {
 		t.Fatal(err)
-	}
-	if len(events) > 0 {
-		t.Fatalf("%d events did not happen: %s", len(events), fmt.Sprint(r))
 	}
 	if r.SwitchLosses == 0 || r.Total.Corrupted != 0 || r.Total.Duplicated != 0 || r.Total.Received == 0 {
 		t.Errorf("lost %d times: %+v", r.SwitchLosses, r.Total)

@@ -105,7 +105,9 @@ func (s *sink) tell(n int) {
 		return
 	}
 	now := sys.TSC()
-	made := func(t uint32) uint64 { return now - uint64(uint32(now>>timeShift)-t)<<timeShift }
+	made := func(t uint32) uint64 { // as exact as t is, so that frames of one time have one
+		return (now>>timeShift - uint64(uint32(now>>timeShift)-t)) << timeShift
+	}
 	s.watch.see(s.port, n, now, made(s.oldest), made(s.newest))
 }
 

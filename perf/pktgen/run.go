@@ -102,7 +102,7 @@ func (g *generator) run(ctx context.Context, tune func(*forwarder)) (*Result, er
 		measured.time = 24 * time.Hour
 	}
 	done := make(chan struct{})
-	go g.progress(done)
+	go g.progress(time.Now(), done)
 	err := g.engine.run(&measured)
 	done <- struct{}{}
 	return g.result(&measured), err
@@ -438,9 +438,8 @@ func templates(spec frameSpec, sizes []Share, more int) ([]template, error) {
 	return ts, nil
 }
 
-// progress tells of each second until done.
-func (g *generator) progress(done chan struct{}) {
-	start := time.Now()
+// progress tells of each second from start until done.
+func (g *generator) progress(start time.Time, done chan struct{}) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	last, lastAt := Progress{}, start

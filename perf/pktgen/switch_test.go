@@ -13,8 +13,8 @@ import (
 )
 
 // wire is a switch of two ports: what comes from one goes to the other. It
-// returns the function that ends it.
-func wire(t *testing.T, paths [2]string, role vhost.Role) (end func()) {
+// returns the function that ends it, and one that says whether both ports forward.
+func wire(t *testing.T, paths [2]string, role vhost.Role) (end func(), up func() bool) {
 	var turns atomic.Uint64
 	quiesce := func() {
 		for was := turns.Load(); turns.Load() < was+2; {
@@ -26,7 +26,7 @@ func wire(t *testing.T, paths [2]string, role vhost.Role) (end func()) {
 		p, err := vhost.Open(vhost.Options{Name: paths[i], Path: paths[i], Role: role, Quiesce: quiesce})
 		if err != nil {
 			t.Error(err)
-			return func() {}
+			return func() {}, func() bool { return false }
 		}
 		ports[i] = p
 	}
@@ -64,7 +64,7 @@ func wire(t *testing.T, paths [2]string, role vhost.Role) (end func()) {
 			turns.Add(1)
 		}
 	}()
-	return func() {
+	end = func() {
 		for _, p := range ports {
 			if err := p.Close(); err != nil {
 				t.Error(err)
@@ -73,10 +73,11 @@ func wire(t *testing.T, paths [2]string, role vhost.Role) (end func()) {
 		close(stop)
 		<-done
 	}
+	up = func() bool { return ports[0].State().Link == vhost.LinkUp && ports[1].State().Link == vhost.LinkUp }
+	return end, up
 }
 
 // TestSwitch sends through two ports of the switch's kind, in both roles.
-
 func TestSwitch(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -92,7 +93,10 @@ func TestSwitch(t *testing.T) {
 			dir := t.TempDir()
 			paths := [2]string{filepath.Join(dir, "a"), filepath.Join(dir, "b")}
 			cfg := tt.cfg
-			cfg.Direction, cfg.Count, cfg.Rate, cfg.RingSize = Bidi, 50000, switchRate, 4096
+			cfg.Direction, cfg.Count, cfg.Rate, cfg.RingSize = Bidi, 50_000, switchRate, 4096
+			if testing.Short() {
+				cfg.Count = 20_000
+			}
 			q := 1
 			if tt.cfg.Flows > 1 {
 				// All queues' frames may come by one, whose ring then has room for them.
@@ -102,11 +106,12 @@ func TestSwitch(t *testing.T) {
 			for _, p := range paths {
 				cfg.Ports = append(cfg.Ports, Port{Path: p, Listen: tt.role == vhost.Connect, Queues: q})
 			}
-			defer wire(t, paths, tt.role)()
+			end, _ := wire(t, paths, tt.role)
+			defer end()
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 			defer cancel()
 			r, err := Run(ctx, cfg)
-			if err != nil || !r.Total.Clean() || r.Total.Sent != 100_000 {
+			if err != nil || !r.Total.Clean() || r.Total.Sent != 2*cfg.Count {
 				t.Errorf("%v, %v", r, err)
 			}
 		})
@@ -114,7 +119,7 @@ func TestSwitch(t *testing.T) {
 }
 
 // TestSwitchRestarts kills and restarts a switch again and again while frames
-// are sent: frames for a port that is away are lost, and nothing
+// are sent, at times before it is up: frames for a port that is away are lost, and nothing
 // comes twice or damaged.
 func TestSwitchRestarts(t *testing.T) {
 	dir := t.TempDir()
@@ -131,7 +136,10 @@ func TestSwitchRestarts(t *testing.T) {
 	go func() {
 		n := 0
 		for ; running.Err() == nil; n++ {
-			end := wire(t, paths, vhost.Connect)
+			end, up := wire(t, paths, vhost.Connect)
+			for running.Err() == nil && n%2 == 0 && !up() {
+				time.Sleep(time.Millisecond)
+			}
 			select {
 			case <-running.Done():
 			case <-time.After(50 * time.Millisecond):

@@ -162,7 +162,7 @@ func TestTalkWrong(t *testing.T) {
 			return !toServer || translate(toServer, ip, l4, f)
 		},
 	} {
-		r := talkThrough(t, Talk{Proto: ProtoTCP, End: true, Count: 100, Patience: 20 * time.Millisecond}, eachFrame(change))
+		r := talkThrough(t, Talk{Proto: ProtoTCP, End: true, Count: 100, Patience: 100 * time.Millisecond}, eachFrame(change))
 		if r.Connections != 0 || r.Wrong == 0 || r.Failed != 100 {
 			t.Errorf("%s: %+v", name, *r)
 		}

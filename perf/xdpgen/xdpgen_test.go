@@ -53,6 +53,7 @@ func pair(t *testing.T) {
 	netnstest.IP(t, "link add xa type veth peer name xb")
 	netnstest.IP(t, "link set xa up")
 	netnstest.IP(t, "link set xb up")
+	netnstest.Running(t, "xa", "xb")
 }
 
 func index(t *testing.T, device string) int {

@@ -1,6 +1,7 @@
 package virtq
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -70,12 +71,13 @@ func TestNoLostWakeup(t *testing.T) {
 				default:
 				}
 			}
-			deadline := time.After(60 * time.Second)
+			late, stop := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer stop()
 			wait := func(c chan struct{}, who string) bool {
 				select {
 				case <-c:
 					return true
-				case <-deadline:
+				case <-late.Done():
 					t.Errorf("%s was not woken", who)
 					return false
 				}
