@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -109,12 +110,7 @@ func TestDatabaseTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	l.Close()
+	port := freePort(t)
 	secure := []string{"-p", filepath.Join(dir, "key.pem"), "-c", filepath.Join(dir, "cert.pem"), "-C", filepath.Join(dir, "cert.pem")}
 	startSwitch(t, dir, append([]string{"--db-listen", "pssl:" + port + ":127.0.0.1"}, secure...)...)
 	second := t.TempDir()
@@ -123,6 +119,21 @@ func TestDatabaseTLS(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "ovs-vsctl", "--no-wait", "--timeout=1", "--db=tcp:127.0.0.1:"+port, "show").CombinedOutput(); err == nil {
 		t.Errorf("without TLS it says %s", out)
 	}
+}
+
+// freePort is a TCP port that nobody has, and that the kernel gives nobody who has not asked for it: it is below those
+// (ip_local_port_range, ip(7)).
+func freePort(t *testing.T) string {
+	t.Helper()
+	for i := range 1000 {
+		port := fmt.Sprint(20000 + (os.Getpid()+i)%10000)
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 // pkcs8 is a private key as PEM.

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"millrace/control/bridge"
 	"millrace/dataplane/netnstest"
@@ -71,8 +70,8 @@ func TestTunnelPort(t *testing.T) {
 			for _, p := range []*labPod{b.pod, b.shy} {
 				p.Run("ip route replace 10.99.0.0/24 via %s", ip)
 			}
-			b.answers(b.pod.v4, 20*time.Second)
-			if err := b.get(b.op, b.pod.v4+":80"); err != nil {
+			b.answers(b.pod.v4, testTimeout)
+			if err := b.get(b.op, b.pod.v4+":80", dialTime); err != nil {
 				t.Errorf("%v\n%s%s", err, must(t, b.dir, "drops"), must(t, b.dir, "egress", "status"))
 			}
 			b.silent(b.op, b.shy.v4)
@@ -86,7 +85,7 @@ func TestTunnelPort(t *testing.T) {
 				return ""
 			})
 			vsctl(t, b.dir, "set Interface eg0 options:allow=pods=10.9.0.0/24")
-			b.answers(b.shy.v4, 20*time.Second)
+			b.answers(b.shy.v4, testTimeout)
 			vsctl(t, b.dir, "del-port br0 eg0")
 			await(t, "the end of eg0", func() bool { return egressChild(t, b.dir, "eg0").Name == "" })
 			b.silent(b.op, b.pod.v4)

@@ -213,7 +213,7 @@ func carryTAP(ctx context.Context, dev *tap.Port, front *frontend.Port) {
 func (p *labPod) iperf(to *labPod, port int, address, args string) {
 	t := p.T()
 	t.Helper()
-	to.Start("iperf3 -s -1 -p %d", port)
+	to.Start("iperf3 -s -p %d", port)
 	netnstest.Wait(t, func() string {
 		if out, err := p.Try("iperf3 -c %s -p %d %s", address, port, args); err != nil {
 			return fmt.Sprintf("iperf3 %s from %s by %s to %s by %s: %s", args, p.Host, p.kind, to.Host, to.kind, out)

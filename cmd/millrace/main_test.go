@@ -326,6 +326,7 @@ func TestExitCodes(t *testing.T) {
 		{"no agent", "agent list", 3, "no switch running: looked at " + filepath.Join(dir, "cni.sock") + "; start it with `millrace run --run-dir " + dir + "`"},
 		{"bad address", "mac add br0 xyz vm1", 2, `MAC: "xyz" is not an Ethernet address`},
 		{"not up in time", "port add br0 late --type dpdkvhostuser --wait=50ms", 1, "port late does not forward after 50ms: it is waiting: no peer"},
+		{"not up at once", "port add br0 later --type dpdkvhostuser --wait=1us", 1, "port later does not forward after 1us: it is waiting: no peer"},
 		{"interval", "stats --interval 1us", 2, "--interval"},
 		{"count without interval", "stats --count 2", 2, "--count"},
 		{"poll mode", "run --poll lazy", 2, "--poll"},

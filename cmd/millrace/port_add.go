@@ -222,19 +222,22 @@ func (a *app) portAdded(ctx context.Context, f *portAddFlags, r outcome, args []
 	return nil
 }
 
-// waitUp returns when the port forwards.
+// waitUp returns when the port forwards. The limit is for that: how the port is has been asked before.
 func waitUp(ctx context.Context, c *api.Client, name string, limit time.Duration) (*api.Port, error) {
+	last := "not there"
+	if list, err := c.ListPorts(ctx, &api.ListPortsRequest{Name: name}); err == nil && len(list.GetPorts()) == 1 {
+		last = linkLine(list.GetPorts()[0].GetState())
+	}
 	// A deadline would be the dataplane's, too, which then ends the call first.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer time.AfterFunc(limit, func() { cancel(context.DeadlineExceeded) }).Stop()
 	w, err := c.WatchPorts(ctx, &api.WatchPortsRequest{})
-	if err != nil {
-		return nil, err
-	}
-	last := "not there"
 	for {
-		e, err := w.Recv()
+		var e *api.WatchPortsResponse
+		if err == nil {
+			e, err = w.Recv()
+		}
 		switch {
 		case errors.Is(context.Cause(ctx), context.DeadlineExceeded):
 			return nil, fmt.Errorf("port %s does not forward after %s: it is %s", name, span(limit), last)

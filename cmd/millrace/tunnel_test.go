@@ -47,7 +47,7 @@ func TestKernelTunnel(t *testing.T) {
 		for _, size := range []int{56, 1000, mtu - 28} {
 			pod.Reach(fmt.Sprintf("10.9.%d.2", i), size)
 		}
-		far.Start("iperf3 -s -1 -p %d", 5201+i)
+		far.Start("iperf3 -s -p %d", 5201+i)
 		netnstest.Wait(t, func() string {
 			out, err := pod.Try("iperf3 -c 10.9.%d.2 -p %d -n 20M", i, 5201+i)
 			if err != nil {
@@ -93,7 +93,7 @@ func checkSuperFrames(t *testing.T, dir string, far *netnstest.Pod) {
 		pod.Reach(fmt.Sprintf("10.9.%d.2", i), 1000)
 		for k, way := range []string{"", "-R"} {
 			port := 5210 + 2*i + k
-			far.Start("iperf3 -s -1 -p %d", port)
+			far.Start("iperf3 -s -p %d", port)
 			netnstest.Wait(t, func() string {
 				if out, err := pod.Try("iperf3 -c 10.9.%d.2 -p %d -n 10M %s", i, port, way); err != nil {
 					return out
@@ -241,7 +241,7 @@ func TestTwoSwitches(t *testing.T) {
 	pods[1].Reach("fd09::1", 1000)
 	far.Reach("172.16.0.1", 1000)
 	for i, args := range []string{"-n 20M", "-n 5M -R", "-u -b 20M -n 2M -l 1300"} {
-		pods[1].Start("iperf3 -s -1 -p %d", 5201+i)
+		pods[1].Start("iperf3 -s -p %d", 5201+i)
 		netnstest.Wait(t, func() string {
 			if out, err := pods[0].Try("iperf3 -c 10.9.0.2 -p %d %s", 5201+i, args); err != nil {
 				return out
@@ -277,7 +277,7 @@ func checkTooBig(t *testing.T, pods []*netnstest.Pod) {
 			return ""
 		})
 	}
-	pods[1].Start("iperf3 -s -1 -p 5300")
+	pods[1].Start("iperf3 -s -p 5300")
 	netnstest.Wait(t, func() string {
 		if out, err := pods[0].Try("iperf3 -c 10.9.0.2 -p 5300 -n 2M"); err != nil {
 			return out

@@ -52,7 +52,7 @@ func TestVLANUplink(t *testing.T) {
 		if err := p.Ping(gateways[1-i], 56, 300*time.Millisecond); err == nil {
 			t.Errorf("%s of another network answers", gateways[1-i])
 		}
-		far.Start("iperf3 -s -1 -p %d", 5201+i)
+		far.Start("iperf3 -s -p %d", 5201+i)
 		netnstest.Wait(t, func() string {
 			if out, err := p.Try("iperf3 -c %s -p %d -n 2M", gateways[i], 5201+i); err != nil {
 				return out
