@@ -465,9 +465,8 @@ func (b *tunnelLab) shown() {
 	}
 }
 
-// healTime is within how long a tunnel is used again: 3 s, and what a busy machine adds. WireGuard alone
-// finds out after 15 s that its peer has forgotten it.
-const healTime = 10 * time.Second
+// healTime is within how long a tunnel is used again: 3 s, and what a busy machine adds.
+const healTime = 6 * time.Second
 
 // TestTunnelOutage: the link is cut for longer than NAT and the node's patience, the
 // server is restarted, and killed while the link is cut: each time the pod answers
@@ -480,7 +479,7 @@ func TestTunnelOutage(t *testing.T) {
 	b := newTunnelLab(t, "")
 	b.answers(b.pod.v4, testTimeout)
 	b.nat.Run("ip link set wan down")
-	b.await("the node notices", 30*time.Second, func() string {
+	b.await("the node notices", 15*time.Second, func() string {
 		if b.status(b.dir, "egress", "l3").Ready {
 			return "it is ready"
 		}

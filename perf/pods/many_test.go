@@ -128,29 +128,28 @@ func (n *node) memory(command string) int {
 }
 
 // TestSmallAndQuick: the plugin is a small program, and its VERSION takes next to no
-// time. What others have of the CPUs is not the plugin's, so its own time is judged, which is under 2 ms where nobody
-// disturbs its caches; the whole one only to find that it waits for something. What is slow in itself is slow each time.
+// time. What others have of the CPUs is not the plugin's, so it may try for a while; what is slow in itself is
+// slow each time.
 func TestSmallAndQuick(t *testing.T) {
 	bin, err := programs()
 	check(t, err)
 	st, err := os.Stat(filepath.Join(bin, "millrace-cni"))
 	check(t, err)
-	const mostOwn, mostWhole = 30 * time.Millisecond, 150 * time.Millisecond
-	own, whole := time.Hour, time.Hour
-	for end := time.Now().Add(patience); (own > mostOwn || whole > mostWhole) && time.Now().Before(end); {
+	const most = 15 * time.Millisecond
+	best := time.Hour
+	for end := time.Now().Add(patience); best > most && time.Now().Before(end); {
 		cmd := exec.Command(filepath.Join(bin, "millrace-cni"))
 		cmd.Env = []string{"CNI_COMMAND=VERSION"}
 		began := time.Now()
 		out, err := cmd.Output()
 		check(t, err)
-		whole = min(whole, time.Since(began))
-		own = min(own, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
+		best = min(best, time.Since(began))
 		if !strings.Contains(string(out), `"1.1.0"`) {
 			t.Fatalf("VERSION: %s", out)
 		}
 	}
-	t.Logf("%.1f MB, VERSION in %v, of the CPU %v", float64(st.Size())/1e6, whole, own)
-	if st.Size() > 12e6 || own > mostOwn || whole > mostWhole {
-		t.Errorf("%d bytes, VERSION in %v, of the CPU %v at best", st.Size(), whole, own)
+	t.Logf("%.1f MB, VERSION in %v", float64(st.Size())/1e6, best)
+	if st.Size() > 12e6 || best > most {
+		t.Errorf("%d bytes, VERSION in %v at best", st.Size(), best)
 	}
 }
