@@ -134,19 +134,22 @@ func TestLongStreams(t *testing.T) {
 func TestThousandOpen(t *testing.T) {
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
-			n := 1000
-			if w.name == "grpc" && testing.Short() { // each is a gRPC connection of its own, which take seconds with the race detector
-				n = 200
+			n, atOnce := 1000, 1000
+			if w.name == "grpc" { // each is a gRPC connection of its own, with a patience of 10 s
+				atOnce = 50
+				if testing.Short() { // they take seconds with the race detector
+					n = 200
+				}
 			}
 			s := &konntest.Server{ID: "s1"}
 			r := start(t, nil, s)
 			target := listen(t, echo)
 			conns := make([]net.Conn, n)
-			each := func(what string, do func(i int) error) { // some at a time: clients by gRPC have a patience of 10 s
+			each := func(what string, do func(i int) error) {
 				t.Helper()
 				var all sync.WaitGroup
 				var next atomic.Int64
-				for range 50 {
+				for range atOnce {
 					all.Go(func() {
 						for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
 							if err := do(i); err != nil {
