@@ -7,16 +7,21 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
 	konn "sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
 
 	"millrace/control/egress/konntest"
+	"millrace/control/egress/policy"
+	"millrace/waittest"
 )
 
 const levelWarn = zap.ErrorLevel // warnings of lost servers are what some tests are about
@@ -77,7 +82,7 @@ func TestBytes(t *testing.T) {
 			if !bytes.Equal(all, sent) {
 				t.Errorf("%s: %d of %d bytes of the upload arrived", w.name, len(all), size)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(waittest.Most):
 			t.Fatalf("%s: the upload does not end", w.name)
 		}
 		c, err = w.dial(s, t, t.Context(), download)
@@ -92,23 +97,34 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-// TestTargetSpeaksFirst: nothing of what a target says at once is lost.
+// TestTargetSpeaksFirst: nothing of what a target says at once is lost, for it waits until its client
+// has had time to hear that it is connected.
 func TestTargetSpeaksFirst(t *testing.T) {
+	const hold = time.Second
 	sent := pattern(64<<10, 3)
 	s := &konntest.Server{ID: "s1"}
-	start(t, nil, s)
+	start(t, func(c *Config) { c.hold = hold }, s)
 	target := listen(t, func(c *net.TCPConn) { _, _ = c.Write(sent) })
+	var all sync.WaitGroup
 	for _, w := range ways {
-		for i := range 50 {
-			c, err := w.dial(s, t, t.Context(), target)
-			if err != nil {
-				t.Fatalf("%s: dial %d: %v", w.name, i, err)
-			}
-			if got, _ := io.ReadAll(c); !bytes.Equal(got, sent) {
-				t.Fatalf("%s: dial %d: %d bytes of %d, or others", w.name, i, len(got), len(sent))
-			}
+		for i := range 20 {
+			all.Go(func() {
+				began := time.Now()
+				c, err := w.dial(s, t, t.Context(), target)
+				if err != nil {
+					t.Errorf("%s: dial %d: %v", w.name, i, err)
+					return
+				}
+				if got, _ := io.ReadAll(c); !bytes.Equal(got, sent) {
+					t.Errorf("%s: dial %d: %d bytes of %d, or others", w.name, i, len(got), len(sent))
+				}
+				if took := time.Since(began); took < hold {
+					t.Errorf("%s: dial %d: all is there after %v", w.name, i, took)
+				}
+			})
 		}
 	}
+	all.Wait()
 }
 
 // TestStalls: a client that stops reading, and a target that does, stop nobody else.
@@ -134,12 +150,18 @@ func testStalls(t *testing.T, w way, hurryRate int64) {
 		}
 	})
 	target := listen(t, echo)
-	if _, err := w.dial(s, t, t.Context(), flood); err != nil { // it ends with the server: closing waits for an answer
+	c, err := w.dial(s, t, t.Context(), flood)
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer runtime.KeepAlive(c) // it ends with the server: closing waits for an answer
 	defer push(t, s).Close()
-	time.Sleep(200 * time.Millisecond) // until what is between them is full
+	eventually(t, "what is between them is full", func() bool {
+		open, _ := r.Requests()
+		return len(open) == 2 && open[0].StallC > 50*time.Millisecond && open[1].StallT > 50*time.Millisecond
+	})
 	for range 30 {
+		r.await(t) // without an idle stream a server takes any, one that is stalled too
 		if err := probe(t, w, s, target); err != nil {
 			t.Errorf("while others stalled: %v", err)
 		}
@@ -175,41 +197,59 @@ func TestStalledOnASharedStream(t *testing.T) {
 }
 
 // TestForgotten: a connection whose client has gone without a word, as some
-// servers have it, is ended. One on which the target speaks goes on.
+// servers have it, is ended.
 func TestForgotten(t *testing.T) {
 	s := &konntest.Server{ID: "s1"}
-	const unused = 300 * time.Millisecond
-	r := start(t, func(c *Config) { c.UnusedTimeout = unused }, s)
-	gone := make(chan time.Time, 1)
-	idle := listen(t, func(c *net.TCPConn) { _, _ = c.Read(make([]byte, 1)); gone <- time.Now() })
-	ticks := listen(t, func(c *net.TCPConn) {
-		for range 10 {
-			time.Sleep(unused / 3)
-			if _, err := c.Write([]byte("tick")); err != nil {
-				return
-			}
-		}
-	})
+	r := start(t, func(c *Config) { c.UnusedTimeout = 100 * time.Millisecond }, s)
+	gone := make(chan struct{})
+	idle := listen(t, func(c *net.TCPConn) { _, _ = c.Read(make([]byte, 1)); close(gone) })
 	forgotten, err := s.DialHTTP(t, t.Context(), idle)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer forgotten.Close()
-	talks, err := s.DialHTTP(t, t.Context(), ticks)
-	if err != nil {
-		t.Fatal(err)
-	}
 	select {
 	case <-gone:
-	case <-time.After(15 * time.Second):
+	case <-time.After(waittest.Most):
 		t.Fatal("it is not ended")
-	}
-	if got, _ := io.ReadAll(talks); len(got) != 40 {
-		t.Errorf("%d of 40 bytes came from a target that speaks", len(got))
 	}
 	eventually(t, "an account that says why", func() bool {
 		_, ended := r.Requests()
 		return slices.ContainsFunc(ended, func(q Request) bool { return q.ClosedBy == byUs && strings.Contains(q.Error, "forgotten") })
+	})
+}
+
+// TestNotForgotten: a connection whose client never says anything goes on as long as its target does.
+func TestNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const unused, ticks = 300 * time.Millisecond, 10
+		rules, err := policy.Parse("node=192.0.2.1", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		near, far := net.Pipe()
+		a := New(Config{Policy: func() *policy.Policy { return rules }, UnusedTimeout: unused,
+			Host: dialFunc(func(context.Context, string, string) (net.Conn, error) { return near, nil })})
+		end := &deadEnd{ctx: t.Context(), sent: make(chan *konn.Packet, 100)}
+		l := &link{agent: a, addr: &address{}, streams: map[*stream]struct{}{}, want: make(chan struct{}, 1), failed: make(chan error, 1)}
+		s := &stream{link: l, cs: end, cancel: func() {}, dials: map[int64]*request{}, requests: map[int64]*request{}}
+		s.take(dialRequest(1, "192.0.2.1:80"))
+		for range ticks {
+			time.Sleep(unused * 2 / 3)
+			if _, err := far.Write([]byte("tick")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_ = far.Close()
+		a.work.Wait()
+		n := 0
+		for len(end.sent) > 0 {
+			n += len((<-end.sent).GetData().GetData())
+		}
+		_, ended := a.Requests()
+		if n != 4*ticks || len(ended) != 1 || ended[0].ClosedBy != byTarget {
+			t.Errorf("%d of %d bytes came from a target that speaks: %+v", n, 4*ticks, ended)
+		}
 	})
 }
 
@@ -232,7 +272,7 @@ func TestDenied(t *testing.T) {
 		{"tcp", "other.example:80", "looked up"},
 		{"tcp", "[::ffff:192.0.2.1]:80", "no rule"},
 	} {
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), waittest.Most)
 		// the library of API servers refuses all but tcp itself: speak for it
 		err := dialRaw(ctx, t, s, tt.protocol, tt.address)
 		cancel()
@@ -282,7 +322,7 @@ func TestDialIsCanceled(t *testing.T) {
 	cancel()
 	select {
 	case <-canceled:
-	case <-time.After(10 * time.Second):
+	case <-time.After(waittest.Most):
 		t.Error("the dial goes on")
 	}
 }
@@ -295,18 +335,17 @@ func (f dialFunc) DialContext(ctx context.Context, network, address string) (net
 
 // TestServerRestarts: a server that is gone is connected to again.
 func TestServerRestarts(t *testing.T) {
-	s := &konntest.Server{ID: "s1"}
+	s, next := &konntest.Server{ID: "s1"}, &konntest.Server{ID: "s1"}
+	s.Start(t, ownAddress+":0")
 	r := start(t, nil, s)
 	target := listen(t, echo)
-	addr := s.Addr()
 	s.Stop()
 	eventually(t, "the agent notices", func() bool { return !r.Status().Ready })
-	again := &konntest.Server{ID: "s1"}
-	again.Start(t, addr)
-	r.servers = []*konntest.Server{again}
+	again(t, next, s.Addr())
+	r.servers = []*konntest.Server{next}
 	back := time.Now()
 	r.await(t)
-	if err := probe(t, ways[0], again, target); err != nil {
+	if err := probe(t, ways[0], next, target); err != nil {
 		t.Error(err)
 	}
 	if d := time.Since(back); d > 3*time.Second {
@@ -351,7 +390,7 @@ func TestBehindABalancer(t *testing.T) {
 // end by themselves.
 func TestDrain(t *testing.T) {
 	s := &konntest.Server{ID: "s1"}
-	r := start(t, func(c *Config) { c.DrainTimeout = 20 * time.Second }, s)
+	r := start(t, func(c *Config) { c.DrainTimeout = 2 * waittest.Most }, s)
 	target := listen(t, echo)
 	c, err := s.DialHTTP(t, t.Context(), target)
 	if err != nil {
@@ -371,33 +410,37 @@ func TestDrain(t *testing.T) {
 	_ = c.Close()
 	select {
 	case <-r.over:
-	case <-time.After(10 * time.Second):
+	case <-time.After(waittest.Most):
 		t.Error("the agent does not end, though its last request has")
 	}
 }
 
 // TestOldServer: one that takes no notice of DRAIN works as well as with its
-// own agents.
+// own agents, once the agent knows that it is one: until then it ends streams to which such a
+// server may send a dial at this very moment.
 func TestOldServer(t *testing.T) {
 	s := &konntest.Server{ID: "s1", Old: true}
-	r := start(t, nil, s)
+	r := start(t, func(c *Config) { c.Links = 1 }, s)
 	target := listen(t, echo)
+	tried, lost := 0, 0
+	eventually(t, "the agent knows", func() bool {
+		if tried++; probe(t, ways[1], s, target) != nil {
+			lost++
+		}
+		return r.Status().Links[0].NoDrain
+	})
+	if lost > 1+tried/20 {
+		t.Errorf("%d of %d requests were lost before the agent knew", lost, tried)
+	}
+	eventually(t, "streams that were ended before are gone", func() bool {
+		all, _ := s.Backends()
+		return all == r.Status().Links[0].Streams
+	})
 	for range 200 {
 		if err := probe(t, ways[1], s, target); err != nil {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "the agent knows", func() bool {
-		if err := probe(t, ways[1], s, target); err != nil {
-			t.Fatal(err)
-		}
-		for _, l := range r.Status().Links {
-			if l.NoDrain {
-				return true
-			}
-		}
-		return false
-	})
 }
 
 func TestToken(t *testing.T) {

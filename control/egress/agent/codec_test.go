@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"math"
 	"testing"
 
 	"google.golang.org/grpc/mem"
@@ -79,12 +80,15 @@ func TestCodecAllocates(t *testing.T) {
 		t.Fatal(err)
 	}
 	pieces, p := mem.BufferSlice{mem.NewBuffer(&b, mem.NopBufferPool{})}, new(parcel)
-	n := testing.AllocsPerRun(100, func() {
-		if err := (codec{}).Unmarshal(pieces, p); err != nil {
-			t.Fatal(err)
-		}
-		p.free()
-	})
+	n := math.Inf(1)
+	for range 5 { // what is left of other tests may allocate meanwhile: the least is ours
+		n = min(n, testing.AllocsPerRun(100, func() {
+			if err := (codec{}).Unmarshal(pieces, p); err != nil {
+				t.Fatal(err)
+			}
+			p.free()
+		}))
+	}
 	if n > 0 {
 		t.Errorf("%v allocations for a packet", n)
 	}

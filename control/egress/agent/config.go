@@ -65,6 +65,8 @@ type Config struct {
 
 	adaptive      bool          // Links is our choice
 	hurryRate     int64         // dials of a link in a second; 500
+	shortTime     time.Duration // for which a request may be open and share its stream then; 100 ms
+	hold          time.Duration // of what a target says first; 50 ms
 	headerTimeout time.Duration // that a server may take to greet a stream; 5 s
 }
 
@@ -110,6 +112,8 @@ func (c *Config) setDefaults() {
 	if c.hurryRate == 0 {
 		c.hurryRate = hurryRate
 	}
+	orTime(&c.shortTime, shortTime)
+	orTime(&c.hold, hold)
 	orTime(&c.headerTimeout, 5*time.Second)
 	orTime(&c.DialTimeout, 5*time.Second)
 	orTime(&c.StallTimeout, 5*time.Minute)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"millrace/control/egress/konntest"
+	"millrace/waittest"
 )
 
 // narrow dials with buffers that hold little.
@@ -103,7 +104,7 @@ func TestTargetSaysNoMore(t *testing.T) {
 			if !bytes.Equal(all, sent) {
 				t.Errorf("the client closes: %v: %d of %d bytes arrived", closes, len(all), len(sent))
 			}
-		case <-time.After(30 * time.Second):
+		case <-time.After(waittest.Most):
 			t.Fatal("the upload does not end")
 		}
 		eventually(t, "it ends", func() bool { return r.Status().Requests == 0 })

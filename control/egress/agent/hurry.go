@@ -58,5 +58,5 @@ func (l *link) outgrow() {
 func (s *stream) outgrown() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.drained.IsZero() && !s.used && !s.over && len(s.dials)+len(s.requests) > 0 && time.Since(s.loaded) > shortTime
+	return s.drained.IsZero() && !s.used && !s.over && len(s.dials)+len(s.requests) > 0 && time.Since(s.loaded) > s.link.agent.cfg.shortTime
 }

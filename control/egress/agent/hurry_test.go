@@ -2,6 +2,7 @@ package agent
 
 import (
 	"testing"
+	"time"
 
 	konn "sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
 
@@ -11,17 +12,19 @@ import (
 // TestHurry: short requests that come in a hurry leave streams as they are, and one that
 // stays open has its own.
 func TestHurry(t *testing.T) {
-	s := &konntest.Server{ID: "s1"}
+	short, s := &konntest.Server{ID: "s1"}, &konntest.Server{ID: "s2"}
+	patient := start(t, func(c *Config) { c.hurryRate, c.shortTime = -1, time.Hour }, short) // a request is short however slow the machine is
 	r := start(t, func(c *Config) { c.hurryRate = -1 }, s)
+	patient.awaitHurry(t)
 	r.awaitHurry(t)
 	target := listen(t, echo)
 	const dials = 200
 	for range dials {
-		if err := probe(t, ways[1], s, target); err != nil {
+		if err := probe(t, ways[1], short, target); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := s.Packets(konn.PacketType_DRAIN); n > dials/4 {
+	if n := short.Packets(konn.PacketType_DRAIN); n > dials/4 {
 		t.Errorf("%d of %d short requests had a stream ended", n, dials)
 	}
 	before := s.Packets(konn.PacketType_DRAIN)

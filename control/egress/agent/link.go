@@ -47,6 +47,7 @@ type link struct {
 
 	mu      sync.Mutex
 	streams map[*stream]struct{}
+	opening int // streams that were asked for, and are on their way
 	closing bool
 	spares  spares
 }
@@ -57,7 +58,7 @@ var errKnown = errors.New("the address leads to a server that has its links alre
 // runLink connects, and serves until the connection fails or ctx ends; then it
 // drains. A nil error: ctx ended.
 func (a *Agent) runLink(ctx context.Context, ad *address, rank int, spare bool) error {
-	l := &link{agent: a, addr: ad, rank: rank, since: time.Now(), streams: map[*stream]struct{}{},
+	l := &link{agent: a, addr: ad, rank: rank, since: time.Now(), streams: map[*stream]struct{}{}, opening: 1,
 		want: make(chan struct{}, a.cfg.MaxStreams+a.cfg.Idle), failed: make(chan error, 1)}
 	if err := l.connect(); err != nil {
 		return err
@@ -131,16 +132,19 @@ const headerMost = 16 << 10
 // bufferSize is of gRPC's buffers before the socket, each way, in bytes.
 const bufferSize = 256 << 10
 
-// open opens one more stream, which the caller has attended. There is none if the
-// link closes.
+// open opens one more stream, of those in opening, which the caller has attended. There is
+// none if the link closes.
 func (l *link) open(base context.Context) (*stream, error) {
 	s, count, err := openStream(base, l)
+	if err == nil {
+		l.agent.counted(count)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.opening--
 	if err != nil {
 		return nil, err
 	}
-	l.agent.counted(count)
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.server == "" {
 		l.server = s.server // the first stream's, before anybody else knows the link
 	}
@@ -250,6 +254,9 @@ func (l *link) serve(ctx, base context.Context) error {
 		case err := <-l.failed:
 			return err
 		case <-l.want:
+			l.mu.Lock()
+			l.opening++
+			l.mu.Unlock()
 			l.agent.work.Go(func() { l.another(base) })
 		case <-minute.C:
 			l.bad.Store(0)

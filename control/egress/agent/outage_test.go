@@ -93,11 +93,9 @@ func TestOutage(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	t.Logf("noticed after %v", time.Since(cut).Round(time.Millisecond))
-	length := 45 * time.Second
-	if testing.Short() {
-		length = 16 * time.Second // until connections have been given up, too
-	}
-	time.Sleep(time.Until(cut.Add(length)))
+	eventually(t, "all connections have been given up", func() bool { return r.linkCount() == 0 })
+	time.Sleep(3 * time.Second) // until attempts to connect have their longest pauses
+	t.Logf("the link was out for %v", time.Since(cut).Round(time.Millisecond))
 	c.set("up")
 	back := time.Now()
 	eventually(t, "the agent is back", func() bool { return r.Status().Ready })

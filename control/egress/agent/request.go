@@ -220,7 +220,7 @@ func (r *request) holdFirst() {
 		return
 	default:
 	}
-	wait := time.NewTimer(hold)
+	wait := time.NewTimer(r.stream.link.agent.cfg.hold)
 	defer wait.Stop()
 	select {
 	case <-r.spoke:

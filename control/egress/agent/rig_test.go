@@ -16,6 +16,7 @@ import (
 
 	"millrace/control/egress/konntest"
 	"millrace/control/egress/policy"
+	"millrace/waittest"
 )
 
 // A rig is an agent with servers, on loopback.
@@ -58,7 +59,7 @@ func start(t testing.TB, change func(*Config), servers ...*konntest.Server) *rig
 		stop()
 		select {
 		case <-r.over:
-		case <-time.After(20 * time.Second):
+		case <-time.After(waittest.Most):
 			t.Errorf("the agent did not end:\n%s", stacks())
 		}
 		if left := r.budget.left.Load(); left != budgetAll {
@@ -84,7 +85,7 @@ func (r *rig) await(t testing.TB) {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(waittest.Most); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s\n%s", what, stacks())
 		}
@@ -131,7 +132,7 @@ func listen(t testing.TB, serve func(*net.TCPConn)) string {
 func echo(c *net.TCPConn) { _, _ = io.Copy(c, c) }
 
 // probeTime is long enough for any machine: a request that is stalled takes for ever.
-const probeTime = 30 * time.Second
+const probeTime = waittest.Most
 
 // probe opens a connection to an echo, and has a KiB come back.
 func probe(t testing.TB, w way, s *konntest.Server, target string) error {

@@ -158,7 +158,7 @@ func (l *link) extra() int {
 func (l *link) waiting() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.streams) + len(l.want) - int(l.used.Load())
+	return len(l.streams) + l.opening + len(l.want) - int(l.used.Load())
 }
 
 func (l *link) isClosing() bool {

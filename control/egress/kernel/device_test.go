@@ -8,7 +8,22 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"millrace/waittest"
 )
+
+// see sets which device was seen last, and seen returns it: 0 is none.
+func (d *Dialer) see(index int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.way.index = index
+}
+
+func (d *Dialer) seen() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.way.index
+}
 
 // TestDeviceAway: a dial while the device is away waits for it to come again, as long as it
 // may; and one that meets a device without routes waits for them a little.
@@ -32,10 +47,16 @@ func TestDeviceAway(t *testing.T) {
 			target := map[string]string{"": "192.0.2.1:7", "hole": "192.0.2.1:8"}[device]
 			for _, network := range []string{"tcp", "udp"} {
 				ip("link del hole")
-				short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-				_, err = d.DialContext(short, network, target)
+				d.see(-1) // as one that was there before, and is none of these
+				short, cancel := context.WithCancel(t.Context())
+				failed := make(chan error, 1)
+				go func() {
+					_, err := d.DialContext(short, network, target)
+					failed <- err
+				}()
+				waittest.Until(t, "the dial sees that the device is away", func() bool { return d.seen() == 0 })
 				cancel()
-				if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "is the dataplane running?") {
+				if err := <-failed; !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "is the dataplane running?") {
 					t.Errorf("%s, while the device is away: %v", network, err)
 				}
 				done := make(chan error, 1)

@@ -68,6 +68,7 @@ type backend struct {
 	hosts    []string   // that it says it is for
 	draining bool       // the server's mu
 	end      chan error // what its stream ends with
+	ended    chan struct{}
 }
 
 func (b *backend) send(p *konn.Packet) error {
@@ -176,7 +177,7 @@ func (s *Server) connect(st grpc.ServerStream) error {
 	if err := st.SendHeader(metadata.Pairs("serverID", s.ID, "serverCount", strconv.Itoa(max(1, s.Count)))); err != nil {
 		return err
 	}
-	b := &backend{id: ids[0], stream: st, hosts: hostsOf(md), end: make(chan error, 1)}
+	b := &backend{id: ids[0], stream: st, hosts: hostsOf(md), end: make(chan error, 1), ended: make(chan struct{})}
 	s.mu.Lock()
 	s.backends = append(s.backends, b)
 	s.seen[b.id] = md
@@ -238,15 +239,15 @@ func (s *Server) SetToken(token string) {
 }
 
 // Inject sends a packet to an agent on a stream that waits for dials. It need not
-// make sense.
-func (s *Server) Inject(p *konn.Packet) error {
+// make sense. The channel is closed when that stream has ended, and is chosen no more.
+func (s *Server) Inject(p *konn.Packet) (ended <-chan struct{}, err error) {
 	s.mu.Lock()
 	b := s.chooseLocked("")
 	s.mu.Unlock()
 	if b == nil {
-		return errNoAgent
+		return nil, errNoAgent
 	}
-	return b.send(p)
+	return b.ended, b.send(p)
 }
 
 // remove forgets a stream, and closes what depends on it.
@@ -273,6 +274,7 @@ func (s *Server) remove(b *backend) {
 		}
 	}
 	s.mu.Unlock()
+	close(b.ended)
 	for _, c := range lost {
 		c.closed(&konn.CloseResponse{Error: "the agent is gone"})
 	}

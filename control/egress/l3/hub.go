@@ -99,22 +99,26 @@ func (h *hub) write(bufs [][]byte, offset int) {
 	h.opened.Add(uint64(len(bufs)))
 	h.cfg.Filter.Inward(views, verdicts)
 	h.absent.judge(views, verdicts)
+	for i, v := range verdicts {
+		if v == Relay && len(views[i]) > h.cfg.MTU {
+			verdicts[i] = TooBig
+		}
+	}
+	h.count(verdicts) // before anybody hears of one
 	kept, passed, bytes := bufs[:0], 0, 0
 	var relayed *batch
 	for i, v := range verdicts {
-		switch {
-		case v == Deliver:
+		switch v {
+		case Deliver:
 			kept, passed, bytes = append(kept, bufs[i]), passed+1, bytes+len(views[i])
-		case v == Relay && len(views[i]) > h.cfg.MTU:
-			verdicts[i] = TooBig
-			h.tooBig(views[i])
-		case v == Relay:
+		case Relay:
 			relayed, passed, bytes = h.relay(relayed, views[i]), passed+1, bytes+len(views[i])
-		case v == Own:
+		case TooBig:
+			h.tooBig(views[i])
+		case Own:
 			h.own(views[i])
 		}
 	}
-	h.count(verdicts)
 	h.in.Add(uint64(passed))
 	h.inBytes.Add(uint64(bytes))
 	if relayed != nil {

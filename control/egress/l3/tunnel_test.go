@@ -27,6 +27,7 @@ import (
 	"golang.zx2c4.com/wireguard/tun/tuntest"
 
 	"millrace/control/egress/l3/packet"
+	"millrace/waittest"
 )
 
 var (
@@ -102,7 +103,7 @@ func run(t testing.TB, cfg Config) *Tunnel {
 		cancel()
 		select {
 		case <-done:
-		case <-time.After(20 * time.Second):
+		case <-time.After(waittest.Most):
 			b := make([]byte, 1<<20)
 			t.Errorf("the tunnel does not end:\n%s", b[:runtime.Stack(b, true)])
 		}
@@ -142,7 +143,7 @@ func newPair(t testing.TB) *pair {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(waittest.Most); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s", what)
 		}
@@ -169,22 +170,33 @@ func (p *pair) operator(t testing.TB, key Key) *tuntest.ChannelTUN {
 	return c
 }
 
-// exchange sends a packet until one comes out elsewhere.
-func exchange(t testing.TB, from chan []byte, b []byte, to chan []byte) []byte {
+// exchange sends a packet until one comes out elsewhere that is wanted. What was sent more than
+// once may come more than once, and also later.
+func exchange(t testing.TB, from chan []byte, b []byte, to chan []byte, wanted func(packet.Info, []byte) bool) []byte {
 	t.Helper()
-	for range 100 {
+	for end := time.Now().Add(waittest.Most); time.Now().Before(end); {
 		select {
 		case from <- b:
 		case <-time.After(time.Second):
 		}
-		select {
-		case got := <-to:
-			return got
-		case <-time.After(100 * time.Millisecond):
+		for again := time.After(100 * time.Millisecond); again != nil; {
+			select {
+			case got := <-to:
+				if p, ok := packet.Parse(got); ok && wanted(p, got) {
+					return got
+				}
+			case <-again:
+				again = nil
+			}
 		}
 	}
-	t.Fatalf("%x does not come", b)
+	t.Fatalf("%x is sent, and what is wanted does not come", b)
 	return nil
+}
+
+// same wants what was sent.
+func same(b []byte) func(packet.Info, []byte) bool {
+	return func(_ packet.Info, got []byte) bool { return slices.Equal(got, b) }
 }
 
 // TestTunnel: an echo of an operator comes out at the node's inner end, and its
@@ -193,19 +205,14 @@ func TestTunnel(t *testing.T) {
 	p := newPair(t)
 	op := p.operator(t, p.op)
 	b := packet.Echo(opOwn, podAddr, 5, 6)
-	if got := exchange(t, op.Outbound, b, p.pod.Inbound); !slices.Equal(got, b) {
-		t.Errorf("%x came of %x", got, b)
-	}
+	exchange(t, op.Outbound, b, p.pod.Inbound, same(b))
 	info, _ := packet.Parse(b)
 	b = slices.Clone(b) // the operator may still read the old one
 	info.Answer(b)
-	if got := exchange(t, p.pod.Outbound, b, op.Inbound); !slices.Equal(got, b) {
-		t.Errorf("%x came back of %x", got, b)
-	}
-	own := exchange(t, op.Outbound, packet.Echo(opOwn, serverOwn, 5, 7), op.Inbound)
-	if info, ok := packet.Parse(own); !ok || info.Kind != packet.EchoReply || info.Src != serverOwn {
-		t.Errorf("the server answers %+v", info)
-	}
+	exchange(t, p.pod.Outbound, b, op.Inbound, same(b))
+	exchange(t, op.Outbound, packet.Echo(opOwn, serverOwn, 5, 7), op.Inbound, func(i packet.Info, _ []byte) bool {
+		return i.Kind == packet.EchoReply && i.Src == serverOwn
+	})
 	s := p.node.Status()
 	if len(s.Peers) != 1 || !s.Peers[0].Up || s.Peers[0].RTT <= 0 || s.Packets.In == 0 || s.Packets.Out == 0 {
 		t.Errorf("status of the node: %+v", s)
@@ -220,13 +227,14 @@ func TestTunnel(t *testing.T) {
 func TestTooBig(t *testing.T) {
 	p := newPair(t)
 	op := p.operator(t, p.op)
-	exchange(t, op.Outbound, packet.Echo(opOwn, podAddr, 5, 6), p.pod.Inbound)
+	small := packet.Echo(opOwn, podAddr, 5, 6)
+	exchange(t, op.Outbound, small, p.pod.Inbound, same(small))
 	big := make([]byte, 1500)
-	copy(big, packet.Echo(opOwn, podAddr, 5, 6))
+	copy(big, small)
 	binary.BigEndian.PutUint16(big[2:], uint16(len(big)))
-	got := exchange(t, op.Outbound, big, op.Inbound)
-	info, ok := packet.Parse(got)
-	if q, quoted := info.Quoted(got); !ok || info.Kind != packet.Error || !quoted || q.Dst != podAddr || int(binary.BigEndian.Uint16(got[26:])) != DefaultMTU {
+	got := exchange(t, op.Outbound, big, op.Inbound, func(i packet.Info, _ []byte) bool { return i.Kind == packet.Error })
+	info, _ := packet.Parse(got)
+	if q, quoted := info.Quoted(got); !quoted || q.Dst != podAddr || int(binary.BigEndian.Uint16(got[26:])) != DefaultMTU {
 		t.Errorf("the operator is told %x: %+v", got, info)
 	}
 	if n := p.server.Status().Dropped["too_big"]; n == 0 {
@@ -240,7 +248,7 @@ func TestHostile(t *testing.T) {
 	p := newPair(t)
 	op := p.operator(t, p.op)
 	good := packet.Echo(opOwn, podAddr, 5, 6)
-	exchange(t, op.Outbound, good, p.pod.Inbound)
+	exchange(t, op.Outbound, good, p.pod.Inbound, same(good))
 	raw, err := net.Dial("udp", fmt.Sprintf("127.0.0.1:%d", p.server.bind.port.Load()))
 	if err != nil {
 		t.Fatal(err)
@@ -275,7 +283,8 @@ func TestHostile(t *testing.T) {
 	before := p.server.Status().Dropped["source"]
 	op.Outbound <- spoofed
 	eventually(t, "another's source is counted", func() bool { return p.server.Status().Dropped["source"] > before })
-	exchange(t, op.Outbound, good, p.pod.Inbound)
+	later := packet.Echo(opOwn, podAddr, 5, 7)
+	exchange(t, op.Outbound, later, p.pod.Inbound, same(later))
 }
 
 // TestSaid: the library still says what refusals are counted by.
@@ -312,11 +321,13 @@ func TestStranger(t *testing.T) {
 func TestKeysChange(t *testing.T) {
 	p := newPair(t)
 	op := p.operator(t, p.op)
+	round := uint16(0)
 	check := func() {
 		t.Helper()
-		exchange(t, op.Outbound, packet.Echo(opOwn, podAddr, 5, 6), p.pod.Inbound)
-		back := packet.Echo(podAddr, opOwn, 5, 6)
-		exchange(t, p.pod.Outbound, back, op.Inbound)
+		round++ // what was sent in the one before shows nothing
+		there, back := packet.Echo(opOwn, podAddr, 5, round), packet.Echo(podAddr, opOwn, 5, round)
+		exchange(t, op.Outbound, there, p.pod.Inbound, same(there))
+		exchange(t, p.pod.Outbound, back, op.Inbound, same(back))
 	}
 	check()
 	next := NewKey()
@@ -347,7 +358,7 @@ func TestAbsent(t *testing.T) {
 	p := newPair(t)
 	op := p.operator(t, p.op)
 	good := packet.Echo(opOwn, podAddr, 5, 6)
-	exchange(t, op.Outbound, good, p.pod.Inbound)
+	exchange(t, op.Outbound, good, p.pod.Inbound, same(good))
 	p.serverSet.set(func(s *Setup) {
 		s.Peers = append(s.Peers, Peer{Name: "gone", Keys: []Key{NewKey().Public()}, Prefixes: prefix("10.9.0.128/25"), Patience: time.Second})
 	})
@@ -356,7 +367,8 @@ func TestAbsent(t *testing.T) {
 		op.Outbound <- b
 		return p.server.Status().Dropped["absent"] > 100
 	})
-	exchange(t, op.Outbound, good, p.pod.Inbound)
+	later := packet.Echo(opOwn, podAddr, 5, 7)
+	exchange(t, op.Outbound, later, p.pod.Inbound, same(later))
 	a := absent{}
 	a.set(map[string]*peer{"here": {Peer: Peer{Prefixes: prefix("10.9.0.0/24")}, up: true}, "gone": {Peer: Peer{Prefixes: prefix("10.9.0.0/16", "fd00::/8")}}})
 	for addr, want := range map[string]Verdict{"10.9.0.1": Relay, "10.9.1.1": Absent, "10.10.0.1": Relay} {
@@ -539,7 +551,8 @@ func TestEnds(t *testing.T) {
 	t.Run("pair", func(t *testing.T) {
 		p := newPair(t)
 		op := p.operator(t, p.op)
-		exchange(t, op.Outbound, packet.Echo(opOwn, podAddr, 5, 6), p.pod.Inbound)
+		b := packet.Echo(opOwn, podAddr, 5, 6)
+		exchange(t, op.Outbound, b, p.pod.Inbound, same(b))
 	})
 	eventually(t, fmt.Sprintf("no more than %d goroutines are left", before), func() bool { return runtime.NumGoroutine() <= before })
 }

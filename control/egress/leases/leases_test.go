@@ -13,6 +13,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"millrace/waittest"
 )
 
 // A follower is Follow under test.
@@ -37,7 +39,7 @@ func follow(t *testing.T, kubeconfig string) *follower {
 
 func (f *follower) counts(t *testing.T, n int64) {
 	t.Helper()
-	for end := time.Now().Add(15 * time.Second); f.count.Load() != n; time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(waittest.Most); f.count.Load() != n; time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d servers are counted, want %d; %v", f.count.Load(), n, f.log.All())
 		}
@@ -82,7 +84,7 @@ func TestGone(t *testing.T) {
 	f.counts(t, 1)
 	await := func(lists, watches int) {
 		t.Helper()
-		for end := time.Now().Add(15 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		for end := time.Now().Add(waittest.Most); ; time.Sleep(2 * time.Millisecond) {
 			l, w := a.counts()
 			if l == lists && w == watches {
 				return
@@ -143,7 +145,7 @@ func TestRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := follow(t, file)
-	for end := time.Now().Add(15 * time.Second); f.log.Len() == 0; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(waittest.Most); f.log.Len() == 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("nobody says that the API refuses")
 		}

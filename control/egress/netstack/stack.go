@@ -51,6 +51,8 @@ type Config struct {
 
 	// Changed is told that the switch has the port (nil), or why no more. May be nil.
 	Changed func(err error)
+
+	tcp stack.TransportProtocolFactory // CUBIC if nil
 }
 
 // A Stack is a TCP/IP stack that is the peer of one port.
@@ -72,7 +74,10 @@ func New(cfg Config) (*Stack, error) {
 	if cfg.Changed == nil {
 		cfg.Changed = func(error) {}
 	}
-	s := &Stack{inner: newInner()}
+	if cfg.tcp == nil {
+		cfg.tcp = tcp.NewProtocolCUBIC
+	}
+	s := &Stack{inner: newInner(cfg.tcp)}
 	l, err := newLink(cfg, func(err error) {
 		if err == nil {
 			s.forgetNeighbours()
@@ -92,10 +97,10 @@ func New(cfg Config) (*Stack, error) {
 
 // newInner is the stack without devices. It takes no address, router or route from
 // messages of others.
-func newInner() *stack.Stack {
+func newInner(itsTCP stack.TransportProtocolFactory) *stack.Stack {
 	s := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{arp.NewProtocol, ipv4.NewProtocol, ipv6.NewProtocolWithOptions(ipv6.Options{})},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocolCUBIC, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
+		TransportProtocols: []stack.TransportProtocolFactory{itsTCP, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
 	for _, o := range []tcpip.SettableTransportProtocolOption{
 		// RACK takes a loss of several super-frames at a stream's end for one of many

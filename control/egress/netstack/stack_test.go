@@ -16,6 +16,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"millrace/dataplane/packet"
 )
@@ -262,7 +263,7 @@ func TestReconnect(t *testing.T) {
 // TestLoss has a wire that loses frames: TCP mends that before long.
 func TestLoss(t *testing.T) {
 	w := newWire(t)
-	w.lose = 100
+	w.lose.Store(100)
 	a, b := ends(t, w)
 	start := time.Now()
 	pour(t, a, b, 8<<20)
@@ -293,7 +294,7 @@ func TestLate(t *testing.T) {
 func FuzzFrame(f *testing.F) {
 	l := &link{address: "\x02\x00\x00\x00\x00\x01", closed: true}
 	l.mtu.Store(1500)
-	s := &Stack{inner: newInner(), link: l}
+	s := &Stack{inner: newInner(tcp.NewProtocolCUBIC), link: l}
 	if err := s.configure(Config{Addresses: []netip.Prefix{netip.MustParsePrefix("10.9.0.1/24"), netip.MustParsePrefix("fd09::1/64")}}); err != nil {
 		f.Fatal(err)
 	}

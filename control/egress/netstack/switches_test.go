@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"millrace/waittest"
 )
 
 // TestDialWithoutSwitch: a dial while no switch has the port waits for the next one, as long
@@ -45,12 +47,12 @@ func TestDialWithoutSwitch(t *testing.T) {
 	}
 	w.stop()
 	defer w.start()
-	for end := time.Now().Add(patience); a.Up(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("nobody notices that the switch is gone")
-		}
-	}
-	time.Sleep(10 * time.Millisecond) // who notices tells then
+	waittest.Until(t, "dials know that the switch is gone", func() bool {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := a.link.switches.await(ctx)
+		return err != nil
+	})
 	for _, network := range []string{"tcp", "udp"} {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		_, err := a.DialContext(ctx, network, "10.9.0.2:7")
