@@ -20,6 +20,7 @@ var programs = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	built = dir
 	for _, name := range []string{"millrace", "millrace-cni"} {
 		cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", filepath.Join(dir, name), "millrace/cmd/"+name)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOAMD64=v3")
@@ -37,5 +38,14 @@ type buildError struct {
 
 func (e *buildError) Error() string { return "build " + e.name + ": " + e.err.Error() + "\n" + e.out }
 
+// built is the directory that programs has made; "": none.
+var built string
+
 // TestMain runs the tests in namespaces of their own.
-func TestMain(m *testing.M) { taptest.Main(m) }
+func TestMain(m *testing.M) {
+	code := taptest.Run(m)
+	if built != "" {
+		_ = os.RemoveAll(built)
+	}
+	os.Exit(code)
+}

@@ -131,6 +131,9 @@ func (n *node) memory(command string) int {
 // time. What others have of the CPUs is not the plugin's, so it may try for a while; what is slow in itself is
 // slow each time.
 func TestSmallAndQuick(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the programs")
+	}
 	bin, err := programs()
 	check(t, err)
 	st, err := os.Stat(filepath.Join(bin, "millrace-cni"))

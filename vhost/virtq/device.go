@@ -136,10 +136,10 @@ func (d *Device) putUsed(i uint16, head, n uint32) {
 	store64(d.used+usedElemSize*uintptr(uint32(i)&d.mask), uint64(head)|uint64(n)<<32)
 }
 
-// publish shows n more used elements to the driver. It is a full barrier.
+// publish shows n more used elements to the driver. It is a full barrier: see order.
 func (d *Device) publish(n uint16) {
 	d.done += n
-	d.pub.Store(uint32(d.done)<<16 | d.flags)
+	order(d.pub, uint32(d.done)<<16|d.flags)
 }
 
 // Arm asks the driver to signal the next chain that it adds, and reports

@@ -85,10 +85,10 @@ func (d *driverEnd) Pending() int { return int(d.next - d.done) }
 // got to (VHOST_USER_SET_VRING_BASE after a reconnect).
 func (d *driverEnd) Used() uint16 { return uint16(d.idx.Load() >> 16) }
 
-// publish shows n more avail entries to the device. It is a full barrier.
+// publish shows n more avail entries to the device. It is a full barrier: see order.
 func (d *driverEnd) publish(n uint16) {
 	d.next += n
-	d.pub.Store(uint32(d.next)<<16 | d.flags)
+	order(d.pub, uint32(d.next)<<16|d.flags)
 }
 
 // completed returns how many chains the device has used that were not taken.

@@ -49,8 +49,13 @@ func loadDesc(table uintptr, i uint32) desc {
 	return desc{a, uint32(b), uint16(b >> 32), uint16(b >> 48)}
 }
 
+// order writes a word of shared memory, and orders all stores up to this one before the loads after it. It
+// swaps, which is the same instruction as an atomic store on amd64: the race detector makes a plain
+// one of a store to memory that is not Go's, and then both ends may miss what the other has written.
+func order(w *atomic.Uint32, v uint32) { w.Swap(v) }
+
 // fence orders the stores before it before the loads after it.
 func fence() {
 	var w atomic.Uint32
-	w.Store(1)
+	order(&w, 1)
 }

@@ -28,17 +28,20 @@ const inside = "MILLRACE_TEST_TAP"
 // Main is TestMain of a package whose tests make network devices: it runs the
 // test binary again, in a network and a mount namespace of its own. Where the
 // machine does not let it, tests that call Need are skipped.
-func Main(m *testing.M) {
+func Main(m *testing.M) { os.Exit(Run(m)) }
+
+// Run is Main for who has something to do at the end: it returns the exit code.
+func Run(m *testing.M) int {
 	if os.Getenv(inside) != "" {
 		runtime.LockOSThread() // the first thread cannot be thrown away: no other goroutine shall have it
-		os.Exit(m.Run())
+		return m.Run()
 	}
 	code, err := again()
 	if err == nil {
-		os.Exit(code)
+		return code
 	}
 	_ = os.Setenv(inside, "needs root or user namespaces: "+err.Error())
-	os.Exit(m.Run())
+	return m.Run()
 }
 
 // again runs the test binary in namespaces of its own. It fails if they cannot be
