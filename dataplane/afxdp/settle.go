@@ -18,9 +18,16 @@ const (
 	lookAll    = 60
 )
 
+// firstLook is the moment from which lookEvery is counted, by all ports: for a process that has nothing
+// else to do, waking costs more than what it wakes for.
+var firstLook = time.Now()
+
+// untilLook is how long it is until all ports look.
+func untilLook() time.Duration { return lookEvery - time.Since(firstLook)%lookEvery }
+
 // follow is the port's goroutine: it holds the port to what the device is.
 func (p *Port) follow() {
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTimer(untilLook())
 	defer tick.Stop()
 	for {
 		select {
@@ -30,6 +37,7 @@ func (p *Port) follow() {
 			p.anew(err)
 		case <-p.watch.news:
 		case <-tick.C:
+			tick.Reset(untilLook())
 			if !p.due() {
 				continue
 			}
