@@ -136,7 +136,7 @@ func newCourier(p *frontend.Port, e End, size int, losses *atomic.Uint64) (*cour
 }
 
 // openWithin is how long a device may be busy: the kernel lets go of a socket that
-// was closed some time afterwards, on a busy machine after seconds.
+// was closed some time afterwards, which a generator can wait for.
 const openWithin = 5 * time.Second
 
 // open opens the end for the first time.
